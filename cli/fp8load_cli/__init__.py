@@ -1,0 +1,1 @@
+"""The `fp8load` command."""

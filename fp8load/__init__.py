@@ -1,0 +1,1 @@
+"""Open, inspect, verify, plan and load quantized checkpoints."""

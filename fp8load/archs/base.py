@@ -1,0 +1,180 @@
+"""The vocabulary in which a model family is written down, and the sizes it needs from config.json.
+
+A family lists every tensor that its checkpoints hold, once for a layer and once for the root; names are whole dotted
+components, never substrings. That list is what makes a missing norm or an extra tensor visible.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fp8load.plan.shard import Shard
+
+
+class Dim(enum.StrEnum):
+    """A size that config.json gives."""
+
+    HIDDEN = "hidden_size"
+    INTERMEDIATE = "intermediate_size"
+    Q = "num_attention_heads * head_dim"
+    KV = "num_key_value_heads * head_dim"
+    HEAD = "head_dim"
+    VOCAB = "vocab_size"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """config.json's numbers under the field's names; 0 where a config does not give one."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+
+    def of(self, dim: Dim) -> int:
+        """The number behind a symbolic size."""
+        return {
+            Dim.HIDDEN: self.hidden_size,
+            Dim.INTERMEDIATE: self.intermediate_size,
+            Dim.Q: self.num_heads * self.head_dim,
+            Dim.KV: self.num_kv_heads * self.head_dim,
+            Dim.HEAD: self.head_dim,
+            Dim.VOCAB: self.vocab_size,
+        }[dim]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A yes or no that config.json decides: `key`, and what holds where the key is absent."""
+
+    key: str
+    default: bool
+
+    def of(self, config: Mapping[str, Any]) -> bool:
+        """The value for one config."""
+        value = config.get(self.key)
+        return self.default if value is None else bool(value)
+
+
+NEVER = Flag(key="", default=False)
+ALWAYS = Flag(key="", default=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One member of a fused linear layer: its slot, its module on disk, and its rows."""
+
+    slot: str
+    module: str
+    rows: Dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """A linear layer [sum of rows, cols]: one module on disk, or several that are fused into `target`.
+
+    A layer of several parts is also accepted fused on disk, as one module called `target` with the parts' rows in order.
+    """
+
+    target: str
+    parts: tuple[Part, ...]
+    cols: Dim
+    shard: Shard
+    bias: Flag = NEVER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vector:
+    """A one-dimensional tensor that every rank holds whole: a norm. `name` is the full tensor name within its prefix."""
+
+    name: str
+    length: Dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The token embedding [vocab, hidden], split by rows of the vocabulary."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The output head [vocab, hidden]; absent on disk where `tied` says that it is the embedding."""
+
+    module: str
+    tied: Flag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unused:
+    """A tensor that some exports carry and no model reads; `reason` says why it is skipped."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tower:
+    """Everything under a dotted prefix that belongs to another part of the model: kept as it is, on every rank."""
+
+    prefix: str
+    reason: str
+
+
+Entry = Linear | Vector | Table | Head | Unused | Tower
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arch:
+    """A model family.
+
+    layer       entries under "<layers>.<number>."
+    root        entries beside the layers
+    attention   the module that KV scales belong to, within a layer
+    prefixes    what may stand before every name, e.g. "" or "language_model."; the one that the checkpoint uses is found
+    text_config the key under which a multimodal config keeps the numbers of the language model
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    layer: tuple[Entry, ...]
+    root: tuple[Entry, ...]
+    layers: str = "model.layers"
+    attention: str = "self_attn"
+    prefixes: tuple[str, ...] = ("",)
+    text_config: str | None = None
+
+    def config(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The part of config.json that describes the language model."""
+        if self.text_config is not None and isinstance(document.get(self.text_config), Mapping):
+            nested: Mapping[str, Any] = document[self.text_config]
+            return nested
+        return document
+
+
+def sizes(config: Mapping[str, Any]) -> Sizes:
+    """Numbers from a language model's config, by the names that transformers uses. Absent or null ones become 0."""
+
+    def number(key: str) -> int:
+        value = config.get(key)
+        return value if isinstance(value, int) else 0
+
+    num_heads = number("num_attention_heads")
+    hidden_size = number("hidden_size")
+    head_dim = number("head_dim") or (hidden_size // num_heads if num_heads else 0)
+    return Sizes(
+        num_layers=number("num_hidden_layers"),
+        hidden_size=hidden_size,
+        intermediate_size=number("intermediate_size"),
+        num_heads=num_heads,
+        num_kv_heads=number("num_key_value_heads") or num_heads,
+        head_dim=head_dim,
+        vocab_size=number("vocab_size"),
+    )

@@ -1,0 +1,80 @@
+"""The layout that llama made common, as building blocks: families are made from these and differ by constants."""
+
+from __future__ import annotations
+
+from fp8load.archs.base import ALWAYS, NEVER, Dim, Flag, Head, Linear, Part, Table, Unused, Vector
+from fp8load.plan.shard import Shard
+
+
+def qkv(bias: Flag = NEVER) -> Linear:
+    """q, k and v projections, fused into qkv_proj; split by heads."""
+    return Linear(
+        target="self_attn.qkv_proj",
+        parts=(
+            Part(slot="q", module="self_attn.q_proj", rows=Dim.Q),
+            Part(slot="k", module="self_attn.k_proj", rows=Dim.KV),
+            Part(slot="v", module="self_attn.v_proj", rows=Dim.KV),
+        ),
+        cols=Dim.HIDDEN,
+        shard=Shard.COLUMN,
+        bias=bias,
+    )
+
+
+def o_proj(bias: Flag = NEVER) -> Linear:
+    """The attention's output projection, split by input columns."""
+    part = Part(slot="o", module="self_attn.o_proj", rows=Dim.HIDDEN)
+    return Linear(target="self_attn.o_proj", parts=(part,), cols=Dim.Q, shard=Shard.ROW, bias=bias)
+
+
+def gated_mlp(bias: Flag = NEVER) -> tuple[Linear, Linear]:
+    """gate and up projections, fused into gate_up_proj, and the down projection."""
+    return (
+        Linear(
+            target="mlp.gate_up_proj",
+            parts=(
+                Part(slot="gate", module="mlp.gate_proj", rows=Dim.INTERMEDIATE),
+                Part(slot="up", module="mlp.up_proj", rows=Dim.INTERMEDIATE),
+            ),
+            cols=Dim.HIDDEN,
+            shard=Shard.COLUMN,
+            bias=bias,
+        ),
+        Linear(
+            target="mlp.down_proj",
+            parts=(Part(slot="down", module="mlp.down_proj", rows=Dim.HIDDEN),),
+            cols=Dim.INTERMEDIATE,
+            shard=Shard.ROW,
+            bias=bias,
+        ),
+    )
+
+
+def norms(*names: str) -> tuple[Vector, ...]:
+    """Norms over the hidden size."""
+    return tuple(Vector(name=f"{name}.weight", length=Dim.HIDDEN) for name in names)
+
+
+def qk_norms() -> tuple[Vector, Vector]:
+    """Norms over one head of q and of k."""
+    return (
+        Vector(name="self_attn.q_norm.weight", length=Dim.HEAD),
+        Vector(name="self_attn.k_norm.weight", length=Dim.HEAD),
+    )
+
+
+LLAMA_NORMS = norms("input_layernorm", "post_attention_layernorm")
+
+ROTARY = Unused(name="self_attn.rotary_emb.inv_freq", reason="computed from rope_theta; early exports stored it")
+
+
+def root(*, tied: bool) -> tuple[Table, Vector, Head]:
+    """Embedding, final norm and head; `tied` is the family's default of tie_word_embeddings."""
+    return (
+        Table(name="model.embed_tokens.weight"),
+        *norms("model.norm"),  # type: ignore[return-value]  # one name, one norm
+        Head(module="lm_head", tied=Flag(key="tie_word_embeddings", default=tied)),
+    )
+
+
+__all__ = ["ALWAYS", "LLAMA_NORMS", "NEVER", "ROTARY", "gated_mlp", "norms", "o_proj", "qk_norms", "qkv", "root"]

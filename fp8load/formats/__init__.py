@@ -1,0 +1,1 @@
+"""How quantized checkpoints are written: one file for each format, all lowered to one vocabulary."""

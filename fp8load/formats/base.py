@@ -1,0 +1,97 @@
+"""What a checkpoint format is: where its configuration lies, what it claims of each module, and how tensors are named.
+
+A format file parses one dialect's configuration into a `CheckpointFormat`. Everything after that is dialect-free:
+`fp8load.formats.lower` joins a module's tensors with the format's claim into a `LinearScheme`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fp8load.errors import Problem
+from fp8load.scheme import KVScheme, LinearScheme, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """The configuration says that the module is quantized, in this way.
+
+    `scheme` is a template: scale dtypes are filled in from the tensors. `explicit` says whether the configuration lists
+    what is quantized or what is not, so that an unquantized linear module contradicts it. `by` names the entry.
+    """
+
+    scheme: LinearScheme
+    by: str
+    explicit: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ignored:
+    """The configuration says that the module is kept unquantized; `by` is the entry that says so."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unclaimed:
+    """The configuration says nothing about the module."""
+
+
+Claim = Claimed | Ignored | Unclaimed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFormat:
+    """A parsed quantization configuration.
+
+    name          the format's file name, e.g. "compressed_tensors"
+    title         one line for people, e.g. "compressed-tensors: e4m3 weights, per channel; input dynamic, per token"
+    place         where the configuration was found, e.g. "config.json quantization_config"
+    claim         module name -> what the configuration says of it
+    suffixes      last component of a tensor's name -> its role, for the dialect's own names
+    kv            how the KV cache is quantized, if it is
+    ignore        the entries of the ignore list, as written
+    covers        ignore entry and module name -> whether the entry, in this dialect, covers the module
+    unknown_keys  keys that this version does not know; kept and reported
+    unconverted   module shape -> why a tool of this format leaves such a weight unquantized although the
+                  configuration claims it, or None
+    problems      what is wrong with the configuration itself
+    """
+
+    name: str
+    title: str
+    place: str
+    claim: Callable[[str], Claim]
+    suffixes: Mapping[str, Role]
+    kv: KVScheme | None = None
+    ignore: tuple[str, ...] = ()
+    covers: Callable[[str, str], bool] = lambda entry, module: entry == module
+    unknown_keys: tuple[str, ...] = ()
+    unconverted: Callable[[tuple[int, ...]], str | None] = lambda shape: None
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """A quantization configuration and the place where it was found."""
+
+    place: str
+    document: Mapping[str, Any]
+
+
+class FormatModule(Protocol):
+    """What each file in this folder defines (`locate.py`, `lower.py`, `match.py` and this one aside)."""
+
+    NAME: str
+
+    @staticmethod
+    def detect(document: Mapping[str, Any]) -> bool:
+        """Whether a quantization configuration is of this format."""
+        ...
+
+    @staticmethod
+    def parse(located: Located) -> CheckpointFormat:
+        """The configuration as a value. Raises `ConfigError` that names the key, expected and got."""
+        ...

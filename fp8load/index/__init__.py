@@ -1,0 +1,1 @@
+"""What a checkpoint's headers say, with no tensor data read."""

@@ -1,0 +1,209 @@
+"""Reading one safetensors header, with every check that the format asks for.
+
+The format (huggingface/safetensors, README "Format"): 8 bytes little-endian header length, that many bytes of UTF-8 JSON
+that begins with `{`, then the tensors' bytes. `data_offsets` count from the end of the header, must tile the data
+section without hole or overlap, and agree with dtype and shape. Headers above 100 MB are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fp8load.dtypes import BITS, DType
+from fp8load.errors import HeaderError, Problem, Severity
+from fp8load.index.index import TensorMeta
+
+HEADER_CAP = 100_000_000
+"""The format's own limit: a length field of a broken file must not make a reader allocate gigabytes."""
+
+FIRST_READ = 64 * 1024
+"""First guess of a header's size for remote reads; a DeepSeek-V3 shard's header has 72 KiB, a small model's 5."""
+
+_MAX_ELEMENTS = 2**63
+_DTYPES = {dtype.value: dtype for dtype in DType}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """A parsed header: tensors in the order of their bytes, and the free metadata."""
+
+    tensors: tuple[TensorMeta, ...]
+    metadata: dict[str, str]
+    nbytes: int
+    problems: tuple[Problem, ...] = ()
+
+
+def _fault(code: str, message: str, file: str, **facts: str) -> HeaderError:
+    return HeaderError(Problem(code=code, message=message, file=file, **facts))  # type: ignore[arg-type]
+
+
+def _not_safetensors(file: str, begin: bytes, size: int) -> HeaderError | None:
+    """What a file really is, when its first bytes are not those of a safetensors file."""
+    head = begin.lstrip().lower()
+    if size == 0:
+        return _fault("F8L002", "the file is empty", file, expected="a safetensors file", got="0 bytes",
+                      hint="fetch the file again")  # fmt: skip
+    if begin.startswith(b"version https://git-lfs"):
+        return _fault("F8L002", "the file is a git-LFS pointer, not weights", file,
+                      expected="a safetensors file", got=f"a text file of {size} bytes that names an LFS object",
+                      hint="run `git lfs pull` in the repository, or `hf download` the repo")  # fmt: skip
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return _fault("F8L002", "the file is a web page, not weights", file,
+                      expected="a safetensors file", got=f"HTML: {begin[:40]!r}",
+                      hint="a login or error page was saved under this name; download it again with `hf download`")  # fmt: skip
+    if head.startswith((b'{"error', b'{"message')):
+        return _fault("F8L002", "the file is a server's error message, not weights", file,
+                      expected="a safetensors file", got=f"{begin[:60]!r}", hint="download it again")  # fmt: skip
+    return None
+
+
+def header_length(file: str, begin: bytes, size: int) -> int:
+    """Length of the JSON part, from the first bytes of a file (at least 8, where the file has them)."""
+    wrong_kind = _not_safetensors(file, begin, size)
+    if wrong_kind is not None:
+        raise wrong_kind
+    if size < 8:
+        raise _fault("F8L002", "the file is too short to be a safetensors file", file,
+                     expected="at least 8 bytes", got=f"{size} bytes", hint="fetch the file again")  # fmt: skip
+    length = int.from_bytes(begin[:8], "little")
+    if length > HEADER_CAP:
+        raise _fault("F8L002", "the header length field is beyond the format's limit", file,
+                     expected=f"at most {HEADER_CAP:,} bytes", got=f"{length:,} (first bytes {begin[:8]!r})",
+                     hint="this is not a safetensors file, or its first bytes are damaged")  # fmt: skip
+    if 8 + length > size:
+        raise _fault("F8L001", "the file ends inside its header: the download or copy stopped", file,
+                     expected=f"a header of {length:,} bytes after the first 8", got=f"a file of {size:,} bytes",
+                     hint="fetch the file again")  # fmt: skip
+    return length
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON object hook: json.loads would keep the last of two equal keys and lose a tensor."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateKeyError(key)
+            seen.add(key)
+    return table
+
+
+class _DuplicateKeyError(Exception):
+    pass
+
+
+def _parse_json(file: str, raw: bytes) -> dict[str, Any]:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _fault("F8L002", "the header is not UTF-8", file, expected="UTF-8 JSON",
+                     got=f"{error.reason} at byte {8 + error.start}") from error  # fmt: skip
+    if not text.startswith("{"):
+        raise _fault("F8L002", "the header does not begin with '{'", file, expected="a JSON object", got=repr(text[:20]))
+    try:
+        document = json.loads(text, object_pairs_hook=_no_duplicates)
+    except _DuplicateKeyError as error:
+        raise HeaderError(Problem(code="F8L011", message="the header names one tensor twice", file=file,
+                                  tensor=str(error), expected="each name once", got="two entries")) from None  # fmt: skip
+    except (ValueError, RecursionError) as error:
+        raise _fault("F8L002", "the header is not valid JSON", file, expected="a JSON object", got=str(error)) from error
+    if not isinstance(document, dict):
+        raise _fault("F8L002", "the header is not a JSON object", file, expected="a JSON object", got=text[:20])
+    return document
+
+
+def _entry(file: str, name: str, entry: Any, data_begin: int) -> TensorMeta:
+    """One tensor of the header, checked by itself: keys, dtype, shape, offsets, bytes against shape."""
+
+    def fault(message: str, expected: str, got: str) -> HeaderError:
+        return HeaderError(Problem(code="F8L011", message=message, file=file, tensor=name, expected=expected, got=got))
+
+    if type(entry) is not dict or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise fault("a tensor's entry is malformed", "dtype, shape and data_offsets", repr(entry)[:120])
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    if dtype is None:
+        raise HeaderError(Problem(code="F8L008", message="the dtype is unknown", file=file, tensor=name,
+                                  expected="a dtype of safetensors 0.8: " + " ".join(_DTYPES), got=str(entry["dtype"]),
+                                  hint="written by a newer tool? say which one in an issue"))  # fmt: skip
+    if type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
+        raise fault("a tensor's entry is malformed", "shape: list, data_offsets: two integers", repr(entry)[:120])
+    num_elements = 1
+    for dim in shape:
+        if type(dim) is not int or dim < 0:
+            raise fault("a dimension is not a size", "integers >= 0", str(shape))
+        num_elements *= dim
+        if num_elements >= _MAX_ELEMENTS:
+            raise fault("the shape overflows 64 bits", f"fewer than {_MAX_ELEMENTS} elements", str(shape))
+    begin, end = offsets
+    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
+        raise fault("the data offsets are not a range", "0 <= begin <= end", str(offsets))
+    num_bits = num_elements * BITS[dtype]
+    if num_bits != (end - begin) * 8:
+        raise fault("bytes and shape disagree", f"{num_bits / 8:g} bytes for {dtype} {shape}", f"{end - begin} bytes")
+    return TensorMeta(name, dtype, tuple(shape), file, data_begin + begin, data_begin + end)
+
+
+def _check_layout(file: str, tensors: list[TensorMeta], data_begin: int, size: int) -> tuple[Problem, ...]:
+    """Hole, overlap and end of file. `tensors` are sorted by their bytes."""
+    at = data_begin
+    previous = ""
+    for meta in tensors:
+        if meta.begin != at:
+            kind = "overlaps the one before it" if meta.begin < at else "leaves a hole before it"
+            if meta.begin < at or meta.end <= size:
+                raise HeaderError(Problem(
+                    code="F8L011", message=f"a tensor {kind}", file=file, tensor=meta.name,
+                    expected=f"first byte {at:,}" + (f", where {previous} ends" if previous else ""),
+                    got=f"first byte {meta.begin:,}"))  # fmt: skip
+        at, previous = meta.end, meta.name
+    if at > size:
+        cut = next(meta for meta in tensors if meta.end > size)
+        raise HeaderError(Problem(
+            code="F8L001", message="the file ends before its tensors do: the download or copy stopped", file=file,
+            tensor=cut.name, expected=f"{at:,} bytes", got=f"{size:,} bytes; {cut.name} is the first that is cut",
+            hint="fetch the file again"))  # fmt: skip
+    if at < size:
+        return (Problem(
+            code="F8L011", message="bytes follow the last tensor", file=file, tensor=previous, severity=Severity.WARNING,
+            expected=f"the file to end at byte {at:,}", got=f"{size:,} bytes",
+            hint="safetensors itself refuses such a file; save it again"),)  # fmt: skip
+    return ()
+
+
+def parse_header(file: str, raw: bytes, size: int) -> Header:
+    """A header from its JSON bytes (without the 8 bytes before them), of a file of `size` bytes.
+
+    Raises `HeaderError` that names file, tensor, expected and got.
+    """
+    document = _parse_json(file, raw)
+    metadata = document.pop("__metadata__", None)
+    problems: tuple[Problem, ...] = ()
+    if metadata is None:
+        metadata = {}
+    elif type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
+        problems = (Problem(code="F8L007", message="__metadata__ is not a map of strings", file=file, refuses=False,
+                            expected="strings by name", got=repr(metadata)[:80]),)  # fmt: skip
+        metadata = {str(key): str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
+    data_begin = 8 + len(raw)
+    tensors = [_entry(file, name, entry, data_begin) for name, entry in document.items()]
+    tensors.sort(key=lambda meta: (meta.begin, meta.end))
+    problems += _check_layout(file, tensors, data_begin, size)
+    return Header(tensors=tuple(tensors), metadata=metadata, nbytes=data_begin, problems=problems)
+
+
+def read_header(file: str, size: int, read: Callable[[int, int], bytes], *, first_read: int = FIRST_READ) -> Header:
+    """Read and parse one header: one read of `first_read` bytes, and a second only where the header is longer."""
+    begin = read(0, min(first_read, size)) if size else b""
+    length = header_length(file, begin, size)
+    raw = begin[8 : 8 + length]
+    if len(raw) < length:
+        raw += read(8 + len(raw), 8 + length)
+    if len(raw) < length:
+        raise _fault("F8L001", "the file ended while its header was read", file,
+                     expected=f"{length:,} bytes", got=f"{len(raw):,} bytes", hint="fetch the file again")  # fmt: skip
+    return parse_header(file, raw, size)

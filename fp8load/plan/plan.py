@@ -1,0 +1,111 @@
+"""The plan as a value: parameters, their slots, the copies that fill them, and what is left out and why.
+
+Shapes are logical (elements, not bytes). A copy moves `src` of a source tensor, in row-major order, into `dst` of a
+parameter; both hold equally many elements, their number of axes may differ ([] on disk, [1] in a parameter).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fp8load.boxes import Box
+from fp8load.dtypes import DType
+from fp8load.scheme import LinearScheme, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """Which part of the model is wanted. An argument everywhere, never a global: rank 3 can be planned on a laptop."""
+
+    tp_rank: int = 0
+    tp_size: int = 1
+    ep_rank: int = 0
+    ep_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tp_rank < self.tp_size:
+            raise ValueError(f"tp_rank {self.tp_rank} is not in 0..{self.tp_size - 1}")
+        if not 0 <= self.ep_rank < self.ep_size:
+            raise ValueError(f"ep_rank {self.ep_rank} is not in 0..{self.ep_size - 1}")
+
+    def __str__(self) -> str:
+        text = f"tp {self.tp_rank} of {self.tp_size}"
+        return text if self.ep_size == 1 else f"{text}, ep {self.ep_rank} of {self.ep_size}"
+
+
+class Slot(NamedTuple):
+    """A logical shard of a parameter: q of qkv_proj, gate of gate_up_proj. `box` is its place in the parameter."""
+
+    name: str
+    box: Box
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParamSpec:
+    """A parameter to be made. `name` is module and role, e.g. "model.layers.0.mlp.gate_up_proj.weight_scale".
+
+    `dtype` is what it holds in memory: float scales are widened to F32 (exact), E8M0 and packed bytes stay what they are.
+    """
+
+    name: str
+    module: str
+    role: Role
+    dtype: DType
+    shape: tuple[int, ...]
+    slots: tuple[Slot, ...]
+
+
+class Copy(NamedTuple):
+    """Elements `src` of tensor `source` go to elements `dst` of parameter `param`, which belong to slot `slot`.
+
+    `cast` is the parameter's dtype where it differs from the tensor's (a widening that loses nothing), else None.
+    """
+
+    source: str
+    src: Box
+    param: str
+    slot: str
+    dst: Box
+    cast: DType | None = None
+
+
+class Skip(NamedTuple):
+    """A tensor that this rank leaves on disk, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec:
+    """A quantized linear layer of this rank, under its fused name.
+
+    parts          slot name -> rows on this rank, in fused order; weight is [sum of rows, num_cols]
+    fused_on_disk  one tensor on disk holds all parts
+    row_parallel   this rank holds a slice of the columns, and outputs are partial sums
+    """
+
+    name: str
+    scheme: LinearScheme
+    parts: tuple[tuple[str, int], ...]
+    num_cols: int
+    fused_on_disk: bool = False
+    row_parallel: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[N, K] of the fused weight on this rank."""
+        return sum(num_rows for _, num_rows in self.parts), self.num_cols
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Parameters and copies, before and after they are proved: what `FusionPlan` wraps."""
+
+    rank: Rank
+    layers: Mapping[str, LayerSpec]
+    params: Mapping[str, ParamSpec]
+    copies: tuple[Copy, ...]
+    skips: tuple[Skip, ...]

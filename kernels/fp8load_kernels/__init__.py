@@ -1,0 +1,1 @@
+"""Kernels: quantize activations, choose a backend, run scaled matrix products."""

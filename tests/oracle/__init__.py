@@ -1,0 +1,1 @@
+"""Independent reference implementations: nothing in here imports fp8load."""

@@ -1,0 +1,32 @@
+"""The model that transformers builds from a config, with weights that are already plain numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from oracle.catalog import config_of
+
+
+def logits_of_plain_model(folder: Path, weights: Mapping[str, torch.Tensor], input_ids: np.ndarray) -> np.ndarray:
+    """Logits of the architecture in config.json, unquantized, in float32, with exactly these weights.
+
+    Every weight must be one that the model has, and all but a tied head must be given.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # raised at import by packages of others
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+    document = {key: value for key, value in config_of(folder).items() if key != "quantization_config"}
+    config = AutoConfig.for_model(**document)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    report = model.load_state_dict(dict(weights), strict=False)
+    assert report.unexpected_keys == []
+    assert report.missing_keys == (["lm_head.weight"] if config.tie_word_embeddings else [])
+    with torch.no_grad():
+        head: np.ndarray = model(torch.from_numpy(input_ids)).logits.numpy()
+    return head

@@ -1,1 +1,58 @@
-"""Open, inspect, verify, plan and load quantized checkpoints."""
+"""Open, inspect, verify, plan and load quantized LLM checkpoints.
+
+    ckpt = fp8load.open("org/repo")          headers only; torch is not imported
+    ckpt.verify().raise_for_errors()
+    model = ckpt.plan(tp_rank=0, tp_size=8).load(device="cuda")
+
+Everything after `open` is a method on the object that has the data; there are no global settings.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fp8load.errors import ExitCode, Fp8LoadError, Severity
+from fp8load.report import VERSION as __version__
+
+if TYPE_CHECKING:
+    from fp8load.checkpoint import Checkpoint
+    from fp8load.fusion import Progress
+    from fp8load.runtime.model import Model
+    from fp8load.source.base import Source
+
+__all__ = ["ExitCode", "Fp8LoadError", "Severity", "__version__", "load", "open"]
+
+logging.getLogger("fp8load").addHandler(logging.NullHandler())
+
+
+def open(source: str | Path | Source) -> Checkpoint:  # noqa: A001 - the verb that users expect, as in PIL.Image.open
+    """Open a checkpoint by its headers and small files.
+
+    `source` is a folder, a .safetensors file, a .skel skeleton, "org/repo", "org/repo@rev", an hf:// or huggingface.co
+    URL, or a `Source`. An existing path wins over a repository of the same name. Raises `SourceError`.
+    """
+    from fp8load.checkpoint import Checkpoint
+    from fp8load.index.build import build_index
+    from fp8load.source.spec import open_source, parse_source
+
+    opened = open_source(parse_source(source)) if isinstance(source, str | Path) else source
+    return Checkpoint(opened, build_index(opened))
+
+
+def load(
+    source: str | Path | Source,
+    *,
+    device: str = "cpu",
+    tp_rank: int = 0,
+    tp_size: int = 1,
+    ep_rank: int = 0,
+    ep_size: int = 1,
+    backend: str | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Open, plan and load one rank: `open(source).plan(...).load(...)`, with their errors."""
+    with open(source) as checkpoint:
+        plan = checkpoint.plan(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size)
+        return plan.load(device=device, backend=backend, progress=progress)

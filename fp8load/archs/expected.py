@@ -1,0 +1,173 @@
+"""A family written out for one config: every linear layer and tensor by its full name; and what a checkpoint lacks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from fp8load.archs.base import Arch, Entry, Head, Linear, Sizes, Table, Tower, Unused, Vector, sizes
+from fp8load.archs.find import find_prefix
+from fp8load.errors import Problem
+from fp8load.formats.lower import KV_ROLES, Lowered, ModuleInfo
+from fp8load.index.index import TensorMeta
+from fp8load.scheme import Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A family with a checkpoint's numbers: what plan and checks iterate over.
+
+    `entries` pairs each entry with the prefix of its names ("model.layers.3." or "").
+    """
+
+    arch: Arch
+    config: Mapping[str, Any]
+    sizes: Sizes
+    prefix: str
+
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """Entries of the root, then layer by layer."""
+        for entry in self.arch.root:
+            yield ("" if isinstance(entry, Tower) else self.prefix), entry
+        for layer in range(self.sizes.num_layers):
+            for entry in self.arch.layer:
+                yield f"{self.prefix}{self.arch.layers}.{layer}.", entry
+
+    def attentions(self) -> Iterator[str]:
+        """The attention module of each layer, which KV scales belong to."""
+        for layer in range(self.sizes.num_layers):
+            yield f"{self.prefix}{self.arch.layers}.{layer}.{self.arch.attention}"
+
+
+def model_of(arch: Arch, document: Mapping[str, Any], lowered: Lowered) -> Model:
+    """The family with the numbers of config.json, under the prefix that the names show."""
+    config = arch.config(document)
+    return Model(arch=arch, config=config, sizes=sizes(config), prefix=find_prefix(arch, lowered.modules))
+
+
+def is_fused_on_disk(entry: Linear, at: str, modules: Mapping[str, ModuleInfo]) -> bool:
+    """Whether a layer of several parts is one module on disk."""
+    return len(entry.parts) > 1 and at + entry.target in modules
+
+
+def arch_problems(model: Model, lowered: Lowered) -> Iterator[Problem]:
+    """Tensors that the family needs and the checkpoint lacks, tensors of another shape, and tensors of no use."""
+    known: set[str] = set()
+    towers: list[str] = []
+    for at, entry in model.entries():
+        match entry:
+            case Linear():
+                yield from _linear(model, lowered, at, entry, known)
+            case Vector():
+                yield from _tensor(lowered, at + entry.name, (model.sizes.of(entry.length),), known)
+            case Table():
+                shape = (model.sizes.vocab_size, model.sizes.hidden_size)
+                yield from _tensor(lowered, at + entry.name, shape, known)
+            case Head():
+                yield from _head(model, lowered, at, entry, known)
+            case Unused():
+                known.add(at + entry.name)
+            case Tower():
+                towers.append(entry.prefix + ".")
+            case _:
+                assert_never(entry)
+    yield from _strangers(model, lowered, known, tuple(towers))
+    yield from _kv(model, lowered)
+
+
+def _absent(name: str, shape: tuple[int, ...], model_type: str) -> Problem:
+    return Problem(
+        code="F8L109", message="a tensor that the configuration calls for is not there", tensor=name,
+        expected=f"{list(shape)}, by config.json of a {model_type}", got="no such tensor",
+        hint="the export is incomplete, or config.json belongs to another model",
+    )  # fmt: skip
+
+
+def _shaped(meta: TensorMeta, shape: tuple[int, ...]) -> Iterator[Problem]:
+    if meta.shape == shape:
+        return
+    transposed = len(shape) == 2 and meta.shape == shape[::-1]
+    yield Problem(
+        code="F8L506" if transposed else "F8L109",
+        message="a weight is stored transposed" if transposed else "a tensor's shape is not what the configuration says",
+        tensor=meta.name, file=meta.file, expected=str(list(shape)), got=str(list(meta.shape)),
+    )  # fmt: skip
+
+
+def _find(lowered: Lowered, name: str) -> TensorMeta | None:
+    base, _, last = name.rpartition(".")
+    info = lowered.modules.get(base)
+    if info is not None and last in (Role.WEIGHT, Role.BIAS):
+        return info.tensors.get(Role(last))
+    return lowered.loose.get(name)
+
+
+def _tensor(lowered: Lowered, name: str, shape: tuple[int, ...], known: set[str]) -> Iterator[Problem]:
+    known.add(name)
+    meta = _find(lowered, name)
+    if meta is None:
+        yield _absent(name, shape, "model")
+    else:
+        yield from _shaped(meta, shape)
+
+
+def _linear(model: Model, lowered: Lowered, at: str, entry: Linear, known: set[str]) -> Iterator[Problem]:
+    cols = model.sizes.of(entry.cols)
+    rows = [model.sizes.of(part.rows) for part in entry.parts]
+    if is_fused_on_disk(entry, at, lowered.modules):
+        members = [(at + entry.target, sum(rows))]
+    else:
+        members = [(at + part.module, num_rows) for part, num_rows in zip(entry.parts, rows, strict=True)]
+    has_bias = entry.bias.of(model.config)
+    for module, num_rows in members:
+        yield from _tensor(lowered, f"{module}.weight", (num_rows, cols), known)
+        if has_bias:
+            yield from _tensor(lowered, f"{module}.bias", (num_rows,), known)
+
+
+def _head(model: Model, lowered: Lowered, at: str, entry: Head, known: set[str]) -> Iterator[Problem]:
+    name = f"{at}{entry.module}.weight"
+    if entry.tied.of(model.config) and _find(lowered, name) is None:
+        return
+    yield from _tensor(lowered, name, (model.sizes.vocab_size, model.sizes.hidden_size), known)
+
+
+def _strangers(model: Model, lowered: Lowered, known: set[str], towers: tuple[str, ...]) -> Iterator[Problem]:
+    """Tensors that the family does not have. Scales are judged with their weights."""
+    mains = (
+        meta
+        for info in lowered.modules.values()
+        for role, meta in info.tensors.items()
+        if role in (Role.WEIGHT, Role.BIAS)
+    )
+    for meta in (*mains, *lowered.loose.values()):
+        if meta.name not in known and not (towers and meta.name.startswith(towers)):
+            yield Problem(
+                code="F8L109", message=f"a tensor is no part of a {model.arch.name} with this configuration",
+                tensor=meta.name, file=meta.file, expected=f"{model.sizes.num_layers} layers of {model.arch.name}",
+                got=f"{meta.name} {meta}", hint="a leftover, or config.json belongs to another model",
+            )  # fmt: skip
+
+
+def _kv(model: Model, lowered: Lowered) -> Iterator[Problem]:
+    """KV scales are there for every layer and for k and v, or for none: a missing one must not become 1.0 silently."""
+    if not lowered.kv:
+        return
+    roles = [role for role in KV_ROLES if any(stored is role for _, stored in lowered.kv)]
+    attentions = set(model.attentions())
+    for attention in attentions:
+        for role in (*roles, *(r for r in KV_ROLES[:2] if r not in roles)):
+            if (attention, role) not in lowered.kv:
+                yield Problem(
+                    code="F8L901", message="a KV-cache scale is missing", tensor=f"{attention}.{role}",
+                    expected="a scale [1], as other layers have", got="none",
+                    hint="engines run this layer's cache at scale 1.0 without saying so",
+                )  # fmt: skip
+    for (attention, _), meta in lowered.kv.items():
+        if meta.shape not in ((), (1,), (1, 1)):
+            yield Problem(code="F8L501", message="a KV-cache scale is not one number", tensor=meta.name, file=meta.file,
+                          expected="[1]", got=str(list(meta.shape)))  # fmt: skip
+        if attention not in attentions:
+            yield Problem(code="F8L902", message="a KV-cache scale belongs to no attention module", tensor=meta.name,
+                          file=meta.file, expected=f"one of {len(attentions)} attention modules", got=attention)  # fmt: skip

@@ -1,0 +1,33 @@
+"""Which family a checkpoint is of."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Collection, Mapping
+from functools import cache
+from typing import Any
+
+import fp8load.archs
+from fp8load.archs.base import Arch
+
+_HELPERS = frozenset({"base", "decoder", "expected", "find"})
+
+
+@cache
+def families() -> tuple[Arch, ...]:
+    """Every family file in this folder: the listing is the registry."""
+    names = sorted(info.name for info in pkgutil.iter_modules(fp8load.archs.__path__))
+    modules = [importlib.import_module(f"fp8load.archs.{name}") for name in names if name not in _HELPERS]
+    return tuple(module.ARCH for module in modules)
+
+
+def find_arch(config: Mapping[str, Any]) -> Arch | None:
+    """The family of config.json's model_type, or None: an unknown family is planned by generic rules."""
+    model_type = config.get("model_type")
+    return next((arch for arch in families() if model_type in arch.model_types), None)
+
+
+def find_prefix(arch: Arch, names: Collection[str]) -> str:
+    """What stands before the family's names in this checkpoint; the first candidate where none is seen."""
+    return next((p for p in arch.prefixes if any(n.startswith(f"{p}{arch.layers}.") for n in names)), arch.prefixes[0])

@@ -1,0 +1,171 @@
+"""Checkpoint: what `fp8load.open` returns, and where every question about a checkpoint starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from fp8load.archs.base import Arch
+from fp8load.archs.expected import Model, arch_problems, model_of
+from fp8load.archs.find import find_arch
+from fp8load.errors import Fp8LoadError, PlanError, Problem, UsageError, raise_first
+from fp8load.formats.base import CheckpointFormat
+from fp8load.formats.locate import locate, read_format
+from fp8load.formats.lower import Lowered, lower
+from fp8load.formats.unquantized import UNQUANTIZED
+from fp8load.fusion import FusionPlan
+from fp8load.index.index import Index
+from fp8load.plan.build import SplitError, build
+from fp8load.plan.plan import Rank
+from fp8load.plan.prove import prove
+from fp8load.plan.sizes import legal_sizes
+from fp8load.source.base import Source
+
+if TYPE_CHECKING:
+    import torch
+
+    from fp8load.report import InspectReport, VerifyReport
+
+Level = Literal["headers", "scales", "weights"]
+
+
+class Checkpoint:
+    """A checkpoint by its headers and small files. Nothing of its tensors has been read.
+
+    Faults of the files do not raise here: `verify` reports them, everything else raises the first that matters.
+    """
+
+    def __init__(self, source: Source, index: Index) -> None:
+        self.source = source
+        self.index = index
+
+    @cached_property
+    def _format(self) -> tuple[CheckpointFormat, tuple[Problem, ...]]:
+        for located in locate(self.index.configs):
+            try:
+                return read_format(located), ()
+            except Fp8LoadError as error:
+                # Kept, not swallowed: verify reports it, and every other question raises it (`problems`).
+                return UNQUANTIZED, (error.problem,)
+        return UNQUANTIZED, ()
+
+    @property
+    def format(self) -> CheckpointFormat:
+        """How the checkpoint says that it is quantized."""
+        return self._format[0]
+
+    @cached_property
+    def lowered(self) -> Lowered:
+        """Every module with its scheme."""
+        return lower(self.index.tensors, self.format)
+
+    @cached_property
+    def arch(self) -> Arch | None:
+        """The model family, or None where config.json names none that is known."""
+        return find_arch(self.index.config)
+
+    @cached_property
+    def model(self) -> Model | None:
+        """The family with this checkpoint's sizes."""
+        return None if self.arch is None else model_of(self.arch, self.index.config, self.lowered)
+
+    @cached_property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that headers and configuration show to be wrong, files first."""
+        fmt, unreadable = self._format
+        family = () if self.model is None else tuple(arch_problems(self.model, self.lowered))
+        lowered = () if unreadable else self.lowered.problems
+        return (*self.index.problems, *unreadable, *fmt.problems, *lowered, *family)
+
+    def summary(self) -> InspectReport:
+        """What the checkpoint holds: `fp8load inspect --json`. Raises the first fault of files or configuration."""
+        from fp8load.inspection import inspect_report
+
+        raise_first([*self.index.problems, *self._format[1]])
+        return inspect_report(self)
+
+    def verify(
+        self, level: Level | None = None, *, tp: Sequence[int] | None = None, engine: str | None = None
+    ) -> VerifyReport:
+        """Run the rules: `fp8load verify --json`. Never raises for a fault of the checkpoint; see `raise_for_errors`.
+
+        `level` says what may be read: headers, the scales (the default where reading is cheap), or all weights.
+        `tp` makes block alignment an error for these sizes.
+        """
+        from fp8load.verify import verify_report
+
+        if engine is not None:
+            raise UsageError(Problem(code="USE003", message="engine profiles are not part of this version",
+                                     got=engine, hint="leave engine out: findings then hold for every reader"))  # fmt: skip
+        return verify_report(self, level=level, tp=tp)
+
+    def legal_tp(self) -> list[int]:
+        """Tensor-parallel sizes up to 64 that split every layer; [1] for an unknown family."""
+        return [1] if self.model is None else legal_sizes(self.model, self.lowered)
+
+    def plan(self, *, tp_rank: int = 0, tp_size: int = 1, ep_rank: int = 0, ep_size: int = 1) -> FusionPlan:
+        """The proved plan for one rank.
+
+        Raises the first fault that makes loading wrong, and `PlanError` for a size that does not split, with the sizes
+        that do.
+        """
+        try:
+            rank = Rank(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size)
+        except ValueError as error:
+            raise UsageError(Problem(code="USE004", message=str(error))) from error
+        raise_first(self.problems)
+        try:
+            layout = build(self.model, self.lowered, rank)
+        except SplitError as error:
+            sizes = ", ".join(str(size) for size in self.legal_tp())
+            hint = f"tp sizes that work for every layer: {sizes}"
+            raise PlanError(replace(error.problem, hint=hint)) from error
+        num_elements = prove(layout, self.index.tensors)
+        return FusionPlan(
+            source=self.source,
+            index=self.index,
+            layout=layout,
+            num_elements=num_elements,
+            digest=self.index.digest(),
+            arch=self.arch.name if self.arch else None,
+        )
+
+    def dequantize(self, module: str) -> torch.Tensor:
+        """One module's weight as stored on disk, float32 [N, K]; unquantized weights are widened.
+
+        `module` is a name on disk ("model.layers.0.self_attn.q_proj"). Raises `UsageError` for an unknown one.
+        """
+        from fp8load.runtime.plain import dequantize_module
+
+        raise_first(self.problems)
+        return dequantize_module(self, module)
+
+    def plain_tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+        """The checkpoint as an unquantized one: (name, tensor) for each weight and plain tensor, no scales.
+
+        Arithmetic is float32; the result is rounded once, to `dtype` (default float32).
+        """
+        from fp8load.runtime.plain import plain_tensors
+
+        raise_first(self.problems)
+        return plain_tensors(self, dtype)
+
+    def close(self) -> None:
+        """Close files and connections."""
+        self.source.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        num_quantized = sum(info.scheme is not None for info in self.lowered.modules.values())
+        size = f"{self.index.nbytes / 2**30:.1f} GiB"
+        return f"Checkpoint({self.source.info.id}: {self.format.title}, {size}, {num_quantized:,} quantized modules)"

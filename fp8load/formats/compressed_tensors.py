@@ -1,0 +1,209 @@
+"""`quant_method: compressed-tensors`, FP8: per tensor, per channel and block; written by llm-compressor and auto-round.
+
+Source: compressed-tensors `QuantizationConfig`, `QuantizationArgs` (0.10 to 0.20 seen). Groups name their targets by
+full module name, `re:` and a regular expression matched from the start, or a class name ("Linear": every linear layer
+that `ignore` does not list). All scales multiply: `weight_scale` [1], [N, 1] or [ceil(N/bn), ceil(K/bk)], in the dtype
+of the original model (BF16 mostly); `input_scale` [1] where activations are static; KV scales `self_attn.k_scale` [1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, assert_never
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fp8load.dtypes import DType
+from fp8load.errors import ConfigError, Problem
+from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located, Unclaimed
+from fp8load.formats.document import validated
+from fp8load.formats.match import exact_or_regex, first_cover, is_embedding
+from fp8load.scheme import (
+    Granularity,
+    KVScheme,
+    LinearScheme,
+    PerBlock,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    PerToken,
+    QuantSpec,
+    Role,
+)
+
+NAME = "compressed_tensors"
+
+SUFFIXES: Mapping[str, Role] = {
+    "weight_scale": Role.WEIGHT_SCALE,
+    "input_scale": Role.INPUT_SCALE,
+    "k_scale": Role.K_SCALE,
+    "v_scale": Role.V_SCALE,
+    "q_scale": Role.Q_SCALE,
+}
+
+Strategy = Literal["tensor", "channel", "block", "group", "tensor_group", "token", "attn_head"]
+
+
+class Args(BaseModel):
+    """QuantizationArgs: how one operand is quantized."""
+
+    model_config = ConfigDict(extra="allow")
+
+    num_bits: int = 8
+    type: Literal["int", "float"] = "int"
+    symmetric: bool = True
+    strategy: Strategy | None = None
+    group_size: int | None = None
+    block_structure: tuple[int, int] | None = None
+    dynamic: bool | Literal["local"] = False
+    scale_dtype: str | None = None
+
+
+class Group(BaseModel):
+    """One entry of config_groups."""
+
+    model_config = ConfigDict(extra="allow")
+
+    targets: list[str]
+    weights: Args | None = None
+    input_activations: Args | None = None
+    output_activations: Args | None = None
+    format: str | None = None
+
+
+class CompressedTensorsConfig(BaseModel):
+    """The keys of the configuration; sparsity, transforms and compression ratios are known and must be empty here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    quant_method: str
+    config_groups: dict[str, Group]
+    format: str | None = None
+    ignore: list[str] = Field(default_factory=list)
+    kv_cache_scheme: Args | None = None
+    quantization_status: str | None = None
+    global_compression_ratio: float | None = None
+    sparsity_config: dict[str, Any] | None = None
+    transform_config: dict[str, Any] | None = None
+    version: str | None = None
+    provider: str | None = None  # auto-round signs here
+    moe_sparsity_config: Any = None
+
+
+def detect(document: Mapping[str, Any]) -> bool:
+    """quant_method is compressed-tensors, in either spelling."""
+    return str(document.get("quant_method", "")).replace("_", "-") == "compressed-tensors"
+
+
+def parse(located: Located) -> CheckpointFormat:
+    """The configuration as a value. Raises `ConfigError`."""
+    config = validated(CompressedTensorsConfig, located)
+    if config.transform_config:
+        raise _unsupported(located, "transform_config", "no transform", str(config.transform_config))
+    groups = [
+        (tuple(group.targets), Claimed(scheme=_scheme(group, located, name), by=f"group {name}", explicit=True))
+        for name, group in config.config_groups.items()
+    ]
+    ignored = first_cover(config.ignore, exact_or_regex)
+
+    def claim(module: str) -> Claim:
+        entry = ignored(module)
+        if entry is not None:
+            return Ignored(by=entry)
+        for targets, claimed in groups:
+            if any(_targets(target, module) for target in targets):
+                return claimed
+        return Unclaimed()
+
+    return CheckpointFormat(
+        name=NAME,
+        title="compressed-tensors: " + "; ".join(dict.fromkeys(str(claimed.scheme) for _, claimed in groups)),
+        place=located.place,
+        claim=claim,
+        suffixes=SUFFIXES,
+        kv=_kv(config.kv_cache_scheme, located),
+        ignore=tuple(config.ignore),
+        covers=exact_or_regex,
+        unknown_keys=tuple(config.model_extra or ()),
+    )
+
+
+def _targets(target: str, module: str) -> bool:
+    """Whether a group's target means the module. "Linear" is the class name; an embedding is no Linear."""
+    if target == "Linear":
+        return not is_embedding(module)
+    return exact_or_regex(target, module)
+
+
+def _unsupported(located: Located, key: str, expected: str, got: str) -> ConfigError:
+    return ConfigError(
+        Problem(
+            code="F8L107",
+            message=f"{key} is not supported by this version",
+            file=located.place,
+            expected=expected,
+            got=got,
+            hint="`fp8load inspect --tensors` still lists what the files hold",
+        )
+    )
+
+
+def _scheme(group: Group, located: Located, name: str) -> LinearScheme:
+    where = f"config_groups.{name}"
+    weights = group.weights
+    if weights is None:
+        raise _unsupported(located, f"{where}.weights", "a weight specification", "null")
+    if weights.type != "float" or weights.num_bits != 8 or not weights.symmetric:
+        got = f"{weights.type}{weights.num_bits}{'' if weights.symmetric else ' asymmetric'}"
+        raise _unsupported(located, f"{where}.weights", "symmetric 8-bit float weights", got)
+    return LinearScheme(
+        weight=QuantSpec(dtype=DType.F8_E4M3, granularity=_weight_granularity(weights, located, where)),
+        input=_input(group.input_activations, located, where),
+        input_static=group.input_activations is not None and group.input_activations.dynamic is False,
+    )
+
+
+def _weight_granularity(args: Args, located: Located, where: str) -> Granularity:
+    match args.strategy:
+        case "tensor" | None:
+            return PerTensor()
+        case "channel":
+            return PerChannel()
+        case "block":
+            if args.block_structure is None:
+                raise _unsupported(located, f"{where}.weights.block_structure", "[rows, cols] with strategy block", "null")
+            return PerBlock(*args.block_structure)
+        case "group" | "tensor_group" | "token" | "attn_head":
+            raise _unsupported(located, f"{where}.weights.strategy", "tensor, channel or block", args.strategy)
+        case _:
+            assert_never(args.strategy)
+
+
+def _input(args: Args | None, located: Located, where: str) -> QuantSpec | None:
+    if args is None:
+        return None
+    where = f"{where}.input_activations"
+    if args.type != "float" or args.num_bits != 8 or not args.symmetric or args.dynamic == "local":
+        raise _unsupported(located, where, "symmetric 8-bit floats, static or dynamic", f"{args.type}{args.num_bits}")
+    granularity: Granularity
+    match args.strategy:
+        case "tensor" | None:
+            granularity = PerTensor()
+        case "token":
+            granularity = PerToken()
+        case "group" if args.group_size is not None:
+            granularity = PerGroup(args.group_size)
+        case _:
+            raise _unsupported(located, f"{where}.strategy", "tensor, token, or group with a group_size", str(args.strategy))
+    if args.dynamic is False and granularity != PerTensor():
+        raise _unsupported(located, where, "dynamic activations, or static ones per tensor", f"static {granularity}")
+    return QuantSpec(dtype=DType.F8_E4M3, granularity=granularity)
+
+
+def _kv(args: Args | None, located: Located) -> KVScheme | None:
+    if args is None:
+        return None
+    if args.type != "float" or args.num_bits != 8 or args.strategy not in ("tensor", None):
+        got = f"{args.type}{args.num_bits}, strategy {args.strategy}"
+        raise _unsupported(located, "kv_cache_scheme", "8-bit floats per tensor", got)
+    return KVScheme(dtype=DType.F8_E4M3, granularity=PerTensor(), static=args.dynamic is False)

@@ -1,0 +1,168 @@
+"""`quant_method: fp8`: DeepSeek and transformers block FP8, AutoFP8, and Quark's custom mode, which share the name.
+
+Keys (transformers FineGrainedFP8Config; AutoFP8 BaseQuantizeConfig; vLLM Fp8Config reads the same):
+  activation_scheme        "dynamic", or "static" with a stored input scale
+  weight_block_size        [rows, cols]; null or absent: one scale for the tensor
+  modules_to_not_convert / ignored_layers    what is kept unquantized
+  scale_fmt                "ue8m0": scales are rounded to powers of two, whatever dtype they are stored in
+  kv_cache_scheme          "static": k_scale and v_scale are stored
+Tensors: `weight` F8_E4M3 [N, K] and `weight_scale_inv` [ceil(N/bn), ceil(K/bk)] (a multiplier, despite the name), or
+per tensor `weight_scale` (AutoFP8, Quark) or `weight_scale_inv` (transformers, Mistral) [] / [1] / [1, 1], with
+`input_scale` or `activation_scale`. There need not be any list of what is unquantized: DeepSeek-V3 has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fp8load.dtypes import DType
+from fp8load.errors import Problem
+from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located
+from fp8load.formats.document import validated
+from fp8load.formats.match import component_run, exact_or_regex, first_cover
+from fp8load.scheme import (
+    Granularity,
+    KVScheme,
+    LinearScheme,
+    PerBlock,
+    PerGroup,
+    PerTensor,
+    PerToken,
+    QuantSpec,
+    Role,
+    ScaleRounding,
+)
+
+NAME = "fp8"
+
+SUFFIXES: Mapping[str, Role] = {
+    "weight_scale_inv": Role.WEIGHT_SCALE,
+    "weight_scale": Role.WEIGHT_SCALE,
+    "input_scale": Role.INPUT_SCALE,
+    "activation_scale": Role.INPUT_SCALE,
+    "k_scale": Role.K_SCALE,
+    "v_scale": Role.V_SCALE,
+    "q_scale": Role.Q_SCALE,
+}
+
+_ELEMENT = {"e4m3": DType.F8_E4M3, "float8_e4m3fn": DType.F8_E4M3, "e5m2": DType.F8_E5M2, "float8_e5m2": DType.F8_E5M2}
+
+
+class Fp8Config(BaseModel):
+    """The keys of `quantization_config` that this format reads or knows to be harmless."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    quant_method: str
+    activation_scheme: Literal["dynamic", "static"] | None = None
+    weight_block_size: tuple[int, int] | None = Field(default=None, strict=False)
+    ignored_layers: list[str] | None = None
+    modules_to_not_convert: list[str] | None = None
+    modules_to_convert: list[str] | None = None
+    fmt: Literal["e4m3", "float8_e4m3fn", "e5m2", "float8_e5m2"] = "e4m3"
+    scale_fmt: Literal["ue8m0", "float"] | None = None
+    kv_cache_scheme: Literal["static", "dynamic"] | None = None
+    dequantize: bool = False  # a wish for the reader, says nothing about the file
+    expert_dtype: str | None = None
+    export: dict[str, Any] | None = None  # Quark's record of how it exported
+
+
+def detect(document: Mapping[str, Any]) -> bool:
+    """quant_method is fp8."""
+    return document.get("quant_method") == "fp8"
+
+
+def parse(located: Located) -> CheckpointFormat:
+    """The configuration as a value. Raises `ConfigError`."""
+    config = validated(Fp8Config, located)
+    return build(config, located, name=NAME)
+
+
+def covers(entry: str, module: str) -> bool:
+    """Whether an entry of the ignore list covers a module: whole components, or `re:` (AutoFP8)."""
+    return exact_or_regex(entry, module) if entry.startswith("re:") else component_run(entry, module)
+
+
+def build(config: Fp8Config, located: Located, *, name: str) -> CheckpointFormat:
+    """A format from the parsed keys; other dialects that write the same tensors (auto-round) build on it."""
+    listed = config.ignored_layers if config.ignored_layers is not None else config.modules_to_not_convert
+    ignore = tuple(listed or ())
+    find = first_cover(ignore, covers)
+    claimed = Claimed(scheme=_scheme(config), by=located.place, explicit=listed is not None)
+
+    def claim(module: str) -> Claim:
+        entry = find(module)
+        return Ignored(by=entry) if entry is not None else claimed
+
+    kv = KVScheme(dtype=DType.F8_E4M3, granularity=PerTensor(), static=True)
+    return CheckpointFormat(
+        name=name,
+        title=_title(config, claimed.scheme),
+        place=located.place,
+        claim=claim,
+        suffixes=SUFFIXES,
+        kv=kv if config.kv_cache_scheme == "static" else None,
+        ignore=ignore,
+        covers=covers,
+        unknown_keys=tuple(config.model_extra or ()),
+        unconverted=lambda shape: _left_unconverted(config, shape),
+        problems=_contradictions(config, located),
+    )
+
+
+def _scheme(config: Fp8Config) -> LinearScheme:
+    weight: Granularity
+    activation: Granularity
+    if config.weight_block_size is not None:
+        bn, bk = config.weight_block_size
+        weight, activation = PerBlock(bn, bk), PerGroup(bk)
+    else:
+        weight = PerTensor()
+        activation = PerTensor() if config.activation_scheme == "static" else PerToken()
+    element = _ELEMENT[config.fmt]
+    return LinearScheme(
+        weight=QuantSpec(dtype=element, granularity=weight),
+        input=QuantSpec(dtype=DType.F8_E4M3, granularity=activation),
+        input_static=config.activation_scheme == "static" and config.weight_block_size is None,
+        rounding=ScaleRounding.POWER_OF_TWO if config.scale_fmt == "ue8m0" else ScaleRounding.ANY,
+    )
+
+
+def _title(config: Fp8Config, scheme: LinearScheme) -> str:
+    element = "e5m2" if "e5m2" in config.fmt else "e4m3"
+    if isinstance(scheme.weight.granularity, PerBlock):
+        bn, bk = config.weight_block_size or (0, 0)
+        return f"fp8: {element} weights, one multiplier per {bn} x {bk} block; activations dynamic, 1 x {bk}"
+    how = "static" if scheme.input_static else "dynamic, per token"
+    return f"fp8: {element} weights, one multiplier per tensor; activations {how}"
+
+
+def _left_unconverted(config: Fp8Config, shape: tuple[int, ...]) -> str | None:
+    """transformers 5 leaves a weight in BF16 when its shape is not a multiple of the block, yet writes a scale for it.
+
+    That scale is uninitialised memory; seen in files written by transformers 5.23.
+    """
+    if config.weight_block_size is None or len(shape) != 2:
+        return None
+    bn, bk = config.weight_block_size
+    if shape[0] % bn == 0 and shape[1] % bk == 0:
+        return None
+    return f"transformers keeps weights that are no multiple of {bn} x {bk} unquantized and writes a junk scale"
+
+
+def _contradictions(config: Fp8Config, located: Located) -> tuple[Problem, ...]:
+    if config.weight_block_size is not None and min(config.weight_block_size) < 1:
+        return (Problem(code="F8L502", message="weight_block_size is not a size", file=located.place,
+                        expected="two integers >= 1", got=str(list(config.weight_block_size))),)  # fmt: skip
+    if config.activation_scheme == "static" and config.weight_block_size is not None:
+        return (Problem(code="F8L106", message="static activations are declared beside block scales", file=located.place,
+                        expected="activation_scheme: dynamic with weight_block_size", got="static",
+                        hint="no engine reads a static input scale for block-quantized weights"),)  # fmt: skip
+    if config.activation_scheme is None and config.weight_block_size is None:
+        return (Problem(code="F8L106", message="activation_scheme is missing", file=located.place,
+                        expected='"static" or "dynamic"', got="no key",
+                        hint="add it to quantization_config: static if input scales are stored, else dynamic"),)  # fmt: skip
+    return ()

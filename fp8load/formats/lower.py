@@ -1,0 +1,282 @@
+"""From tensors and a format's claims to schemes: what each module really is, and where claims and tensors disagree.
+
+Total: every tensor ends as a module's role, a KV scale, a loose tensor or an unused one, and every contradiction becomes
+a `Problem`. `verify` reports the problems; `plan` and `load` raise the first that refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from fp8load.dtypes import DType
+from fp8load.errors import Problem, Severity
+from fp8load.formats.base import CheckpointFormat, Claimed, Ignored
+from fp8load.formats.match import is_embedding
+from fp8load.formats.uniform import mixed_dtypes
+from fp8load.index.index import TensorMeta
+from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerTensor, Role, scale_shape
+
+KV_ROLES = (Role.K_SCALE, Role.V_SCALE, Role.Q_SCALE)
+_PROJECTIONS = frozenset({"k_proj", "v_proj", "q_proj", "qkv_proj"})
+
+
+class ModuleInfo(NamedTuple):
+    """A module with a weight: its tensors by role, and its scheme; None where the weight is not quantized."""
+
+    name: str
+    tensors: Mapping[Role, TensorMeta]
+    scheme: LinearScheme | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lowered:
+    """A checkpoint in the one vocabulary.
+
+    modules   every module that has a weight, quantized or not
+    kv        (attention module, role) -> its stored KV scale, under one spelling
+    loose     tensors that are no module's weight, bias or scale
+    unused    tensors that are left out, with the reason
+    problems  where claims and tensors disagree
+    """
+
+    modules: Mapping[str, ModuleInfo]
+    kv: Mapping[tuple[str, Role], TensorMeta]
+    loose: Mapping[str, TensorMeta]
+    unused: Mapping[str, str]
+    problems: tuple[Problem, ...]
+
+
+def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
+    """Join tensors and claims."""
+    suffixes = {"weight": Role.WEIGHT, "bias": Role.BIAS, **fmt.suffixes}
+    grouped: dict[str, dict[Role, TensorMeta]] = {}
+    kv: dict[tuple[str, Role], TensorMeta] = {}
+    loose: dict[str, TensorMeta] = {}
+    problems: list[Problem] = []
+    for name, meta in tensors.items():
+        base, _, last = name.rpartition(".")
+        role = suffixes.get(last)
+        if role is None or not base:
+            loose[name] = meta
+        elif role in KV_ROLES:
+            kv[_attention(base), role] = meta
+        elif role in (roles := grouped.setdefault(base, {})):
+            problems.append(_twice(role, meta, roles[role]))
+        else:
+            roles[role] = meta
+    modules: dict[str, ModuleInfo] = {}
+    unused: dict[str, str] = {}
+    cache: dict[tuple[object, ...], LinearScheme] = {}
+    for base, roles in grouped.items():
+        if Role.WEIGHT not in roles:
+            problems.extend(_without_weight(roles, loose))
+            continue
+        scheme, faults, left_out = _lower_module(base, roles, fmt, cache)
+        problems.extend(faults)
+        for role, reason in left_out.items():
+            unused[roles.pop(role).name] = reason
+        modules[base] = ModuleInfo(base, roles, scheme)
+    problems.extend(mixed_dtypes(tensors, {meta.name for info in modules.values() for meta in _scales(info)}, unused))
+    return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, problems=tuple(problems))
+
+
+def _scales(info: ModuleInfo) -> Iterator[TensorMeta]:
+    return (meta for role, meta in info.tensors.items() if role not in (Role.WEIGHT, Role.BIAS))
+
+
+def _attention(base: str) -> str:
+    """The attention module of a KV scale: ModelOpt writes `self_attn.k_proj.k_scale`, others `self_attn.k_scale`."""
+    parent, _, last = base.rpartition(".")
+    return parent if last in _PROJECTIONS else base
+
+
+def _twice(role: Role, meta: TensorMeta, other: TensorMeta) -> Problem:
+    return Problem(
+        code="F8L203", message=f"a module has two tensors for its {role}", tensor=meta.name, file=meta.file,
+        expected="one", got=f"{meta.name} and {other.name}", hint="which one is meant? remove the other",
+    )  # fmt: skip
+
+
+def _without_weight(roles: dict[Role, TensorMeta], loose: dict[str, TensorMeta]) -> Iterator[Problem]:
+    """Scales whose weight is absent are faults; a bias alone is a loose tensor (a LayerNorm's, or a router's)."""
+    for role, meta in roles.items():
+        if role is Role.BIAS:
+            loose[meta.name] = meta
+            continue
+        yield Problem(
+            code="F8L202", message="a scale has no weight", tensor=meta.name, file=meta.file,
+            expected="a weight beside it", got="no such tensor", hint="the weight was lost, or the scale is a leftover",
+        )  # fmt: skip
+
+
+_Lowering = tuple[LinearScheme | None, list[Problem], dict[Role, str]]
+
+
+def _lower_module(
+    name: str, roles: Mapping[Role, TensorMeta], fmt: CheckpointFormat, cache: dict[tuple[object, ...], LinearScheme]
+) -> _Lowering:
+    """One module: its scheme, what is wrong, and which of its tensors are left out and why."""
+    weight = roles[Role.WEIGHT]
+    if weight.dtype.is_wide_float:
+        return None, *_unquantized(name, roles, fmt)
+    if not weight.dtype.is_fp8:
+        # Integers and packed bytes: no format of this version stores weights in them.
+        fault = Problem(code="F8L105", message="the weight's dtype belongs to no known scheme", tensor=weight.name,
+                        file=weight.file, expected="a float of 8 bits or more", got=str(weight))  # fmt: skip
+        return None, [fault] if len(weight.shape) == 2 else [], {}
+    claim = fmt.claim(name)
+    if not isinstance(claim, Claimed):
+        return None, [_quantized_without_claim(weight, fmt, claim)], {}
+    return _quantized(roles, claim.scheme, cache)
+
+
+def _quantized_without_claim(weight: TensorMeta, fmt: CheckpointFormat, claim: object) -> Problem:
+    if fmt.name == "unquantized":
+        return Problem(
+            code="F8L101", message="the weight is quantized and no configuration says so", tensor=weight.name,
+            file=weight.file, expected="a quantization_config in config.json", got=f"{weight} and no configuration",
+            hint="readers cast the raw codes: every weight would be wrong by its scale",
+        )  # fmt: skip
+    if isinstance(claim, Ignored):
+        return Problem(
+            code="F8L303", message="the ignore list covers a module that is stored quantized", tensor=weight.name,
+            file=weight.file, expected=f"an unquantized weight, by the entry {claim.by!r}", got=str(weight),
+            hint="remove the entry from the list, or dequantize the module",
+        )  # fmt: skip
+    return Problem(
+        code="F8L105", message="no config group claims a module that is stored quantized", tensor=weight.name,
+        file=weight.file, expected=f"a group of {fmt.place} whose targets match", got=str(weight),
+        hint="add the module to a group's targets",
+    )  # fmt: skip
+
+
+def _unquantized(
+    name: str, roles: Mapping[Role, TensorMeta], fmt: CheckpointFormat
+) -> tuple[list[Problem], dict[Role, str]]:
+    """A weight of 16 bits or more: scales beside it are orphans; a claim that lists it explicitly is contradicted."""
+    weight = roles[Role.WEIGHT]
+    orphans = {role: meta for role, meta in roles.items() if role not in (Role.WEIGHT, Role.BIAS)}
+    problems: list[Problem] = []
+    if not orphans and (len(weight.shape) != 2 or is_embedding(name)):
+        return problems, {}
+    claim = fmt.claim(name)
+    explained = fmt.unconverted(weight.shape) if isinstance(claim, Claimed) else None
+    ignored = isinstance(claim, Ignored)
+    for meta in orphans.values():
+        problems.append(Problem(
+            code="F8L202", message="a scale stands beside a weight that is not quantized", tensor=meta.name,
+            file=meta.file, module=name, expected=f"a quantized {weight.name}", got=str(weight),
+            severity=Severity.WARNING if ignored else Severity.ERROR, refuses=not (ignored or explained),
+            hint=explained or ("drop the scale" if ignored else "the weight was replaced, or the scale is a leftover"),
+        ))  # fmt: skip
+    if not orphans and isinstance(claim, Claimed) and claim.explicit:
+        problems.append(Problem(
+            code="F8L302", message="the configuration quantizes a module that is stored unquantized",
+            tensor=weight.name, file=weight.file, module=name, expected=f"{claim.scheme.weight.dtype}, by {claim.by}",
+            got=str(weight), refuses=False, hint="add the module to the ignore list",
+        ))  # fmt: skip
+    reason = explained or "the weight beside it is not quantized"
+    return problems, dict.fromkeys(orphans, reason)
+
+
+def _quantized(
+    roles: Mapping[Role, TensorMeta], template: LinearScheme, cache: dict[tuple[object, ...], LinearScheme]
+) -> _Lowering:
+    """An FP8 weight that the configuration claims: dtype, scale and input scale against the template."""
+    weight = roles[Role.WEIGHT]
+    problems: list[Problem] = []
+    if weight.dtype is not template.weight.dtype:
+        problems.append(_contradiction("F8L105", weight, str(template.weight.dtype), str(weight.dtype)))
+    if len(weight.shape) != 2:
+        problems.append(_contradiction("F8L501", weight, "a matrix [N, K]", str(list(weight.shape))))
+        return None, problems, {}
+    scale = roles.get(Role.WEIGHT_SCALE)
+    if scale is None:
+        problems.append(Problem(
+            code="F8L201", message="an FP8 weight has no scale", tensor=weight.name, file=weight.file,
+            expected=f"a scale {list(scale_shape(template.weight.granularity, weight.shape))}", got="none",
+            hint="re-export it; loaders that start scales at an arbitrary value serve wrong numbers silently",
+        ))  # fmt: skip
+        return None, problems, {}
+    problems.extend(_scale_faults(scale, weight, template))
+    left_out = {role: f"no role in {template}" for role in roles if role not in _USED}
+    stray = Role.INPUT_SCALE in roles and not template.input_static
+    if stray:
+        meta = roles[Role.INPUT_SCALE]
+        left_out[Role.INPUT_SCALE] = "activations are quantized dynamically, a stored input scale has no use"
+        problems.append(Problem(
+            code="F8L106", message="an input scale is stored although activations are dynamic", tensor=meta.name,
+            file=meta.file, expected="none", got=str(meta), severity=Severity.INFO, refuses=False,
+        ))  # fmt: skip
+    input_scale = None if stray else roles.get(Role.INPUT_SCALE)
+    problems.extend(_input_faults(weight, input_scale, template))
+    suffixes = tuple((role, meta.name.rpartition(".")[2]) for role, meta in roles.items() if role not in left_out)
+    key = (template, scale.dtype, input_scale.dtype if input_scale else None, suffixes)
+    scheme = cache.get(key)
+    if scheme is None:
+        scheme = cache[key] = _filled(template, scale, input_scale, suffixes)
+    return scheme, problems, left_out
+
+
+_USED = frozenset({Role.WEIGHT, Role.WEIGHT_SCALE, Role.INPUT_SCALE, Role.BIAS})
+
+
+def _filled(
+    template: LinearScheme, scale: TensorMeta, input_scale: TensorMeta | None, suffixes: tuple[tuple[Role, str], ...]
+) -> LinearScheme:
+    """The template with the dtypes that the tensors have."""
+    activation = template.input
+    if activation is not None and input_scale is not None:
+        activation = replace(activation, scale_dtype=input_scale.dtype)
+    weight = replace(template.weight, scale_dtype=scale.dtype)
+    return replace(template, weight=weight, input=activation, suffixes=suffixes)
+
+
+def _contradiction(code: str, meta: TensorMeta, expected: str, got: str) -> Problem:
+    return Problem(code=code, message="tensor and configuration contradict each other", tensor=meta.name, file=meta.file,
+                   expected=expected, got=got)  # fmt: skip
+
+
+def accepted_shapes(scheme: LinearScheme, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Every spelling in which the scale of a weight of `shape` may be stored, the canonical one first."""
+    canonical = scale_shape(scheme.weight.granularity, shape)
+    match scheme.weight.granularity:
+        case PerTensor():
+            return (canonical, (), (1, 1))
+        case PerChannel():
+            return (canonical, (shape[0],))
+        case _:
+            return (canonical,)
+
+
+def _scale_faults(scale: TensorMeta, weight: TensorMeta, template: LinearScheme) -> Iterator[Problem]:
+    if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
+        yield _contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))
+    accepted = accepted_shapes(template, weight.shape)
+    if scale.shape not in accepted:
+        blocks = template.weight.granularity
+        size = f" (weight_block_size [{blocks.rows}, {blocks.cols}])" if isinstance(blocks, PerBlock) else ""
+        yield Problem(
+            code="F8L501", message="the scale's shape does not fit its weight", tensor=scale.name, file=scale.file,
+            expected=f"{list(accepted[0])} for {weight.name} {list(weight.shape)}{size}", got=str(list(scale.shape)),
+            hint="the scale belongs to another weight, or the block size in the configuration is wrong",
+        )  # fmt: skip
+
+
+def _input_faults(weight: TensorMeta, scale: TensorMeta | None, template: LinearScheme) -> Iterator[Problem]:
+    if not template.input_static:
+        return
+    if scale is None:
+        yield Problem(
+            code="F8L204", message="a static input scale is missing", tensor=weight.name, file=weight.file,
+            expected="an input scale [1]", got="none",
+            hint="not calibrated? engines would read an arbitrary value; calibrate it, or declare dynamic activations",
+        )  # fmt: skip
+        return
+    if scale.shape not in ((), (1,), (1, 1)):
+        yield Problem(code="F8L501", message="an input scale is not one number", tensor=scale.name, file=scale.file,
+                      expected="[1]", got=str(list(scale.shape)))  # fmt: skip
+    if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
+        yield _contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))

@@ -1,0 +1,59 @@
+"""The ways in which dialects say which modules an entry of a list means."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+EMBEDDING_NAMES = frozenset({
+    "embed_tokens", "word_embeddings", "wte", "wpe", "tok_embeddings", "embed", "embeddings", "embed_positions",
+    "position_embedding", "patch_embedding", "embedding",
+})  # fmt: skip
+"""Last components of embeddings: two-dimensional weights that are no linear layer. Whole components, never substrings."""
+
+
+def is_embedding(module: str) -> bool:
+    """Whether a module is an embedding, by the last component of its name."""
+    return module.rpartition(".")[2] in EMBEDDING_NAMES
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def exact_or_regex(entry: str, module: str) -> bool:
+    """compressed-tensors: the full name, or `re:` and a regular expression that must match from the name's start."""
+    if entry.startswith("re:"):
+        return _compiled(entry[3:]).match(module) is not None
+    return entry == module
+
+
+def component_run(entry: str, module: str) -> bool:
+    """Whole components that stand next to each other in the name: "gate" and "mlp.gate" cover "layers.3.mlp.gate".
+
+    The reading under which both lists of full names (Qwen, GLM) and lists of bare names (MiniMax) mean what their
+    authors meant; a plain substring would make "gate" cover "gate_proj".
+    """
+    return entry == module or f".{entry}." in f".{module}."
+
+
+def glob_or_prefix(entry: str, module: str) -> bool:
+    """ModelOpt: a shell glob over the whole name ("model.layers.1.*"), the name itself, or a parent of the module."""
+    return fnmatch.fnmatchcase(module, entry) or module.startswith(f"{entry}.")
+
+
+def first_cover(entries: Iterable[str], covers: Callable[[str, str], bool]) -> Callable[[str], str | None]:
+    """A function from a module to the first entry that covers it. Literal full names are looked up, not searched."""
+    listed = tuple(entries)
+    literal = {entry: entry for entry in listed}
+
+    def find(module: str) -> str | None:
+        found = literal.get(module)
+        if found is not None:
+            return found
+        return next((entry for entry in listed if covers(entry, module)), None)
+
+    return find

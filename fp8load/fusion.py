@@ -1,0 +1,125 @@
+"""FusionPlan: a proved layout together with the files that it reads from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING
+
+from fp8load.dtypes import BITS
+from fp8load.errors import Problem, UsageError
+from fp8load.index.index import Index, TensorMeta
+from fp8load.plan.plan import Copy, LayerSpec, Layout, ParamSpec, Rank, Skip
+from fp8load.source.base import Source
+
+if TYPE_CHECKING:
+    from fp8load.runtime.model import Model
+
+Progress = Callable[[int, int], None]
+"""Called with bytes read so far and bytes in all; the library itself never draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionPlan:
+    """Which parameters one rank makes and which bytes of which file fill each of their elements.
+
+    Proved when it was made: `num_elements` elements, each written exactly once. `digest` identifies the headers that
+    the plan was made from; `load` refuses files that changed since.
+    """
+
+    source: Source
+    index: Index
+    layout: Layout
+    num_elements: int
+    digest: str
+    arch: str | None
+
+    @property
+    def rank(self) -> Rank:
+        """The rank that the plan is for."""
+        return self.layout.rank
+
+    @property
+    def layers(self) -> Mapping[str, LayerSpec]:
+        """Quantized linear layers under their fused names."""
+        return self.layout.layers
+
+    @property
+    def params(self) -> Mapping[str, ParamSpec]:
+        """Every parameter by name, scales and plain tensors included."""
+        return self.layout.params
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        """Every copy from a file into a parameter."""
+        return self.layout.copies
+
+    @property
+    def skips(self) -> tuple[Skip, ...]:
+        """Tensors that this rank leaves on disk, with the reason."""
+        return self.layout.skips
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of memory that the parameters of this rank take."""
+        return sum(prod(spec.shape) * BITS[spec.dtype] // 8 for spec in self.params.values())
+
+    @cached_property
+    def nbytes_read(self) -> int:
+        """Bytes of the files that this rank keeps; a box that is read for several slots counts once."""
+        boxes = {(copy.source, copy.src) for copy in self.copies}
+        return sum(src.num_elements * BITS[self.index.tensors[source].dtype] // 8 for source, src in boxes)
+
+    def copies_of(self, tensor: str) -> Iterator[Copy]:
+        """The copies that read `tensor`."""
+        return (copy for copy in self.copies if copy.source == tensor)
+
+    def explain(self, tensor: str) -> str:
+        """One tensor followed from disk to its parameter. Raises `UsageError` for a name the checkpoint lacks."""
+        meta = self.index.tensors.get(tensor)
+        if meta is None:
+            close = next((name for name in self.index.tensors if name.startswith(tensor)), "")
+            raise UsageError(Problem(code="USE002", message="no such tensor in the checkpoint", tensor=tensor,
+                                     hint=f"did you mean {close}?" if close else "`fp8load inspect --tensors` lists all"))  # fmt: skip
+        return "\n".join(self._explained(meta))
+
+    def _explained(self, meta: TensorMeta) -> Iterator[str]:
+        yield f"{meta.name}    {meta}    {meta.file} @ {meta.begin:,}"
+        skipped = next((skip for skip in self.skips if skip.source == meta.name), None)
+        if skipped is not None:
+            yield f"  skipped  {skipped.reason}"
+        for copy in self.copies_of(meta.name):
+            spec = self.params[copy.param]
+            layer = self.layers.get(spec.module)
+            if layer is not None:
+                yield f"  scheme   {layer.scheme}"
+                if copy.slot and len(spec.slots) > 1:
+                    yield f"  fuse     {layer.name.rpartition('.')[2]}, slot {copy.slot}    from archs/{self.arch}"
+            if self.rank.tp_size > 1 and copy.src.shape != meta.shape:
+                yield f"  shard    {self.rank}: {list(copy.src.shape)} of {list(meta.shape)}"
+            cast = f", {meta.dtype} widened to {copy.cast}" if copy.cast else ""
+            yield f"  copy     disk {copy.src}  ->  {copy.param} {copy.dst}{cast}"
+
+    def load(
+        self,
+        *,
+        device: str = "cpu",
+        backend: str | None = None,
+        progress: Progress | None = None,
+    ) -> Model:
+        """Read every planned byte into its parameter, seal, and prepare the layers.
+
+        `backend` forces one kernel backend for every layer or raises `BackendError`; None chooses. Raises
+        `UnfilledSlotError` when a slot stayed unwritten or a scale is not finite, `ChangedError` when a file changed.
+        """
+        from fp8load.runtime.model import load_plan
+
+        return load_plan(self, device=device, backend=backend, progress=progress)
+
+    def __repr__(self) -> str:
+        return (
+            f"FusionPlan({self.rank}: {len(self.index.tensors):,} tensors -> {len(self.layers):,} quantized layers, "
+            f"{len(self.params):,} parameters, {self.nbytes / 2**30:.2f} GiB)"
+        )

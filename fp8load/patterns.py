@@ -1,0 +1,280 @@
+r"""Patterns over dotted names: expand a skeleton's, fold many names into few, match globs, natural order, safe display.
+
+A pattern is text with braces: `{0..61}` is a range of integers (both ends belong to it), `{gate,up}` are alternatives, and
+`{0,2,5..7}` mixes both. `\` takes the next character as it is; `\uXXXX` and `\UXXXXXXXX` are characters by number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import chain, product
+from math import prod
+from operator import itemgetter
+
+MAX_NAMES = 1_000_000
+"""Names that one pattern may stand for. DeepSeek-V3 has 91,991 tensors; a mistyped range has billions."""
+
+_DIGITS = re.compile(r"([0-9]{1,18})")  # 18 digits at once: int() refuses more than 4300, and a name may have them
+_INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
+_RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+
+_Part = str | tuple[str, ...]
+
+
+def natural_key(name: str) -> tuple[str | int, ...]:
+    """Sort key under which layer 2 comes before layer 10."""
+    pieces: list[str | int] = list(_DIGITS.split(name))
+    pieces[1::2] = [int(digits) for digits in pieces[1::2]]
+    return tuple(pieces)
+
+
+def escape(text: str) -> str:
+    r"""Text from a checkpoint made safe to print: control, format and bidirectional characters become `\x1b`, `\u202e`."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text)
+
+
+def expand(pattern: str, *, limit: int = MAX_NAMES) -> Iterator[str]:
+    """Every name that a pattern stands for, the last brace varying fastest.
+
+    Raises `ValueError`, before the first name, for a pattern that is malformed or stands for more than `limit` names.
+    """
+    parts = _parse(pattern, limit)
+    num_names = prod(len(part) for part in parts if isinstance(part, tuple))
+    if num_names > limit:
+        raise ValueError(f"the pattern stands for {num_names:,} names; at most {limit:,} are allowed")
+    choices = [(part,) if isinstance(part, str) else part for part in parts]
+    return map("".join, product(*choices))
+
+
+def _parse(pattern: str, limit: int) -> list[_Part]:
+    """Literal text and choices, in turn."""
+    parts: list[_Part] = []
+    literal: list[str] = []
+    at = 0
+    while at < len(pattern):
+        char = pattern[at]
+        if char == "\\":
+            text, at = _escaped(pattern, at)
+            literal.append(text)
+        elif char == "{":
+            choices, at = _parse_braces(pattern, at, limit)
+            parts += ["".join(literal), choices]
+            literal = []
+        elif char == "}":
+            raise ValueError(f"a '}}' without its '{{' at character {at + 1}")
+        else:
+            literal.append(char)
+            at += 1
+    return [*parts, "".join(literal)]
+
+
+def _escaped(pattern: str, at: int) -> tuple[str, int]:
+    match = _ESCAPE.match(pattern, at)
+    if match is None:
+        raise ValueError("a backslash at the end")
+    number = match[1] or match[2]
+    if number is None:
+        return match[3], match.end()
+    if int(number, 16) > 0x10FFFF:
+        raise ValueError(f"{match[0]} is no character")
+    return chr(int(number, 16)), match.end()
+
+
+def _parse_braces(pattern: str, at: int, limit: int) -> tuple[tuple[str, ...], int]:
+    """The choices of the braces that open at `at`, and where the text goes on."""
+    begin = at
+    items: list[list[str]] = [[]]
+    plain = [True]  # whether an item has no escapes: only then may it be a range
+    at += 1
+    while at < len(pattern) and pattern[at] != "}":
+        char = pattern[at]
+        if char == "\\":
+            text, at = _escaped(pattern, at)
+            items[-1].append(text)
+            plain[-1] = False
+            continue
+        if char == "{":
+            raise ValueError(f"braces inside braces at character {at + 1}")
+        if char == ",":
+            items.append([])
+            plain.append(True)
+        else:
+            items[-1].append(char)
+        at += 1
+    if at == len(pattern):
+        raise ValueError(f"the '{{' at character {begin + 1} is not closed")
+    texts = ["".join(item) for item in items]
+    if texts == [""]:
+        raise ValueError(f"empty braces at character {begin + 1}")
+    ranges = [_range(text, limit) if is_plain else (text,) for text, is_plain in zip(texts, plain, strict=True)]
+    return tuple(chain.from_iterable(ranges)), at + 1
+
+
+def _range(text: str, limit: int) -> Iterable[str]:
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        if ".." in text:
+            raise ValueError(f"{{{text}}} is not a range of integers")
+        return (text,)
+    first, last = int(match[1]), int(match[2])
+    if first > last:
+        raise ValueError(f"the range {{{text}}} runs backwards")
+    if last - first >= limit:
+        raise ValueError(f"the range {{{text}}} has {last - first + 1:,} numbers; at most {limit:,} are allowed")
+    width = len(match[1]) if match[1].startswith("0") and len(match[1]) == len(match[2]) else 0
+    return (f"{number:0{width}d}" for number in range(first, last + 1))
+
+
+class _Kinds(dict[str, str | None]):
+    """Component -> itself, or None for an integer. A dictionary, because 92,000 names have some 300 components."""
+
+    def __missing__(self, component: str) -> str | None:
+        kind = self[component] = None if _INTEGER.fullmatch(component) else component
+        return kind
+
+
+_Choices = tuple[frozenset[str], ...]
+
+
+def fold(names: Iterable[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Names as few patterns, each with the names that it stands for; all in natural order.
+
+    Integer components fold into ranges, other components into alternatives, where the product is complete: the
+    patterns expand to exactly the set of names, each name once.
+    """
+    kinds = _Kinds()
+    groups: dict[tuple[str | None, ...], list[tuple[str, ...]]] = {}
+    for name in dict.fromkeys(names):
+        components = tuple(name.split("."))
+        groups.setdefault(tuple(map(kinds.__getitem__, components)), []).append(components)
+    blocks = [block for template, members in groups.items() for block in _products(template, members)]
+    for position in range(max(map(len, blocks), default=0)):
+        blocks = _merge(blocks, position, kinds)
+    folded = []
+    for block in blocks:
+        columns = [_ordered(choices) for choices in block]
+        pattern = ".".join(_show(column, is_integer=kinds[column[0]] is None) for column in columns)
+        folded.append((pattern, tuple(map(".".join, product(*columns)))))
+    return sorted(folded, key=lambda item: natural_key(item[1][0]))
+
+
+def _products(template: tuple[str | None, ...], members: list[tuple[str, ...]]) -> Iterator[_Choices]:
+    """Disjoint products whose union is `members`: names that differ in the integers (None) of `template` only."""
+    at_integers = [at for at, component in enumerate(template) if component is None]
+    fixed = [frozenset((component,)) for component in members[0]]
+    if not at_integers:
+        yield tuple(fixed)
+        return
+    pick = itemgetter(*at_integers) if len(at_integers) > 1 else itemgetter(slice(at_integers[0], at_integers[0] + 1))
+    for block in _blocks([pick(member) for member in members], 0):
+        for at, choices in zip(at_integers, block, strict=True):
+            fixed[at] = choices
+        yield tuple(fixed)
+
+
+def _blocks(members: list[tuple[str, ...]], at: int) -> tuple[_Choices, ...]:
+    """Disjoint products whose union is `members` from position `at` on; equal remainders share one product."""
+    last = len(members[0]) - 1
+    if at == last:
+        return ((frozenset([member[at] for member in members]),),)
+    by_choice: dict[str, list[tuple[str, ...]]] = {}
+    for member in members:
+        by_choice.setdefault(member[at], []).append(member)
+    by_rest: dict[tuple[_Choices, ...], list[str]] = {}
+    for choice, subset in by_choice.items():
+        by_rest.setdefault(_blocks(subset, at + 1), []).append(choice)
+    return tuple((frozenset(choices), *rest) for rests, choices in by_rest.items() for rest in rests)
+
+
+def _merge(blocks: list[_Choices], position: int, kinds: _Kinds) -> list[_Choices]:
+    """Blocks that differ at one position only become one; integers merge with integers only."""
+    merged: dict[tuple[object, ...], set[str]] = {}
+    for block in blocks:
+        if position >= len(block):
+            merged[block, None] = set()
+            continue
+        is_integer = kinds[next(iter(block[position]))] is None
+        merged.setdefault((block[:position], block[position + 1 :], is_integer), set()).update(block[position])
+    result: list[_Choices] = []
+    for key, choices in merged.items():
+        match key:
+            case (tuple() as before, tuple() as after, bool()):
+                result.append((*before, frozenset(choices), *after))
+            case (tuple() as block, None):
+                result.append(block)
+    return result
+
+
+def _ordered(choices: frozenset[str]) -> list[str]:
+    return list(choices) if len(choices) == 1 else sorted(choices, key=natural_key)
+
+
+def _quote(text: str, special: str = "\\{}") -> str:
+    return "".join("\\" + char if char in special else char for char in text)
+
+
+def _show(choices: list[str], *, is_integer: bool) -> str:
+    """One component of a pattern."""
+    if len(choices) == 1:
+        return _quote(choices[0])
+    if is_integer:
+        return "{" + ",".join(_runs([int(choice) for choice in choices])) + "}"
+    words = [choice.split("_") for choice in choices]
+    prefix = _common(words, lambda word, at: word[at])
+    suffix = _common([word[prefix:] for word in words], lambda word, at: word[-1 - at])
+    middles = ["_".join(word[prefix : len(word) - suffix]) for word in words]
+    head = "".join(word + "_" for word in words[0][:prefix])
+    tail = "".join("_" + word for word in words[0][len(words[0]) - suffix :])
+    return _quote(head) + "{" + ",".join(_quote(middle, "\\{},") for middle in middles) + "}" + _quote(tail)
+
+
+def _common(words: list[list[str]], pick: Callable[[list[str], int], str]) -> int:
+    """How many words all lists share at one end, so that each keeps at least one."""
+    count = 0
+    while all(len(word) > count + 1 for word in words) and len({pick(word, count) for word in words}) == 1:
+        count += 1
+    return count
+
+
+def _runs(numbers: list[int]) -> Iterator[str]:
+    """Sorted numbers as runs: 0 2 5 6 7 -> "0" "2" "5..7"."""
+    begin = 0
+    for at in range(1, len(numbers) + 1):
+        if at < len(numbers) and numbers[at] == numbers[at - 1] + 1:
+            continue
+        run = numbers[begin:at]
+        if len(run) > 2 or len(run) == len(numbers):
+            yield f"{run[0]}..{run[-1]}"
+        else:
+            yield from map(str, run)
+        begin = at
+
+
+@lru_cache(maxsize=256)
+def _glob(pattern: str) -> re.Pattern[str]:
+    text = ""
+    for part in _parse(pattern, MAX_NAMES):
+        if isinstance(part, tuple):
+            text += "(?:" + "|".join(map(re.escape, part)) + ")"
+        else:
+            text += "".join(
+                {"**": "\0", "*": "[^.]*"}.get(token) or re.escape(token)
+                for token in re.split(r"(\*\*|\*)", part) if token
+            )  # fmt: skip
+    # `**` takes its dot along when it stands for no component at all
+    text = re.sub(r"^\0\\\.", r"(?:.*\\.)?", text)
+    text = re.sub(r"\\\.\0(?=\\\.|$)", r"(?:\\..*)?", text)
+    return re.compile(text.replace("\0", ".*"), re.DOTALL)
+
+
+def glob_match(pattern: str, name: str) -> bool:
+    """Whether a dotted name matches: `*` is any part of one component, `**` any number of components, braces as above.
+
+    The whole name must match; there are no substrings. Raises `ValueError` for a malformed pattern.
+    """
+    return _glob(pattern).fullmatch(name) is not None

@@ -1,0 +1,74 @@
+"""Which tensor-parallel sizes a checkpoint can be split over, and what refuses the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from fp8load.archs.base import Head, Linear
+from fp8load.archs.expected import Model
+from fp8load.errors import Problem
+from fp8load.formats.lower import Lowered
+from fp8load.plan.build import SplitError, build_entry
+from fp8load.plan.plan import Rank
+from fp8load.scheme import Role
+
+CANDIDATES = tuple(range(1, 65))
+"""Sizes that are tried when a user asks which work: one node up to eight nodes of eight."""
+
+
+def refusals(model: Model, lowered: Lowered, tp_size: int) -> Iterator[Problem]:
+    """One problem for each layer that `tp_size` cannot split.
+
+    The first, second and last rank are tried: the first cut and the last piece are where a split fails.
+    """
+    if tp_size == 1:
+        return
+    verdicts: dict[tuple[object, ...], Problem | None] = {}
+    for at, entry in model.entries():
+        if not isinstance(entry, Linear | Head):
+            continue
+        key = _key(lowered, at, entry)
+        if key not in verdicts:
+            verdicts[key] = _try(model, lowered, at, entry, tp_size)
+        problem = verdicts[key]
+        if problem is not None:
+            # Equal layers share the verdict; each is reported under its own name.
+            yield replace(problem, module=at + target_of(entry), tensor=first_tensor(lowered, at, entry))
+
+
+def legal_sizes(model: Model, lowered: Lowered, candidates: Iterable[int] = CANDIDATES) -> list[int]:
+    """The sizes that split every layer."""
+    return [size for size in candidates if next(refusals(model, lowered, size), None) is None]
+
+
+def target_of(entry: Linear | Head) -> str:
+    """The entry's fused name within its layer."""
+    return entry.target if isinstance(entry, Linear) else entry.module
+
+
+def first_tensor(lowered: Lowered, at: str, entry: Linear | Head) -> str:
+    """A weight on disk that belongs to the layer, for messages."""
+    names = [entry.parts[0].module, entry.target] if isinstance(entry, Linear) else [entry.module]
+    for name in names:
+        info = lowered.modules.get(at + name)
+        if info is not None:
+            return info.tensors[Role.WEIGHT].name
+    return ""
+
+
+def _key(lowered: Lowered, at: str, entry: Linear | Head) -> tuple[object, ...]:
+    """What decides whether a layer splits: its entry, and shape and scheme of its members."""
+    names = [part.module for part in entry.parts] + [entry.target] if isinstance(entry, Linear) else [entry.module]
+    infos = [lowered.modules.get(at + name) for name in names]
+    members = tuple((info.tensors[Role.WEIGHT].shape, info.scheme) if info else None for info in infos)
+    return (target_of(entry), members)
+
+
+def _try(model: Model, lowered: Lowered, at: str, entry: Linear | Head, tp_size: int) -> Problem | None:
+    for tp_rank in sorted({0, 1, tp_size - 1}):
+        try:
+            build_entry(model, lowered, at, entry, Rank(tp_rank=tp_rank, tp_size=tp_size))
+        except SplitError as error:
+            return error.problem
+    return None

@@ -1,0 +1,227 @@
+"""Reports: what `--json` prints and what the library returns. Schemas only grow; byte counts are integers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fp8load.errors import Problem, Severity, VerifyError
+
+VERSION = "0.1.0"
+
+
+class Report(BaseModel):
+    """Base of all reports: immutable, and keys are what the JSON has."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The report as the JSON that the command prints."""
+        return self.model_dump_json(indent=indent, by_alias=True)
+
+
+class Tool(Report):
+    """Which program wrote the report."""
+
+    name: str = "fp8load"
+    version: str = VERSION
+
+
+class SourceReport(Report):
+    """What was looked at. `nbytes` counts tensor data and headers of all files."""
+
+    kind: str
+    id: str
+    revision: str | None = None
+    commit: str | None = None
+    files: int
+    nbytes: int
+
+
+class Read(Report):
+    """What was read to answer."""
+
+    nbytes: int
+    requests: int
+
+
+class FileReport(Report):
+    """One safetensors file."""
+
+    name: str
+    nbytes: int
+    header_nbytes: int
+    num_tensors: int
+
+
+class DTypeReport(Report):
+    """Tensors of one dtype. `kind` is "weight", "scale" or "other"."""
+
+    dtype: str
+    kind: Literal["weight", "scale", "other"]
+    num_tensors: int
+    num_elements: int
+    nbytes: int
+
+
+class SchemeReport(Report):
+    """A way in which modules are quantized, and how many are."""
+
+    scheme: str
+    count: int
+    weight_dtype: str
+    granularity: str
+    scale_dtype: str | None
+    input: str
+
+
+class SlotReport(Report):
+    """A slot of a fused parameter, and the module on disk that fills it."""
+
+    name: str
+    module: str
+
+
+class ModuleReport(Report):
+    """One module with a weight, under its fused name. `scheme` is null where it is not quantized."""
+
+    name: str
+    kind: Literal["quantized", "plain"]
+    scheme: str | None
+    shape: list[int]
+    dtype: str
+    scale_shape: list[int] | None
+    nbytes: int
+    fused_on_disk: bool
+    slots: list[SlotReport]
+
+
+class InspectReport(Report):
+    """What a checkpoint holds, from headers alone (`fp8load inspect --json`)."""
+
+    schema_: Literal["fp8load.inspect/1"] = Field(default="fp8load.inspect/1", alias="schema")
+    tool: Tool = Tool()
+    source: SourceReport
+    read: Read
+    format: str
+    format_title: str
+    format_place: str
+    arch: str | None
+    model_type: str | None
+    files: list[FileReport]
+    nbytes: int
+    num_tensors: int
+    num_params: int
+    dtypes: list[DTypeReport]
+    schemes: list[SchemeReport]
+    kv_scales: int
+    modules: list[ModuleReport]
+    unknown_keys: list[str]
+
+
+class Finding(Report):
+    """One rule's verdict on one group of equal faults. `tensors` and `modules` hold at most the first hundred."""
+
+    code: str
+    name: str
+    severity: Severity
+    count: int
+    pattern: str
+    modules: list[str]
+    tensors: list[str]
+    file: str
+    message: str
+    expected: str
+    got: str
+    hint: str
+    fix: str | None = None
+    explained_by: str | None = None
+
+
+class Summary(Report):
+    """Counts of findings by severity, and what became of each rule."""
+
+    error: int
+    warning: int
+    info: int
+    passed: list[str]
+    not_run: list[str]
+    crashed: list[str]
+
+
+class VerifyReport(Report):
+    """What is wrong with a checkpoint (`fp8load verify --json`)."""
+
+    schema_: Literal["fp8load.verify/1"] = Field(default="fp8load.verify/1", alias="schema")
+    tool: Tool = Tool()
+    source: SourceReport
+    level: Literal["headers", "scales", "weights"]
+    tp: list[int] | None = None
+    legal_tp: list[int] | None = None
+    read: Read
+    summary: Summary
+    findings: list[Finding]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error and no rule crashed."""
+        return self.summary.error == 0 and not self.summary.crashed
+
+    def raise_for_errors(self) -> VerifyReport:
+        """Raise `VerifyError` naming the first error; return the report when there is none."""
+        errors = [finding for finding in self.findings if finding.severity is Severity.ERROR]
+        if not errors and not self.summary.crashed:
+            return self
+        if not errors:
+            raise VerifyError(Problem(code=self.summary.crashed[0], message="a rule crashed, so nothing is proved"))
+        first = errors[0]
+        subject = first.tensors[0] if first.tensors else ""
+        more = sum(finding.count for finding in errors) - 1
+        raise VerifyError(Problem(
+            code=first.code, message=first.message, tensor=subject, module="" if subject else first.pattern,
+            file=first.file, expected=first.expected, got=first.got,
+            hint=f"{first.hint}; {more} more errors" if more else first.hint,
+        ))  # fmt: skip
+
+
+class PlanReport(Report):
+    """One rank's plan (`fp8load plan --json`)."""
+
+    schema_: Literal["fp8load.plan/1"] = Field(default="fp8load.plan/1", alias="schema")
+    tool: Tool = Tool()
+    source: SourceReport
+    tp_rank: int
+    tp_size: int
+    ep_rank: int
+    ep_size: int
+    digest: str
+    arch: str | None
+    num_tensors: int
+    num_layers: int
+    num_params: int
+    num_slots: int
+    num_copies: int
+    num_elements: int
+    nbytes: int
+    nbytes_quantized: int
+    nbytes_plain: int
+    nbytes_read: int
+    skips: list[dict[str, str]]
+    layers: list[dict[str, Any]]
+
+
+class ErrorReport(Report):
+    """The envelope that `--json` prints when the question could not be answered."""
+
+    schema_: Literal["fp8load.error/1"] = Field(default="fp8load.error/1", alias="schema")
+    tool: Tool = Tool()
+    command: str
+    code: str
+    error: str
+    message: str
+    where: str
+    expected: str
+    got: str
+    hint: str
+    exit_code: int

@@ -1,0 +1,72 @@
+"""What a rule is: documentation, a check, and examples that are executed by the tests.
+
+A rule file `f8l201_missing_scale.py` defines `RULE = Rule(...)`. Its check yields `Problem`s; grouping, severities under
+options, suppression and rendering are done for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fp8load.errors import Problem, Severity
+
+if TYPE_CHECKING:
+    from fp8load.checkpoint import Checkpoint, Level
+    from fp8load.rules.scales import ScaleReader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a check may look at.
+
+    checkpoint  headers, configuration, schemes, family
+    tp          tensor-parallel sizes that were asked for, or None
+    scales      values of scales, streamed; None at level headers
+    """
+
+    checkpoint: Checkpoint
+    tp: tuple[int, ...] | None = None
+    scales: ScaleReader | None = None
+
+    def problems(self, code: str) -> Iterator[Problem]:
+        """Problems that reading and lowering already found under this code."""
+        return (problem for problem in self.checkpoint.problems if problem.code == code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A checkpoint as a skeleton, and what the rule says of it: how many problems (0: silent).
+
+    `values` gives scale values for rules that read them: tensor name -> the number that every element has.
+    """
+
+    title: str
+    skeleton: str
+    count: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A rule of `verify`.
+
+    code, name     "F8L201", "missing-scale"; the name is what the rule finds
+    level          the least that must be read
+    severity       of a finding for every reader
+    what, why, fix the documentation, in sentences
+    check          yields one `Problem` for each fault
+    examples       at least one that fires and one that is silent
+    """
+
+    code: str
+    name: str
+    level: Level
+    severity: Severity
+    what: str
+    why: str
+    fix: str
+    check: Callable[[Context], Iterator[Problem]]
+    examples: tuple[Example, ...]
+    since: str = "0.1"

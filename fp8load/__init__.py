@@ -19,7 +19,7 @@ from fp8load.report import VERSION as __version__
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
     from fp8load.fusion import Progress
-    from fp8load.runtime.model import Model
+    from fp8load.runtime.model import LoadedModel
     from fp8load.source.base import Source
 
 __all__ = ["ExitCode", "Fp8LoadError", "Severity", "__version__", "load", "open"]
@@ -51,7 +51,7 @@ def load(
     ep_size: int = 1,
     backend: str | None = None,
     progress: Progress | None = None,
-) -> Model:
+) -> LoadedModel:
     """Open, plan and load one rank: `open(source).plan(...).load(...)`, with their errors."""
     with open(source) as checkpoint:
         plan = checkpoint.plan(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size)

@@ -15,7 +15,7 @@ from fp8load.plan.plan import Copy, LayerSpec, Layout, ParamSpec, Rank, Skip
 from fp8load.source.base import Source
 
 if TYPE_CHECKING:
-    from fp8load.runtime.model import Model
+    from fp8load.runtime.model import LoadedModel
 
 Progress = Callable[[int, int], None]
 """Called with bytes read so far and bytes in all; the library itself never draws."""
@@ -108,7 +108,7 @@ class FusionPlan:
         device: str = "cpu",
         backend: str | None = None,
         progress: Progress | None = None,
-    ) -> Model:
+    ) -> LoadedModel:
         """Read every planned byte into its parameter, seal, and prepare the layers.
 
         `backend` forces one kernel backend for every layer or raises `BackendError`; None chooses. Raises

@@ -12,8 +12,8 @@ from fp8load.dtypes import DType
 from fp8load.errors import PlanError, Problem
 from fp8load.formats.lower import Lowered, ModuleInfo
 from fp8load.index.index import TensorMeta
-from fp8load.plan.layout import ParamLayout, PartSpan, linear_layout
-from fp8load.plan.plan import Copy, LayerSpec, Layout, ParamSpec, Rank, Skip, Slot
+from fp8load.plan.layout import PartSpan, linear_layout
+from fp8load.plan.plan import Copy, LayerSpec, Layout, ParamLayout, ParamSpec, Rank, Skip, SlotSource
 from fp8load.plan.scales import MisalignedError
 from fp8load.plan.shard import Shard, Span, UnevenSplitError, even_span, kv_head_span, vocab_span, whole_span
 from fp8load.scheme import LinearScheme, PerBlock, Role
@@ -51,18 +51,15 @@ class _Builder:
         shape = src.shape if role is Role.WEIGHT else (1,)
         dtype = meta.dtype if role is Role.WEIGHT else DType.F32
         module = name.rpartition(".")[0]
-        slots = (Slot("", whole(shape)),)
-        self.params[name] = ParamSpec(name=name, module=module, role=role, dtype=dtype, shape=shape, slots=slots)
+        source = SlotSource("", meta.shape if role is Role.WEIGHT else (1,), src if role is Role.WEIGHT else whole(shape), whole(shape))
+        self.params[name] = ParamSpec(name, module, ParamLayout(role, dtype, shape, (source,)))
         cast = dtype if dtype is not meta.dtype else None
         self.copies.append(Copy(meta.name, src, name, "", whole(shape), cast))
 
     def parameter(self, module: str, layout: ParamLayout, fill: Callable[[int], tuple[TensorMeta, Box]]) -> None:
         """A stacked parameter; `fill` gives the tensor and the box in it for each of the layout's sources."""
         name = f"{module}.{layout.role}"
-        slots = tuple(Slot(source.slot, source.dst) for source in layout.sources)
-        self.params[name] = ParamSpec(
-            name=name, module=module, role=layout.role, dtype=layout.dtype, shape=layout.shape, slots=slots
-        )
+        self.params[name] = ParamSpec(name, module, layout)
         for position, source in enumerate(layout.sources):
             meta, src = fill(position)
             cast = layout.dtype if layout.dtype is not meta.dtype else None

@@ -12,9 +12,13 @@ from typing import NamedTuple
 
 from fp8load.boxes import Box
 from fp8load.dtypes import DType
+from fp8load.plan.plan import ParamLayout, SlotSource
 from fp8load.plan.scales import scale_box
 from fp8load.plan.shard import Span
 from fp8load.scheme import LinearScheme, PerTensor, Role, scale_shape
+
+
+__all__ = ["ParamLayout", "PartSpan", "SlotSource", "linear_layout", "memory_dtype", "stack"]
 
 
 class PartSpan(NamedTuple):
@@ -23,29 +27,6 @@ class PartSpan(NamedTuple):
     slot: str
     num_rows: int
     span: Span
-
-
-class SlotSource(NamedTuple):
-    """What fills one slot.
-
-    shape  canonical shape of the tensor that holds this part alone: weight [N, K], scale as in `scheme.scale_shape`
-    src    this rank's piece of that tensor
-    dst    the slot's place in the parameter
-    """
-
-    slot: str
-    shape: tuple[int, ...]
-    src: Box
-    dst: Box
-
-
-class ParamLayout(NamedTuple):
-    """One parameter of a layer: role, dtype in memory, shape on this rank, and its slots' sources in fused order."""
-
-    role: Role
-    dtype: DType
-    shape: tuple[int, ...]
-    sources: tuple[SlotSource, ...]
 
 
 def stack(role: Role, dtype: DType, pieces: Sequence[tuple[str, tuple[int, ...], Box]]) -> ParamLayout:

@@ -42,19 +42,58 @@ class Slot(NamedTuple):
     box: Box
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParamSpec:
-    """A parameter to be made. `name` is module and role, e.g. "model.layers.0.mlp.gate_up_proj.weight_scale".
+class SlotSource(NamedTuple):
+    """What fills one slot.
 
-    `dtype` is what it holds in memory: float scales are widened to F32 (exact), E8M0 and packed bytes stay what they are.
+    shape  canonical shape of the tensor that holds this part alone: weight [N, K], scale as in `scheme.scale_shape`
+    src    this rank's piece of that tensor
+    dst    the slot's place in the parameter
     """
 
-    name: str
-    module: str
+    slot: str
+    shape: tuple[int, ...]
+    src: Box
+    dst: Box
+
+
+class ParamLayout(NamedTuple):
+    """One parameter of a layer: role, dtype in memory, shape on this rank, and its slots' sources in fused order.
+
+    `dtype` is what memory holds: float scales are widened to F32 (exact), E8M0 and packed bytes stay what they are.
+    """
+
     role: Role
     dtype: DType
     shape: tuple[int, ...]
-    slots: tuple[Slot, ...]
+    sources: tuple[SlotSource, ...]
+
+
+class ParamSpec(NamedTuple):
+    """A parameter to be made. `name` is module and role, e.g. "model.layers.0.mlp.gate_up_proj.weight_scale"."""
+
+    name: str
+    module: str
+    layout: ParamLayout
+
+    @property
+    def role(self) -> Role:
+        """What the parameter is for."""
+        return self.layout.role
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype in memory."""
+        return self.layout.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape on this rank."""
+        return self.layout.shape
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The logical shards, in fused order."""
+        return tuple(Slot(source.slot, source.dst) for source in self.layout.sources)
 
 
 class Copy(NamedTuple):

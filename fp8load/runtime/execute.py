@@ -1,0 +1,157 @@
+"""The reading pipeline: segments in file order, neighbours in one `preadv`, a few threads, bounded buffers.
+
+No tensor and no shard is ever copied as a whole: bytes land in the parameter, or in one chunk on the way to it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from itertools import islice
+from typing import NamedTuple
+
+from fp8load.errors import ChangedError, NotFoundError, Problem
+from fp8load.fusion import FusionPlan, Progress
+from fp8load.runtime.segments import CHUNK_NBYTES, Direct, Segment, Staged
+from fp8load.source.base import Source
+
+MAX_BUFFERS = 256
+"""Segments in one read: far below the system's limit of 1024 vectors."""
+
+
+class Batch(NamedTuple):
+    """Neighbouring segments of one file, read together: `begin` is the first byte, ranges follow without a gap."""
+
+    file: str
+    begin: int
+    end: int
+    segments: tuple[Segment, ...]
+
+
+def batches(found: Sequence[Segment]) -> Iterator[Batch]:
+    """Join segments that touch, up to a chunk. Two slots filled from one range are read twice: they are scalars."""
+    run: list[Segment] = []
+    for segment in found:
+        full = run and (segment.end - run[0].begin > CHUNK_NBYTES or len(run) >= MAX_BUFFERS)
+        if run and (full or segment.file != run[-1].file or segment.begin != run[-1].end):
+            yield Batch(run[0].file, run[0].begin, run[-1].end, tuple(run))
+            run = []
+        run.append(segment)
+    if run:
+        yield Batch(run[0].file, run[0].begin, run[-1].end, tuple(run))
+
+
+class _Files:
+    """Open file descriptors of a source's local files; None where a file can only be read through the source."""
+
+    def __init__(self, source: Source, stack: ExitStack) -> None:
+        self._source, self._stack = source, stack
+        self._descriptors: dict[str, int | None] = {}
+
+    def open(self, file: str, nbytes: int) -> None:
+        """Open a file and refuse one whose size is not what the plan saw."""
+        path = self._source.path(file)
+        if path is None:
+            self._descriptors[file] = None
+            return
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            problem = Problem(code="SRC002", message=f"the file cannot be opened: {error.strerror}", file=file)
+            raise NotFoundError(problem) from error
+        self._stack.callback(os.close, descriptor)
+        size = os.fstat(descriptor).st_size
+        if size != nbytes:
+            raise _changed(file, f"{nbytes:,} bytes, as when the plan was made", f"{size:,} bytes")
+        self._descriptors[file] = descriptor
+
+    def read(self, batch: Batch, buffers: Sequence[memoryview]) -> None:
+        """Fill the buffers, in order, from the batch's range. Raises `ChangedError` where the file ends too early."""
+        descriptor = self._descriptors[batch.file]
+        if descriptor is None:
+            data = memoryview(self._source.read(batch.file, batch.begin, batch.end))
+            if len(data) != batch.end - batch.begin:
+                raise _changed(batch.file, f"{batch.end - batch.begin:,} bytes at {batch.begin:,}", f"{len(data):,} bytes")
+            at = 0
+            for buffer in buffers:
+                buffer[:] = data[at : at + len(buffer)]
+                at += len(buffer)
+            return
+        _read_fully(descriptor, batch, buffers)
+
+
+def _changed(file: str, expected: str, got: str) -> ChangedError:
+    return ChangedError(Problem(code="FILL710", message="the file changed after it was planned", file=file,
+                                expected=expected, got=got, hint="open the checkpoint again"))  # fmt: skip
+
+
+def _read_fully(descriptor: int, batch: Batch, buffers: Sequence[memoryview]) -> None:
+    """`preadv` until every buffer is full: the system may return less than was asked for."""
+    pending = list(buffers)
+    at = batch.begin
+    while pending:
+        count = os.preadv(descriptor, pending, at)
+        if count == 0:
+            raise _changed(batch.file, f"{batch.end:,} bytes", f"it ends at {at:,}")
+        at += count
+        while pending and count >= len(pending[0]):
+            count -= len(pending.pop(0))
+        if pending and count:
+            pending[0] = pending[0][count:]
+
+
+def _read_batch(files: _Files, batch: Batch) -> int:
+    """Read one batch; place what passed through a buffer. Returns the bytes read."""
+    staged: list[tuple[Staged, memoryview]] = []
+    buffers: list[memoryview] = []
+    for segment in batch.segments:
+        if isinstance(segment, Direct):
+            buffers.append(segment.target)
+        else:
+            buffer = memoryview(bytearray(segment.end - segment.begin))
+            staged.append((segment, buffer))
+            buffers.append(buffer)
+    files.read(batch, buffers)
+    for segment, buffer in staged:
+        segment.place(buffer)
+    return batch.end - batch.begin
+
+
+def num_threads(source: Source) -> int:
+    """Reader threads: as many as cores up to four where files are local, as many as the source likes otherwise."""
+    return source.parallel_reads if source.remote else min(4, os.cpu_count() or 1)
+
+
+def execute(plan: FusionPlan, found: Sequence[Segment], progress: Progress | None) -> None:
+    """Read every segment. Memory in flight is bounded: two chunks for each thread."""
+    total = sum(segment.end - segment.begin for segment in found)
+    threads = num_threads(plan.source)
+    with ExitStack() as stack:
+        files = _Files(plan.source, stack)
+        for file in dict.fromkeys(segment.file for segment in found):
+            files.open(file, plan.index.files[file].nbytes)
+        pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="fp8load-read"))
+        done = 0
+        for nbytes in _bounded(pool, files, batches(found), 2 * threads):
+            done += nbytes
+            if progress is not None:
+                progress(done, total)
+
+
+def _bounded(pool: ThreadPoolExecutor, files: _Files, work: Iterable[Batch], limit: int) -> Iterator[int]:
+    """Bytes of each finished batch, with at most `limit` batches submitted at a time; the first error stops the rest."""
+    waiting = iter(work)
+    running: set[Future[int]] = set()
+    try:
+        while True:
+            running |= {pool.submit(_read_batch, files, batch) for batch in islice(waiting, limit - len(running))}
+            if not running:
+                return
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+    finally:
+        for future in running:
+            future.cancel()

@@ -1,0 +1,102 @@
+"""What a plan loads into: quantized layers under their fused names, and every other tensor of this rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+
+from fp8load.errors import Problem, UnfilledSlotError
+from fp8load.fusion import FusionPlan, Progress
+from fp8load.plan.plan import LayerSpec
+from fp8load.runtime.execute import execute
+from fp8load.runtime.layers import ScaledLinear
+from fp8load.runtime.memory import allocate
+from fp8load.runtime.parameters import TypedParameter, make_parameter
+from fp8load.runtime.seal import seal
+from fp8load.runtime.segments import segments
+from fp8load.scheme import Role
+
+_KV = (Role.K_SCALE, Role.V_SCALE, Role.Q_SCALE)
+
+
+class LoadedModel(Mapping[str, ScaledLinear]):
+    """Quantized layers by fused name ("model.layers.0.self_attn.qkv_proj"), and the rest in `tensors`.
+
+    tensors   every tensor of this rank that is no part of a quantized layer, by name: embeddings, norms, unquantized
+              linear layers (fused where the family fuses them), KV-cache scales (float32 [1], "<attention>.k_scale")
+    plan      what was loaded
+    """
+
+    def __init__(self, plan: FusionPlan, layers: dict[str, ScaledLinear], tensors: dict[str, torch.Tensor]) -> None:
+        self.plan = plan
+        self.tensors: Mapping[str, torch.Tensor] = tensors
+        self._layers = layers
+
+    def __getitem__(self, name: str) -> ScaledLinear:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        return f"LoadedModel({self.plan.rank}: {len(self)} quantized layers, {len(self.tensors)} other tensors)"
+
+
+def load_plan(plan: FusionPlan, *, device: str, backend: str | None, progress: Progress | None) -> LoadedModel:
+    """Allocate, poison, read, seal, prepare. See `FusionPlan.load`."""
+    place = torch.device(device)
+    storage = allocate(plan.params.values(), place)
+    typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
+    tensors = {name: storage[name] for name, spec in plan.params.items() if spec.module not in typed}
+    kv = {name for name in tensors if plan.params[name].role in _KV}
+    execute(plan, segments(iter(plan.copies), plan.index.tensors, storage), progress)
+    by_name = {param.full_name: param for params in typed.values() for param in params.values()}
+    for copy in plan.copies:
+        if copy.param in by_name:
+            by_name[copy.param].mark_written(copy.slot)
+    _seal(plan, by_name)
+    _check_kv(plan, {name: tensors[name] for name in kv})
+    layers = {name: ScaledLinear.from_spec(plan.layers[name], params, backend=backend) for name, params in typed.items()}
+    return LoadedModel(plan, layers, tensors)
+
+
+def _parameters(plan: FusionPlan, layer: LayerSpec, storage: Mapping[str, torch.Tensor]) -> dict[Role, TypedParameter]:
+    """The typed parameters of one layer, as views of their storage, scales poisoned."""
+    weight = plan.params[f"{layer.name}.{Role.WEIGHT}"]
+    num_rows = {source.slot: source.shape[0] for source in weight.layout.sources}
+    params: dict[Role, TypedParameter] = {}
+    for role in Role:
+        spec = plan.params.get(f"{layer.name}.{role}")
+        if spec is not None and role not in _KV:
+            params[role] = make_parameter(
+                spec.layout, spec.name, scheme=layer.scheme, num_rows=num_rows, storage=storage[spec.name]
+            )
+    return params
+
+
+def _seal(plan: FusionPlan, params: Mapping[str, TypedParameter]) -> None:
+    """Seal with the names of the tensors on disk, so that an error says which file to look at."""
+    sources = {(copy.param, copy.slot): copy.source for copy in plan.copies}
+    try:
+        seal(params.values(), sources)
+    except UnfilledSlotError as error:
+        tensor = next((name for name in sources.values() if name in error.expected), "")
+        file = plan.index.tensors[tensor].file if tensor else ""
+        raise UnfilledSlotError(replace(error.problem, file=file)) from error
+
+
+def _check_kv(plan: FusionPlan, scales: Mapping[str, torch.Tensor]) -> None:
+    sources = {copy.param: copy.source for copy in plan.copies if copy.param in scales}
+    for name, scale in scales.items():
+        value = scale.item()
+        if not 0 <= value < float("inf"):
+            source = sources[name]
+            raise UnfilledSlotError(Problem(
+                code="FILL701", message="a KV-cache scale is not a finite number >= 0", tensor=source,
+                file=plan.index.tensors[source].file, expected="a finite number >= 0", got=str(value),
+            ))  # fmt: skip

@@ -1,0 +1,61 @@
+"""One tensor at a time as plain numbers: a module dequantized, and a whole checkpoint as an unquantized one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from fp8load.errors import ChangedError, Problem, UsageError
+from fp8load.formats.lower import ModuleInfo
+from fp8load.index.index import TensorMeta
+from fp8load.runtime.dequantize import dequantize
+from fp8load.runtime.dtypes import torch_dtype
+from fp8load.scheme import Role
+
+if TYPE_CHECKING:
+    from fp8load.checkpoint import Checkpoint
+
+
+def read_tensor(checkpoint: Checkpoint, meta: TensorMeta) -> torch.Tensor:
+    """One tensor as stored. Raises `ChangedError` when the file is shorter than its header said."""
+    data = checkpoint.source.read(meta.file, meta.begin, meta.end)
+    if len(data) != meta.nbytes:
+        raise ChangedError(Problem(code="FILL710", message="the file changed after it was opened", tensor=meta.name,
+                                   file=meta.file, expected=f"{meta.nbytes} bytes", got=f"{len(data)} bytes"))  # fmt: skip
+    if not data:
+        return torch.empty(meta.shape, dtype=torch_dtype(meta.dtype))
+    return torch.frombuffer(bytearray(data), dtype=torch_dtype(meta.dtype)).reshape(meta.shape)
+
+
+def dequantize_module(checkpoint: Checkpoint, module: str) -> torch.Tensor:
+    """See `Checkpoint.dequantize`."""
+    info = checkpoint.lowered.modules.get(module)
+    if info is None:
+        raise UsageError(Problem(code="USE002", message="no such module in the checkpoint", module=module,
+                                 expected="a module on disk, such as " + next(iter(checkpoint.lowered.modules), "none"),
+                                 hint="`fp8load inspect --tree` lists them"))  # fmt: skip
+    return _weight(checkpoint, info)
+
+
+def _weight(checkpoint: Checkpoint, info: ModuleInfo) -> torch.Tensor:
+    weight = read_tensor(checkpoint, info.tensors[Role.WEIGHT])
+    if info.scheme is None:
+        return weight.float()
+    scale = read_tensor(checkpoint, info.tensors[Role.WEIGHT_SCALE])
+    return dequantize(weight, scale, info.scheme.weight.granularity, dtype=info.scheme.weight.dtype,
+                      storage=info.scheme.storage, scale_dtype=info.scheme.weight.scale_dtype)  # fmt: skip
+
+
+def plain_tensors(checkpoint: Checkpoint, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
+    """See `Checkpoint.plain_tensors`. Memory: one tensor at a time."""
+    wanted = torch.float32 if dtype is None else dtype
+    for info in checkpoint.lowered.modules.values():
+        yield info.tensors[Role.WEIGHT].name, _weight(checkpoint, info).to(wanted)
+        bias = info.tensors.get(Role.BIAS)
+        if bias is not None:
+            yield bias.name, read_tensor(checkpoint, bias).float().to(wanted)
+    for name, meta in checkpoint.lowered.loose.items():
+        tensor = read_tensor(checkpoint, meta)
+        yield name, tensor.float().to(wanted) if meta.dtype.is_wide_float else tensor

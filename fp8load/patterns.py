@@ -1,7 +1,7 @@
 r"""Patterns over dotted names: expand a skeleton's, fold many names into few, match globs, natural order, safe display.
 
-A pattern is text with braces: `{0..61}` is a range of integers (both ends belong to it), `{gate,up}` are alternatives, and
-`{0,2,5..7}` mixes both. `\` takes the next character as it is; `\uXXXX` and `\UXXXXXXXX` are characters by number.
+A pattern is text with braces: `{0..61}` is a range of integers (both ends belong to it), `{gate,up}` are alternatives,
+and `{0,2,5..7}` mixes both. `\` takes the next character as it is; `\uXXXX` and `\UXXXXXXXX` are characters by number.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def natural_key(name: str) -> tuple[str | int, ...]:
 
 
 def escape(text: str) -> str:
-    r"""Text from a checkpoint made safe to print: control, format and bidirectional characters become `\x1b`, `\u202e`."""
+    r"""Text from a checkpoint made safe to print: control, format and bidirectional characters show as `\u202e`."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def expand(pattern: str, *, limit: int = MAX_NAMES) -> Iterator[str]:

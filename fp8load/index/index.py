@@ -61,6 +61,7 @@ class Index:
     declared   index.json's weight_map (name -> file), None without an index; kept apart from `tensors` on purpose
     configs    parsed JSON documents by file name ("config.json", "hf_quant_config.json", ...)
     problems   what is wrong with the files, in the order found; readers that go on raise the first
+    total_size index.json's metadata.total_size, None where it says nothing
     """
 
     files: Mapping[str, FileMeta]
@@ -70,6 +71,7 @@ class Index:
     declared: Mapping[str, str] | None
     configs: Mapping[str, Mapping[str, Any]]
     problems: tuple[Problem, ...] = ()
+    total_size: int | None = None
 
     @property
     def nbytes(self) -> int:

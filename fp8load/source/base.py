@@ -1,4 +1,4 @@
-"""What a source of checkpoint files is: a listing, and reads of byte ranges. One file per kind of source beside this one."""
+"""What a source of checkpoint files is: a listing, and reads of byte ranges. One file here per kind of source."""
 
 from __future__ import annotations
 

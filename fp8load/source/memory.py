@@ -15,7 +15,7 @@ class MemorySource:
     parallel_reads = 1
     remote = False
 
-    def __init__(self, files: Mapping[str, bytes], *, id: str = "memory") -> None:  # noqa: A002 - SourceInfo's own name
+    def __init__(self, files: Mapping[str, bytes], *, id: str = "memory") -> None:
         self.info = SourceInfo(kind="memory", id=id)
         self.meter = ReadMeter()
         self._files = dict(files)

@@ -1,0 +1,200 @@
+"""The seam between layers and kernels: what a backend is asked, what it is given, and how one is chosen.
+
+Backends live in other packages (`fp8load_kernels`, or anyone's), which announce a provider in the entry point group
+"fp8load.backends": a function from a `Device` to its backends there, fastest first. Nothing here knows any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import NamedTuple, Protocol
+
+import torch
+
+from fp8load.dtypes import DType
+from fp8load.errors import BackendError, Problem, UsageError
+from fp8load.runtime.dequantize import dequantize
+from fp8load.scheme import LinearScheme
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What a backend may know of a device, as a value: questions about an absent GPU have answers too."""
+
+    kind: str
+    capability: tuple[int, int] | None = None
+    name: str = ""
+
+    def __str__(self) -> str:
+        if self.capability is None:
+            return self.name or self.kind
+        return f"{self.name or self.kind}, {self.capability[0]}.{self.capability[1]}"
+
+
+def device_of(device: torch.device) -> Device:
+    """The value that describes a torch device."""
+    if device.type != "cuda":
+        return Device(kind=device.type)
+    return Device(
+        kind="cuda",
+        capability=torch.cuda.get_device_capability(device),
+        name=torch.cuda.get_device_name(device),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Yes:
+    """The backend runs this."""
+
+
+@dataclass(frozen=True, slots=True)
+class No:
+    """The backend does not run this, because of `reason`: what it needs, and what there is."""
+
+    reason: str
+
+
+Verdict = Yes | No
+"""Closed."""
+
+
+class Part(NamedTuple):
+    """One logical shard of a fused layer: its rows of the weight, and its rows of the weight's scale."""
+
+    slot: str
+    rows: slice
+    scale_rows: slice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearWeights:
+    """The loaded tensors of one layer, sharing the parameters' memory. Absent ones are None.
+
+    weight               [N, K], or bytes [N, K / 2] where two elements share one
+    weight_scale         parts stacked along axis 0: [parts], [N, 1], [sum of ceil(N_i / bn), ceil(K / bk)] or
+                         [N, ceil(K / g)]
+    weight_global_scale  [parts], float32
+    input_scale          [parts], float32
+    input_global_scale   [parts], float32
+    shape                logical (N, K)
+    """
+
+    scheme: LinearScheme
+    shape: tuple[int, int]
+    parts: tuple[Part, ...]
+    weight: torch.Tensor
+    weight_scale: torch.Tensor | None = None
+    weight_global_scale: torch.Tensor | None = None
+    input_scale: torch.Tensor | None = None
+    input_global_scale: torch.Tensor | None = None
+
+    def dequantize(self) -> torch.Tensor:
+        """The weight as float32 [N, K], parts in fused order: code * scale, rounded once."""
+        if len(self.parts) == 1:
+            return self._part(0)
+        w_NK = torch.empty(self.shape, dtype=torch.float32, device=self.weight.device)
+        for i, part in enumerate(self.parts):
+            w_NK[part.rows] = self._part(i)
+        return w_NK
+
+    def _part(self, i: int) -> torch.Tensor:
+        spec, second, part = self.scheme.weight, self.scheme.second_level, self.parts[i]
+        if self.weight_scale is None:
+            return self.weight[part.rows].float()
+        return dequantize(
+            self.weight[part.rows],
+            self.weight_scale[part.scale_rows],
+            spec.granularity,
+            dtype=spec.dtype,
+            storage=self.scheme.storage,
+            scale_dtype=DType.F32 if self.weight_scale.dtype == torch.float32 else spec.scale_dtype,
+            global_scale=None if self.weight_global_scale is None else self.weight_global_scale[i],
+            divides=second is not None and second.divides,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What a backend computes with, made once from the weights it was given.
+
+    A tensor here is a view of a parameter (then a write into the parameter is seen at once) or a buffer of the
+    backend's own (then `prepare` writes it again in place). Both scales are in the form that the kernel wants.
+    """
+
+    weights: LinearWeights
+    weight: torch.Tensor
+    weight_scale: torch.Tensor | None = None
+    input_scale: torch.Tensor | None = None
+
+
+class Backend(Protocol):
+    """One way to compute x @ W.T + bias for a quantized W."""
+
+    @property
+    def name(self) -> str:
+        """What `backend=` and reports call it."""
+        ...
+
+    def supports(self, scheme: LinearScheme, shape_NK: tuple[int, int], device: Device) -> Verdict:
+        """Whether a layer of this scheme and shape runs on this device. Pure."""
+        ...
+
+    def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
+        """Get ready to compute. `previous` is what this backend prepared for the same layer: its buffers are refreshed
+        in place and keep their addresses."""
+        ...
+
+    def apply(self, prepared: Prepared, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """x [..., K], any number of leading axes, also empty ones, and bias [N] -> [..., N]."""
+        ...
+
+
+Provider = Callable[[Device], Sequence[Backend]]
+"""A device -> the backends that a package has for it, fastest first. All of them, whether or not they run there."""
+
+
+@cache
+def providers() -> tuple[Provider, ...]:
+    """What installed packages announce in the entry point group "fp8load.backends", by name; looked up once."""
+    found = sorted(entry_points(group="fp8load.backends"), key=lambda entry: entry.name)
+    return tuple(entry.load() for entry in found)
+
+
+class Choice(NamedTuple):
+    """The backend that runs a layer, and why: one line for each backend that was asked before it, and one for it."""
+
+    backend: Backend
+    why: tuple[str, ...]
+
+
+def choose(
+    scheme: LinearScheme, shape_NK: tuple[int, int], device: Device, *, forced: str | None = None, layer: str = ""
+) -> Choice:
+    """The first backend that supports the layer, or the forced one.
+
+    Raises `UsageError` BKD800 for a name that no backend has, `BackendError` BKD801 where the forced backend, or every
+    backend, refuses.
+    """
+    candidates = [backend for provider in providers() for backend in provider(device)]
+    if forced is not None and forced not in [backend.name for backend in candidates]:
+        raise UsageError(Problem(
+            code="BKD800", message=f"there is no backend {forced!r}", module=layer,
+            expected="one of " + ", ".join(backend.name for backend in candidates), got=forced,
+        ))  # fmt: skip
+    why: list[str] = []
+    for backend in candidates:
+        if forced is not None and backend.name != forced:
+            continue
+        verdict = backend.supports(scheme, shape_NK, device)
+        if isinstance(verdict, Yes):
+            return Choice(backend, (*why, f"{backend.name}: " + ("forced" if forced else "supports it")))
+        why.append(f"{backend.name}: {verdict.reason}")
+    raise BackendError(Problem(
+        code="BKD801", module=layer,
+        message=f"{forced} was requested and cannot run here" if forced else "no backend can run this layer",
+        expected="; ".join(why) or "a package that announces backends", got=f"{scheme}, {list(shape_NK)}, on {device}",
+        hint="leave backend out to choose automatically" if forced else 'backend="reference" computes in float32',
+    ))  # fmt: skip

@@ -1,0 +1,184 @@
+"""A quantized linear layer: typed parameters, the backend that runs them, and the product.
+
+Shape letters: N output rows of this rank, K input columns of this rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import torch
+
+from fp8load.errors import Problem, UsageError
+from fp8load.plan.plan import LayerSpec
+from fp8load.runtime.backend import Backend, Choice, LinearWeights, Part, Prepared, choose, device_of
+from fp8load.runtime.dtypes import describe
+from fp8load.runtime.seal import Sources, seal
+from fp8load.runtime.typed import TypedParameter
+from fp8load.scheme import LinearScheme, Role
+
+_TENSORS = (Role.WEIGHT_SCALE, Role.WEIGHT_GLOBAL_SCALE, Role.INPUT_SCALE, Role.INPUT_GLOBAL_SCALE)
+
+
+class ScaledLinear(torch.nn.Module):
+    """y = x @ dequantize(weight).T + bias, for x [..., K] -> [..., N].
+
+    Empty until its parameters are filled, by a plan or through each parameter's `weight_loader`. `finalize()` then
+    refuses what is missing and prepares the backend; a forward does so by itself where something was written since.
+    A row-parallel layer gives this rank's partial sum: adding up over ranks is the caller's.
+
+    weight [N, K], weight_scale, weight_global_scale, input_scale, input_global_scale, bias [N]: None where absent
+    scheme    how it is stored, and how its input is quantized
+    sources   (parameter, slot) -> tensor on disk, for messages; empty without a plan
+    """
+
+    weight: TypedParameter
+    weight_scale: TypedParameter | None
+    weight_global_scale: TypedParameter | None
+    input_scale: TypedParameter | None
+    input_global_scale: TypedParameter | None
+    bias: TypedParameter | None
+
+    def __init__(
+        self,
+        params: Mapping[Role, TypedParameter],
+        *,
+        scheme: LinearScheme,
+        name: str = "",
+        backend: str | None = None,
+        sources: Sources | None = None,
+    ) -> None:
+        super().__init__()
+        for role in (Role.WEIGHT, *_TENSORS, Role.BIAS):
+            self.register_parameter(role.value, params.get(role))
+        self.name = name
+        self.scheme = scheme
+        self.sources = sources or {}
+        self._forced = backend
+        self._choice: Choice | None = None
+        self._prepared: Prepared | None = None
+        self._state: tuple[object, ...] = ()
+
+    @classmethod
+    def from_spec(
+        cls,
+        spec: LayerSpec,
+        params: Mapping[Role, TypedParameter],
+        *,
+        backend: str | None = None,
+        sources: Sources | None = None,
+    ) -> ScaledLinear:
+        """The layer of a plan around parameters that were made for it, filled or not.
+
+        A row-parallel layer's bias belongs into `params` of one rank only.
+        """
+        return ScaledLinear(params, scheme=spec.scheme, name=spec.name, backend=backend, sources=sources)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Logical (N, K) on this rank."""
+        num_rows, num_cols = self.weight.param_layout.shape
+        return num_rows, num_cols
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that runs this layer. Raises `BackendError` BKD801, or `UsageError` BKD800 for a name."""
+        return self._chosen().backend
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Why this backend: one line for each that refused, then one for the one that runs."""
+        return self._chosen().why
+
+    def finalize(self) -> Self:
+        """Refuse unfilled or poisoned slots, choose the backend, prepare it. A second call changes nothing.
+
+        After tensors were loaded again only what was derived from them is computed again, in place. Raises
+        `UnfilledSlotError` FILL701, `BackendError` BKD801, `UsageError` BKD800.
+        """
+        state = self._now()
+        if self._prepared is not None and state == self._state:
+            return self
+        seal(self._typed(), self.sources)
+        moved = self._prepared is not None and self._prepared.weights.weight.device != self.weight.device
+        if moved:
+            self._choice, self._prepared = None, None
+        self._prepared = self.backend.prepare(self._weights(), self._prepared)
+        self._state = state
+        return self
+
+    def dequantize(self) -> torch.Tensor:
+        """The weight as float32 [N, K], logical size, parts in fused order. Raises `UnfilledSlotError`."""
+        seal(self._typed(), self.sources)
+        return self._weights().dequantize()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., K], any number of leading axes, also empty ones -> [..., N].
+
+        The dtype is x's, except with backend="reference": float32. Raises `UsageError` USE801 for another K or a dtype
+        that is no float of 16 bits or more, and what `finalize` raises.
+        """
+        num_cols = self.shape[1]
+        if x.dim() == 0 or x.shape[-1] != num_cols or not x.is_floating_point() or x.itemsize < 2:
+            raise UsageError(Problem(
+                code="USE801", message="this input does not fit the layer", module=self.name,
+                expected=f"[..., {num_cols}], BF16, F16 or F32", got=f"{describe(x.dtype)} {list(x.shape)}",
+            ))  # fmt: skip
+        if self._prepared is None or self._now() != self._state:
+            self.finalize()
+        prepared = self._prepared
+        if prepared is None:
+            raise AssertionError("finalize prepares or raises")
+        return self.backend.apply(prepared, x, None if self.bias is None else self.bias.detach())
+
+    def extra_repr(self) -> str:
+        """Shape and scheme."""
+        return f"{list(self.shape)}, {self.scheme}"
+
+    def _chosen(self) -> Choice:
+        if self._choice is None:
+            device = device_of(self.weight.device)
+            self._choice = choose(self.scheme, self.shape, device, forced=self._forced, layer=self.name)
+        return self._choice
+
+    def _typed(self) -> list[TypedParameter]:
+        scales = (self.weight_scale, self.weight_global_scale, self.input_scale, self.input_global_scale)
+        return [param for param in (self.weight, *scales, self.bias) if param is not None]
+
+    def _now(self) -> tuple[object, ...]:
+        """What tells whether anything was written or moved since `finalize`."""
+        return tuple((param.num_writes, param.data_ptr(), param.device) for param in self._typed())
+
+    def _weights(self) -> LinearWeights:
+        rows = [slice(source.dst.lo[0], source.dst.hi[0]) for source in self.weight.param_layout.sources]
+        scale = self.weight_scale
+        scale_rows = rows if scale is None else [slice(s.dst.lo[0], s.dst.hi[0]) for s in scale.param_layout.sources]
+        slots = [source.slot for source in self.weight.param_layout.sources]
+        return LinearWeights(
+            scheme=self.scheme,
+            shape=self.shape,
+            parts=tuple(Part(*part) for part in zip(slots, rows, scale_rows, strict=True)),
+            weight=self.weight.detach(),
+            weight_scale=_data(scale),
+            weight_global_scale=_data(self.weight_global_scale),
+            input_scale=_data(self.input_scale),
+            input_global_scale=_data(self.input_global_scale),
+        )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move, but never convert: `layer.half()` would turn codes and scales into something else, unseen."""
+        for param in self._typed():
+            made = fn(torch.empty(0, dtype=param.dtype, device=param.device))
+            if made.dtype != param.dtype:
+                raise UsageError(Problem(
+                    code="USE802", message="a typed parameter keeps its dtype", tensor=param.full_name,
+                    expected=describe(param.dtype), got=describe(made.dtype),
+                    hint="convert the rest of the model, or move it with .to(device) alone",
+                ))  # fmt: skip
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        return self
+
+
+def _data(param: TypedParameter | None) -> torch.Tensor | None:
+    return None if param is None else param.detach()

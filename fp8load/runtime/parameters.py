@@ -1,0 +1,166 @@
+"""Typed parameters under the field's names, one class for each kind of tensor that a quantized linear layer has.
+
+What a class may be filled with follows from its `ParamLayout` (`fp8load.plan.layout`) and its granularity; the classes
+differ in the dialects of shape that they read and in what they can be cut into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import assert_never
+
+import torch
+
+from fp8load.boxes import whole
+from fp8load.plan.layout import ParamLayout, SlotSource
+from fp8load.plan.plan import ParamSpec
+from fp8load.runtime.seal import seal
+from fp8load.runtime.typed import TypedParameter
+from fp8load.scheme import Granularity, LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor, PerToken, Role
+
+__all__ = [
+    "BiasParameter",
+    "BlockQuantScaleParameter",
+    "ChannelQuantScaleParameter",
+    "GlobalScaleParameter",
+    "GroupQuantScaleParameter",
+    "InputScaleParameter",
+    "ModelWeightParameter",
+    "PackedParameter",
+    "PerTensorScaleParameter",
+    "TypedParameter",
+    "local_layout",
+    "make_parameter",
+    "make_parameters",
+    "seal",
+]
+
+
+class ModelWeightParameter(TypedParameter):
+    """A weight [sum of the parts' rows, K], one element after the other."""
+
+
+class PackedParameter(TypedParameter):
+    """A weight whose elements are smaller than a byte: logical [N, K], in memory bytes [N, K * bits / 8]."""
+
+
+class BiasParameter(TypedParameter):
+    """A bias [sum of the parts' rows], in the dtype that the checkpoint has."""
+
+
+class PerTensorScaleParameter(TypedParameter):
+    """One weight scale for each part: [number of parts]. A scalar that is fused on disk fills all of them."""
+
+
+class ChannelQuantScaleParameter(TypedParameter):
+    """One weight scale for each output row: [N, 1]; [N] and [1, N] on disk are read as this."""
+
+
+class GroupQuantScaleParameter(TypedParameter):
+    """One weight scale for each group of columns of a row: [N, ceil(K / group)]."""
+
+
+class InputScaleParameter(TypedParameter):
+    """The static scale of the layer's input as each part's module had it: [number of parts]. Layers use the largest."""
+
+
+class GlobalScaleParameter(TypedParameter):
+    """A scale of the block scales, of the weight or of the input: [number of parts]."""
+
+
+class BlockQuantScaleParameter(TypedParameter):
+    """One weight scale for each block: a grid [ceil(N / bn), ceil(K / bk)] for each part, stacked along axis 0.
+
+    So a part whose rows are not a multiple of the block has a last grid row of its own. [bo, 1, bi, 1] on disk is read
+    as [bo, bi]. A scale that is fused on disk is cut with `num_rows`, the rows of each slot's weight on disk; where an
+    inner boundary lies inside a block, `weight_loader` raises `LoadError` FILL705.
+    """
+
+
+def parameter_class(layout: ParamLayout, granularity: Granularity | None) -> type[TypedParameter]:
+    """The class for a role and, for weight scales, a granularity.
+
+    Raises `ValueError` for a weight scale without granularity.
+    """
+    match layout.role:
+        case Role.WEIGHT:
+            return ModelWeightParameter if layout.dtype.is_fp8 or layout.dtype.is_wide_float else PackedParameter
+        case Role.WEIGHT_SCALE:
+            if granularity is None:
+                raise ValueError(f"the granularity of {layout.role} is part of its type: pass the layer's scheme")
+            return scale_class(granularity)
+        case Role.INPUT_SCALE:
+            return InputScaleParameter
+        case Role.WEIGHT_GLOBAL_SCALE | Role.INPUT_GLOBAL_SCALE:
+            return GlobalScaleParameter
+        case Role.BIAS:
+            return BiasParameter
+        case _:
+            raise ValueError(f"no parameter class for {layout.role}")
+
+
+def scale_class(granularity: Granularity) -> type[TypedParameter]:
+    """The class of a weight scale."""
+    match granularity:
+        case PerTensor():
+            return PerTensorScaleParameter
+        case PerChannel() | PerToken():
+            return ChannelQuantScaleParameter
+        case PerBlock():
+            return BlockQuantScaleParameter
+        case PerGroup():
+            return GroupQuantScaleParameter
+        case _:
+            assert_never(granularity)
+
+
+def make_parameter(
+    layout: ParamLayout,
+    name: str,
+    *,
+    scheme: LinearScheme | None = None,
+    num_rows: Mapping[str, int] | None = None,
+    storage: torch.Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> TypedParameter:
+    """An empty parameter for `layout`: scales poisoned, nothing written.
+
+    `scheme` is the layer's, needed for weight scales. `storage`, if given, becomes the parameter's memory (a view of an
+    arena). `num_rows`: see `BlockQuantScaleParameter`. Raises `ValueError` without a scheme where one is needed, and
+    `LoadError` FILL706 where `storage` has another dtype or shape.
+    """
+    weight = scheme.weight.granularity if scheme is not None and layout.role is Role.WEIGHT_SCALE else None
+    granularity = PerTensor() if layout.role in _ONE_PER_PART else weight
+    cls = parameter_class(layout, granularity)
+    return cls(layout, name, granularity=granularity, num_rows=num_rows, storage=storage, device=device)
+
+
+_ONE_PER_PART = (Role.INPUT_SCALE, Role.WEIGHT_GLOBAL_SCALE, Role.INPUT_GLOBAL_SCALE)
+
+
+def make_parameters(
+    layouts: Iterable[ParamLayout],
+    module: str,
+    *,
+    scheme: LinearScheme,
+    device: torch.device | str | None = None,
+) -> dict[Role, TypedParameter]:
+    """All parameters of one layer, empty, from its layouts (weight first, as `linear_layout` gives them)."""
+    params: dict[Role, TypedParameter] = {}
+    num_rows: dict[str, int] = {}
+    for layout in layouts:
+        if layout.role is Role.WEIGHT:
+            num_rows = {source.slot: source.shape[0] for source in layout.sources}
+        name = f"{module}.{layout.role}" if module else layout.role.value
+        params[layout.role] = make_parameter(layout, name, scheme=scheme, num_rows=num_rows, device=device)
+    return params
+
+
+def local_layout(spec: ParamSpec) -> ParamLayout:
+    """The layout of a planned parameter, with slots that are filled by this rank's pieces as they are.
+
+    A plan knows boxes, not the shapes of whole tensors, so `weight_loader` of such a parameter takes tensors that were
+    already cut for this rank (at tp=1: the whole ones).
+    """
+    sources = tuple(SlotSource(name, box.shape, whole(box.shape), box) for name, box in spec.slots)
+    return ParamLayout(spec.role, spec.dtype, spec.shape, sources)

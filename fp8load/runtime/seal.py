@@ -1,0 +1,79 @@
+"""The two locks on a loaded parameter: every slot was written, and no scale is a NaN, an infinity or negative."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+
+from fp8load.errors import Problem, UnfilledSlotError
+from fp8load.plan.layout import SlotSource
+from fp8load.runtime.dequantize import decode_scale
+from fp8load.runtime.slots import is_scale
+from fp8load.runtime.typed import TypedParameter
+
+Sources = Mapping[tuple[str, str], str]
+"""(parameter, slot) -> the tensor on disk that should fill it, where a plan knows it."""
+
+
+def seal(params: Iterable[TypedParameter], sources: Sources | None = None) -> None:
+    """Refuse parameters with a slot that was never written or a scale that is not a finite number >= 0.
+
+    Raises `UnfilledSlotError` FILL701 for the first, naming parameter, slot and what should have filled it, and saying
+    how many more there are.
+    """
+    problems = [problem for param in params for problem in _problems(param, sources or {})]
+    if not problems:
+        return
+    first = problems[0]
+    if len(problems) > 1:
+        others = ", ".join(problem.tensor for problem in problems[1:4]) + (", ..." if len(problems) > 4 else "")
+        first = replace(first, hint=f"{len(problems) - 1} more slots are not filled: {others}")
+    raise UnfilledSlotError(first)
+
+
+def _problems(param: TypedParameter, sources: Sources) -> Iterable[Problem]:
+    for slot in param.param_layout.sources:
+        if not param.written[slot.slot]:
+            yield _unwritten(param, slot, sources)
+    if is_scale(param.param_layout.role) and param.device.type != "meta" and not _all_finite(param.detach(), param):
+        for slot in param.param_layout.sources:
+            if param.written[slot.slot]:
+                yield from _poisoned(param, slot, sources)
+
+
+def _all_finite(scale: torch.Tensor, param: TypedParameter) -> bool:
+    """Whether all values are finite and not negative: both comparisons are False for a NaN."""
+    values = decode_scale(scale, param.param_layout.dtype)
+    if not values.numel():
+        return True
+    low, high = values.aminmax()
+    return bool((low >= 0) & (high < torch.inf))
+
+
+def _unwritten(param: TypedParameter, slot: SlotSource, sources: Sources) -> Problem:
+    tensor = sources.get((param.full_name, slot.slot), "")
+    return Problem(
+        code="FILL701", message=f"slot {slot.slot} was never written", tensor=f"{param.full_name}[{slot.slot}]",
+        expected=_expected(param, slot, tensor), got="no tensor",
+    )  # fmt: skip
+
+
+def _poisoned(param: TypedParameter, slot: SlotSource, sources: Sources) -> Iterable[Problem]:
+    values = decode_scale(param.slot_view(slot), param.param_layout.dtype)
+    bad = (~((values >= 0) & (values < torch.inf))).nonzero()
+    if not len(bad):
+        return
+    index = bad[0].tolist()
+    tensor = sources.get((param.full_name, slot.slot), "")
+    yield Problem(
+        code="FILL701", tensor=f"{param.full_name}[{slot.slot}]", expected=_expected(param, slot, tensor),
+        message=f"{len(bad)} of {values.numel()} scales of slot {slot.slot} are not finite numbers >= 0",
+        got=f"{values[tuple(index)].item()} at {index} of the slot",
+    )  # fmt: skip
+
+
+def _expected(param: TypedParameter, slot: SlotSource, tensor: str) -> str:
+    what = f"{param.param_layout.dtype} {list(slot.shape)}"
+    return f"{tensor} {what}" if tensor else f'{what} through weight_loader(param, tensor, "{slot.slot}")'

@@ -1,0 +1,176 @@
+"""The typed parameter: a torch Parameter that knows its slots, what fills each of them, and which are filled."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import torch
+
+from fp8load.boxes import Box
+from fp8load.dtypes import DType
+from fp8load.errors import LoadError, Problem
+from fp8load.plan.layout import ParamLayout, SlotSource
+from fp8load.runtime.dtypes import describe, fill_poison, stored_shape, torch_dtype
+from fp8load.runtime.slots import ShardId, cut, is_scale, refuse_shared_blocks, select
+from fp8load.scheme import Granularity, PerBlock, Role
+
+
+class TypedParameter(torch.nn.Parameter):
+    """One parameter of a linear layer, on one rank.
+
+    param_layout  role, dtype, shape on this rank, and for each slot the tensor and the piece of it that fills it
+                  (`layout` is taken: torch tensors have one)
+    full_name     module and role, e.g. "model.layers.0.self_attn.qkv_proj.weight_scale"
+    granularity   of the scale that it holds; None for weights and biases
+    num_rows      slot -> rows of its weight on disk; only block scales need it, to be cut where they are fused on disk
+    written       slot -> whether it was written
+    num_writes    counts writes, so that a layer sees that what it derived from the parameter is stale
+
+    Given `storage`, a tensor of the right dtype and shape, the parameter is a view of it, else it allocates. Scales
+    start as NaN bytes, weights and biases uninitialised. Never requires a gradient. Raises `LoadError` FILL706 where
+    `storage` does not fit.
+    """
+
+    param_layout: ParamLayout
+    full_name: str
+    granularity: Granularity | None
+    num_rows: dict[str, int]
+    written: dict[str, bool]
+    num_writes: int
+
+    def __new__(
+        cls,
+        layout: ParamLayout,
+        name: str,
+        *,
+        granularity: Granularity | None = None,
+        num_rows: Mapping[str, int] | None = None,
+        storage: torch.Tensor | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Allocate, or take `storage`."""
+        del granularity, num_rows
+        shape, dtype = stored_shape(layout.dtype, layout.shape), torch_dtype(layout.dtype)
+        if storage is None:
+            storage = torch.empty(shape, dtype=dtype, device=device)
+        elif tuple(storage.shape) != shape or storage.dtype != dtype:
+            raise LoadError(Problem(
+                code="FILL706", message="the storage does not fit the parameter", tensor=name,
+                expected=f"{layout.dtype} {list(shape)}", got=f"{describe(storage.dtype)} {list(storage.shape)}",
+            ))  # fmt: skip
+        return torch.Tensor._make_subclass(cls, storage.detach(), False)
+
+    def __init__(
+        self,
+        layout: ParamLayout,
+        name: str,
+        *,
+        granularity: Granularity | None = None,
+        num_rows: Mapping[str, int] | None = None,
+        storage: torch.Tensor | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        del storage, device
+        super().__init__()
+        self.param_layout = layout
+        self.full_name = name
+        self.granularity = granularity
+        self.num_rows = dict(num_rows or {})
+        self.written = {source.slot: False for source in layout.sources}
+        self.num_writes = 0
+        if is_scale(layout.role) and self.device.type != "meta":
+            fill_poison(self.detach(), layout.dtype)
+
+    def weight_loader(self, param: TypedParameter, loaded: torch.Tensor, shard_id: ShardId = None) -> None:
+        """Write a whole tensor, as it is on disk, into the slots that `shard_id` names; this rank takes its piece.
+
+        `param` is the parameter to write, by the engines' convention usually the one that the loader was taken from.
+        `loaded` is [N, K] for a weight, and a scale in any dialect of its granularity. A written slot may be written
+        again: in place, same address. Raises `LoadError` (FILL702 dtype, FILL703 shape, FILL704 shard id, FILL705
+        blocks that span two slots), and then nothing was written.
+        """
+        param.load(loaded, shard_id)
+
+    def load(self, loaded: torch.Tensor, shard_id: ShardId = None) -> None:
+        """`weight_loader` of this parameter itself."""
+        sources = select(self.param_layout, shard_id, self.full_name)
+        data = self._checked(loaded, sources)
+        for source, part in list(self._cut(data, sources)):
+            self._write(source, part)
+
+    def load_column_parallel_weight(self, loaded: torch.Tensor) -> None:
+        """Write the tensor of a layer that is split over its output rows: all slots, one in most layers."""
+        self.load(loaded)
+
+    def load_row_parallel_weight(self, loaded: torch.Tensor) -> None:
+        """Write the tensor of a layer that is split over its input columns."""
+        self.load(loaded)
+
+    def load_merged_column_weight(self, loaded: torch.Tensor, shard_id: ShardId = None) -> None:
+        """Write one, several or all parts of a merged layer: "gate", 0, (0, 1), None."""
+        self.load(loaded, shard_id)
+
+    def load_qkv_weight(self, loaded: torch.Tensor, shard_id: ShardId = None) -> None:
+        """Write "q", "k", "v", a tuple of them, or all from one tensor. KV heads that ranks share are repeated."""
+        self.load(loaded, shard_id)
+
+    def mark_written(self, slot: str) -> None:
+        """Record that `slot` was written, by `weight_loader` or straight into the memory.
+
+        Raises `LoadError` FILL704 for a slot that the parameter does not have.
+        """
+        select(self.param_layout, slot, self.full_name)
+        self.written[slot] = True
+        self.num_writes += 1
+
+    def slot_view(self, source: SlotSource) -> torch.Tensor:
+        """The slot's place in the parameter, sharing its memory."""
+        return self.detach()[self._stored(source.dst).slices()]
+
+    def _write(self, source: SlotSource, part: torch.Tensor) -> None:
+        view = self.slot_view(source)
+        piece = part[self._stored(source.src).slices()]
+        view.copy_(piece.reshape(view.shape))
+        self.mark_written(source.slot)
+
+    def _cut(
+        self, loaded: torch.Tensor, sources: tuple[SlotSource, ...]
+    ) -> Iterator[tuple[SlotSource, torch.Tensor]]:
+        if isinstance(self.granularity, PerBlock) and len(sources) > 1:
+            refuse_shared_blocks(sources, self.granularity, self.num_rows, self.full_name)
+        stored = [source._replace(shape=stored_shape(self.param_layout.dtype, source.shape)) for source in sources]
+        for source, (_, part) in zip(sources, cut(loaded, stored, self.granularity, self.full_name), strict=True):
+            yield source, part
+
+    def _stored(self, box: Box) -> Box:
+        return Box(stored_shape(self.param_layout.dtype, box.lo), stored_shape(self.param_layout.dtype, box.hi))
+
+    def _checked(self, loaded: torch.Tensor, sources: tuple[SlotSource, ...]) -> torch.Tensor:
+        """The tensor, if its dtype may go into this parameter: the same one, or 16-bit floats into F32 (exact)."""
+        widens = loaded.dtype in (torch.bfloat16, torch.float16) and self.param_layout.dtype is DType.F32
+        if loaded.dtype == self.dtype or (widens and self.param_layout.role is not Role.WEIGHT):
+            return loaded
+        slots = ", ".join(source.slot for source in sources)
+        raise LoadError(Problem(
+            code="FILL702", message=f"a tensor of this dtype may not be written into slot {slots}",
+            tensor=self.full_name, expected=f"{self.param_layout.dtype} {[list(s.shape) for s in sources]}",
+            got=f"{describe(loaded.dtype)} {list(loaded.shape)}", hint=_dtype_hint(self.param_layout, loaded.dtype),
+        ))  # fmt: skip
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if id(self) not in memo:
+            twin = torch.Tensor._make_subclass(type(self), self.detach().clone(), False)
+            twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+            memo[id(self)] = twin
+        found: Self = memo[id(self)]
+        return found
+
+
+def _dtype_hint(layout: ParamLayout, got: torch.dtype) -> str:
+    if layout.role is Role.WEIGHT and got.is_floating_point and got.itemsize > 1:
+        return "the checkpoint keeps this module unquantized: leave it out of the scheme, or quantize it first"
+    if is_scale(layout.role) and got in (torch.uint8, torch.float8_e8m0fnu):
+        return "these bytes are exponents (2 ** (byte - 127)), not numbers: the scheme must say so in scale_dtype"
+    return ""

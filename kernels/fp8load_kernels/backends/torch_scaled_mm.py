@@ -1,0 +1,88 @@
+"""`torch._scaled_mm`: one scale for each operand, or one for each row of either."""
+
+from __future__ import annotations
+
+import torch
+
+from fp8load.dtypes import DType
+from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
+from fp8load.scheme import LinearScheme, PerChannel, PerTensor, PerToken, QuantSpec
+from fp8load_kernels.derive import channel_scale, largest_input_scale
+from fp8load_kernels.quantize import quantize_input
+from fp8load_kernels.shapes import as_rows, like_input
+
+CUDA_CAPABILITY = (8, 9)
+CUDA_ALIGNMENT = 16
+
+
+class TorchScaledMM:
+    """The product of FP8 codes with float32 accumulation, times the scales.
+
+    A fused layer runs with a scale for each row, so parts whose per-tensor scales differ stay exact. Weights are used
+    where they lie: [N, K] row by row is what the kernel wants as its second operand, transposed.
+    """
+
+    name = "torch_scaled_mm"
+
+    def supports(self, scheme: LinearScheme, shape_NK: tuple[int, int], device: Device) -> Verdict:
+        """FP8 E4M3 weights per tensor or channel and inputs per tensor or token; on CUDA from 8.9, multiples of 16."""
+        if scheme.input is None:
+            return No("quantizes the input, and the scheme is weight-only")
+        for operand, spec in (("weights", scheme.weight), ("inputs", scheme.input)):
+            reason = _refuses(operand, spec)
+            if reason:
+                return No(reason)
+        if scheme.second_level is not None or scheme.transforms or scheme.storage.transposed:
+            return No("takes plain [N, K] weights with one level of scales")
+        if device.kind == "cpu":
+            return Yes() if min(shape_NK) > 0 else No(f"needs N and K of at least 1, not {list(shape_NK)}")
+        return _supports_cuda(shape_NK, device)
+
+    def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
+        """The weight as a transposed view, and its scale as [1] for one part, [1, N] for several or per channel."""
+        old_scale = None if previous is None else previous.weight_scale
+        old_input = None if previous is None else previous.input_scale
+        return Prepared(
+            weights=weights,
+            weight=weights.weight.t(),
+            weight_scale=channel_scale(weights, old_scale) if _by_row(weights) else weights.weight_scale,
+            input_scale=largest_input_scale(weights, old_input),
+        )
+
+    def apply(self, prepared: Prepared, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """x [..., K] -> [..., N] in x's dtype; scaled, summed and biased in float32, rounded once."""
+        x_MK, s_w = as_rows(x), prepared.weight_scale
+        num_tokens, num_rows = x_MK.shape[0], prepared.weights.shape[0]
+        if num_tokens == 0 or s_w is None:
+            return like_input(x.new_empty(num_tokens, num_rows), x)
+        quantized = quantize_input(x_MK, prepared.weights.scheme, prepared.input_scale)
+        s_x = quantized.scale.expand(num_tokens, 1).contiguous() if _by_row(prepared.weights) else quantized.scale
+        y_MN = torch._scaled_mm(quantized.codes, prepared.weight, s_x, s_w, out_dtype=torch.float32)
+        if bias is not None:
+            y_MN += bias.float()
+        return like_input(y_MN.to(x.dtype), x)
+
+
+def _refuses(operand: str, spec: QuantSpec) -> str:
+    if spec.dtype is not DType.F8_E4M3:
+        return f"takes {operand} of F8_E4M3, not {spec.dtype}"
+    if not isinstance(spec.granularity, PerTensor | PerChannel | PerToken):
+        return f"takes {operand} scaled per tensor or per row, not per {spec.granularity}"
+    return ""
+
+
+def _supports_cuda(shape_NK: tuple[int, int], device: Device) -> Verdict:
+    if device.kind != "cuda":
+        return No(f"runs on CPU and CUDA, not on {device}")
+    if device.capability is None or device.capability < CUDA_CAPABILITY:
+        return No(f"needs compute capability 8.9, and this is {device}")
+    if any(size % CUDA_ALIGNMENT for size in shape_NK):
+        return No(f"needs N and K that are multiples of {CUDA_ALIGNMENT}, not {list(shape_NK)}")
+    return Yes()
+
+
+def _by_row(weights: LinearWeights) -> bool:
+    """Whether rows have scales of their own: everything but one part per tensor with an input per tensor."""
+    scheme = weights.scheme
+    plain = scheme.input is not None and scheme.input.granularity == PerTensor()
+    return len(weights.parts) > 1 or scheme.weight.granularity != PerTensor() or not plain

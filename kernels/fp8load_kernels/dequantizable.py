@@ -1,0 +1,19 @@
+"""Which schemes can be turned into a float32 weight: what reference and emulated arithmetic need."""
+
+from __future__ import annotations
+
+from fp8load.dtypes import DType
+from fp8load.runtime.backend import No, Verdict, Yes
+from fp8load.scheme import LinearScheme, ScaleLayout
+
+
+def dequantizable(scheme: LinearScheme) -> Verdict:
+    """Whether `LinearWeights.dequantize` gives this scheme's weight."""
+    storage, dtype = scheme.storage, scheme.weight.dtype
+    if not (dtype.is_fp8 or dtype.is_wide_float or dtype is DType.F4):
+        return No(f"weights of {dtype} are not decoded")
+    if scheme.transforms:
+        return No("does not apply " + ", ".join(scheme.transforms))
+    if storage.transposed or storage.interleaved or storage.scale_layout is not ScaleLayout.ROW_MAJOR:
+        return No("reads weights and scales in row-major order only")
+    return Yes()

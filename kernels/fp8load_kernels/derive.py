@@ -1,0 +1,42 @@
+"""What kernels need beside the loaded tensors: scales for the layer as a whole, in buffers that keep their address."""
+
+from __future__ import annotations
+
+import torch
+
+from fp8load.runtime.backend import LinearWeights
+from fp8load.scheme import PerTensor
+
+
+def largest_input_scale(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
+    """The static input scale of a fused layer, [1]: the largest of its parts', as engines take it.
+
+    Its parts share one input, so one scale has to serve all; the largest clamps the least. None without stored scales.
+    """
+    if weights.input_scale is None:
+        return None
+    return keep(weights.input_scale.float().amax().reshape(1), buffer)
+
+
+def channel_scale(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor:
+    """The weight's scale for each row, float32 [1, N]; per-tensor scales of the parts are repeated, which is exact.
+
+    A view of the parameter where that has this form. Raises `ValueError` without a weight scale.
+    """
+    scale = weights.weight_scale
+    if scale is None:
+        raise ValueError("the weight has no scale")
+    if weights.scheme.weight.granularity != PerTensor():
+        row = scale.reshape(1, -1)
+        return row if row.dtype == torch.float32 else keep(row.float(), buffer)
+    pieces = [scale[part.scale_rows].float().expand(_num_rows(part.rows)) for part in weights.parts]
+    return keep(torch.cat(pieces).reshape(1, -1), buffer)
+
+
+def keep(value: torch.Tensor, buffer: torch.Tensor | None) -> torch.Tensor:
+    """`value` in `buffer`'s memory, where there is a buffer: its address stays valid."""
+    return value if buffer is None else buffer.copy_(value)
+
+
+def _num_rows(rows: slice) -> int:
+    return int(rows.stop) - int(rows.start)

@@ -1,0 +1,14 @@
+"""The backends of this package, fastest first."""
+
+from __future__ import annotations
+
+from fp8load.runtime.backend import Backend, Device
+from fp8load_kernels.backends.emulated import Emulated
+from fp8load_kernels.backends.reference import Reference
+from fp8load_kernels.backends.torch_scaled_mm import TorchScaledMM
+
+
+def provider(device: Device) -> tuple[Backend, ...]:
+    """Candidates in order. `reference` comes last: it ignores the input quantization, so it is for those who ask."""
+    del device
+    return TorchScaledMM(), Emulated(), Reference()

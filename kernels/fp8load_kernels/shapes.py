@@ -1,0 +1,17 @@
+"""Any number of leading axes as rows, and back."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+
+
+def as_rows(x: torch.Tensor) -> torch.Tensor:
+    """x [..., K] as [M, K]; M may be zero, and is 1 for a vector."""
+    return x.reshape(prod(x.shape[:-1]), x.shape[-1])
+
+
+def like_input(y_MN: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """y [M, N] with the leading axes of x [..., K]."""
+    return y_MN.reshape(*x.shape[:-1], y_MN.shape[-1])

@@ -14,8 +14,7 @@ from fp8load.formats.lower import Lowered, ModuleInfo
 from fp8load.index.index import TensorMeta
 from fp8load.plan.layout import PartSpan, linear_layout
 from fp8load.plan.plan import Copy, LayerSpec, Layout, ParamLayout, ParamSpec, Rank, Skip, SlotSource
-from fp8load.plan.scales import MisalignedError
-from fp8load.plan.shard import Shard, Span, UnevenSplitError, even_span, kv_head_span, vocab_span, whole_span
+from fp8load.plan.shard import CutError, Shard, Span, even_span, kv_head_span, vocab_span, whole_span
 from fp8load.scheme import LinearScheme, PerBlock, Role
 
 MIXED = "F8L306"
@@ -174,7 +173,14 @@ def _linear(builder: _Builder, model: Model, at: str, entry: Linear) -> None:
 
 
 def _spans(parts: Sequence[_Rows], shard: Shard, rank: Rank) -> list[PartSpan]:
-    return [PartSpan(part.slot, part.num_rows, _row_span(part, shard, rank)) for part in parts]
+    spans = []
+    for part in parts:
+        try:
+            spans.append(PartSpan(part.slot, part.num_rows, _row_span(part, shard, rank)))
+        except CutError as error:
+            error.slot = part.slot
+            raise
+    return spans
 
 
 def _row_span(part: _Rows, shard: Shard, rank: Rank) -> Span:
@@ -234,10 +240,12 @@ def _layer(
         keep_bias = bias is not None and not (shard is Shard.ROW and rank.tp_rank > 0)
         layouts = list(linear_layout(spans, num_cols, cols, scheme=scheme, dtype=weight.dtype,
                                      bias=bias.dtype if bias is not None and keep_bias else None))  # fmt: skip
-    except (UnevenSplitError, MisalignedError) as error:
+    except CutError as error:
+        at = next((i for i, part in enumerate(parts) if part.slot == error.slot), 0)
+        culprit = infos[at if len(infos) == len(parts) else 0].tensors[Role.WEIGHT]
         raise SplitError(Problem(
-            code="F8L504", message=f"a layer cannot be split over tp={rank.tp_size}", tensor=weight.name, module=name,
-            expected="a split into whole heads and whole blocks", got=str(error),
+            code="F8L504", message=f"a layer cannot be split over tp={rank.tp_size}", tensor=culprit.name, module=name,
+            file=culprit.file, expected="a split into whole heads and whole blocks", got=str(error),
         )) from error  # fmt: skip
     if bias is not None and not keep_bias:
         builder.skips.append(Skip(bias.name, "a row-parallel bias is added once, by rank 0"))

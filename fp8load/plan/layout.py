@@ -14,7 +14,7 @@ from fp8load.boxes import Box
 from fp8load.dtypes import DType
 from fp8load.plan.plan import ParamLayout, SlotSource
 from fp8load.plan.scales import scale_box
-from fp8load.plan.shard import Span
+from fp8load.plan.shard import CutError, Span
 from fp8load.scheme import LinearScheme, PerTensor, Role, scale_shape
 
 
@@ -76,10 +76,13 @@ def _scales(
 ) -> Iterator[ParamLayout]:
     granularity, stored = scheme.weight.granularity, scheme.weight.scale_dtype
     if stored is not None:
-        pieces = [
-            (slot, scale_shape(granularity, shape), scale_box(granularity, box, shape))
-            for slot, shape, box in zip(slots, shapes, boxes, strict=True)
-        ]
+        pieces = []
+        for slot, shape, box in zip(slots, shapes, boxes, strict=True):
+            try:
+                pieces.append((slot, scale_shape(granularity, shape), scale_box(granularity, box, shape)))
+            except CutError as error:
+                error.slot = slot
+                raise
         yield stack(Role.WEIGHT_SCALE, memory_dtype(stored), pieces)
     scalars = [(slot, (1,), Box((0,), (1,))) for slot in slots]
     if scheme.second_level is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import assert_never
 
 from fp8load.boxes import Box
+from fp8load.plan.shard import CutError
 from fp8load.scheme import Granularity, PerBlock, PerChannel, PerGroup, PerTensor, PerToken
 
 
-class MisalignedError(ValueError):
-    """A weight's box cuts through a block or group. `str()` is the reason."""
+class MisalignedError(CutError):
+    """A weight's box cuts through a block or group."""
 
 
 def _axis(begin: int, end: int, size: int, block: int, axis: str) -> tuple[int, int]:

@@ -32,8 +32,14 @@ class Span(NamedTuple):
     replicas: int = 1
 
 
-class UnevenSplitError(ValueError):
-    """The axis does not split evenly. `str()` is the reason."""
+class CutError(ValueError):
+    """A logical shard cannot be cut where a rank's share begins or ends. `str()` is the reason, `slot` says which shard."""
+
+    slot: str = ""
+
+
+class UnevenSplitError(CutError):
+    """The axis does not split evenly."""
 
 
 def even_span(size: int, rank: Rank, *, unit: int = 1) -> Span:

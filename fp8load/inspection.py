@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from fp8load.archs.base import Head, Linear
 from fp8load.archs.expected import is_fused_on_disk
-from fp8load.dtypes import DType
+from fp8load.dtypes import BITS, DType
 from fp8load.formats.lower import ModuleInfo
 from fp8load.index.index import Index, TensorMeta
 from fp8load.report import (
@@ -16,6 +17,7 @@ from fp8load.report import (
     FileReport,
     InspectReport,
     ModuleReport,
+    PlanReport,
     Read,
     SchemeReport,
     SlotReport,
@@ -25,6 +27,7 @@ from fp8load.scheme import LinearScheme, Role
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
+    from fp8load.fusion import FusionPlan
     from fp8load.source.base import Source
 
 _MAIN = (Role.WEIGHT, Role.BIAS)
@@ -51,7 +54,7 @@ def read_report(source: Source) -> Read:
 def inspect_report(checkpoint: Checkpoint) -> InspectReport:
     """Everything that `inspect` shows. Reads nothing."""
     index, lowered = checkpoint.index, checkpoint.lowered
-    scales = set(scale_names(checkpoint))
+    dtypes = _dtypes(index, set(scale_names(checkpoint)))
     return InspectReport(
         source=source_report(checkpoint.source, index),
         read=read_report(checkpoint.source),
@@ -64,10 +67,10 @@ def inspect_report(checkpoint: Checkpoint) -> InspectReport:
             FileReport(name=f.name, nbytes=f.nbytes, header_nbytes=f.header_nbytes, num_tensors=f.num_tensors)
             for f in index.files.values()
         ],
-        nbytes=index.nbytes,
+        nbytes=sum(report.nbytes for report in dtypes),
         num_tensors=len(index.tensors),
-        num_params=sum(meta.num_elements for name, meta in index.tensors.items() if name not in scales),
-        dtypes=_dtypes(index, scales),
+        num_params=sum(report.num_elements for report in dtypes if report.kind != "scale"),
+        dtypes=dtypes,
         schemes=_schemes(lowered.modules.values()),
         kv_scales=len(lowered.kv),
         modules=list(_modules(checkpoint)),
@@ -83,33 +86,36 @@ def scale_names(checkpoint: Checkpoint) -> Iterator[str]:
     yield from checkpoint.lowered.unused
 
 
+Kind = Literal["weight", "scale", "other"]
+
+
 def _dtypes(index: Index, scales: set[str]) -> list[DTypeReport]:
-    counts: dict[tuple[DType, Literal["weight", "scale", "other"]], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for name, meta in index.tensors.items():
-        kind: Literal["weight", "scale", "other"] = "other"
-        if name in scales:
-            kind = "scale"
-        elif name.endswith(".weight"):
-            kind = "weight"
-        entry = counts[meta.dtype, kind]
-        entry[0] += 1
-        entry[1] += meta.num_elements
-        entry[2] += meta.nbytes
-    return [
-        DTypeReport(dtype=dtype, kind=kind, num_tensors=n, num_elements=elements, nbytes=nbytes)
-        for (dtype, kind), (n, elements, nbytes) in sorted(counts.items(), key=lambda item: -item[1][2])
+    """Tensors counted by dtype and kind, largest first. One pass; equal tensors are counted before they are sized."""
+    alike: Counter[tuple[DType, tuple[int, ...], Kind]] = Counter(
+        [(m.dtype, m.shape, "scale" if name in scales else "weight" if name.endswith(".weight") else "other")
+         for name, m in index.tensors.items()]
+    )  # fmt: skip
+    counts: dict[tuple[DType, Kind], list[int]] = defaultdict(lambda: [0, 0])
+    for (dtype, shape, kind), count in alike.items():
+        entry = counts[dtype, kind]
+        entry[0] += count
+        entry[1] += count * prod(shape)
+    reports = [
+        DTypeReport(dtype=dtype, kind=kind, num_tensors=n, num_elements=elements, nbytes=elements * BITS[dtype] // 8)
+        for (dtype, kind), (n, elements) in counts.items()
     ]
+    return sorted(reports, key=lambda report: -report.nbytes)
 
 
-def _schemes(modules: Iterator[ModuleInfo] | object) -> list[SchemeReport]:
-    counts = Counter(info.scheme for info in modules if info.scheme is not None)  # type: ignore[attr-defined]
-    merged: dict[str, SchemeReport] = {}
-    for scheme, count in counts.most_common():
-        text = str(scheme)
-        if text in merged:
-            count += merged[text].count  # noqa: PLW2901 - schemes that differ in suffix order only read alike
-        merged[text] = _scheme(scheme, count)
-    return list(merged.values())
+def _schemes(modules: Iterable[ModuleInfo]) -> list[SchemeReport]:
+    """Ways of storage with their counts; schemes that read alike (they differ in suffixes on disk) are added up."""
+    by_id = {id(info.scheme): info.scheme for info in modules if info.scheme is not None}
+    counts = Counter(id(info.scheme) for info in modules if info.scheme is not None)
+    alike: Counter[str] = Counter()
+    for key, scheme in by_id.items():
+        alike[str(scheme)] += counts[key]
+    first = {str(scheme): scheme for scheme in by_id.values()}
+    return [_scheme(first[text], count) for text, count in alike.most_common()]
 
 
 def _scheme(scheme: LinearScheme, count: int) -> SchemeReport:
@@ -129,50 +135,98 @@ def _scheme(scheme: LinearScheme, count: int) -> SchemeReport:
 def _modules(checkpoint: Checkpoint) -> Iterator[ModuleReport]:
     """Modules under fused names where the family is known, in the order of the model; then whatever is left."""
     modules = checkpoint.lowered.modules
+    texts = {id(info.scheme): str(info.scheme) for info in _one_of_each(modules.values())}
     seen: set[str] = set()
     if checkpoint.model is not None:
         for at, entry in checkpoint.model.entries():
             if not isinstance(entry, Linear | Head):
                 continue
-            names, slots = _members(at, entry, modules)
-            infos = [modules[name] for name in names if name in modules]
-            if infos:
-                seen.update(info.name for info in infos)
+            members, fused = _members(at, entry, modules)
+            present = [(slot, modules[name]) for slot, name in members if name in modules]
+            if present:
+                seen.update(info.name for _, info in present)
                 target = entry.target if isinstance(entry, Linear) else entry.module
-                yield _module(at + target, infos, slots, fused=isinstance(entry, Linear) and names == [at + target] and len(entry.parts) > 1)
+                yield _module(at + target, present, texts, fused=fused)
     for name, info in modules.items():
         if name not in seen:
-            yield _module(name, [info], [SlotReport(name="", module=name)], fused=False)
+            yield _module(name, [("", info)], texts, fused=False)
 
 
-def _members(at: str, entry: Linear | Head, modules: object) -> tuple[list[str], list[SlotReport]]:
+def _one_of_each(modules: Iterable[ModuleInfo]) -> Iterable[ModuleInfo]:
+    return {id(info.scheme): info for info in modules if info.scheme is not None}.values()
+
+
+def _members(at: str, entry: Linear | Head, modules: Mapping[str, ModuleInfo]) -> tuple[list[tuple[str, str]], bool]:
+    """Slots with the modules on disk that fill them, and whether all are one module there."""
     if isinstance(entry, Head):
-        return [at + entry.module], [SlotReport(name="", module=at + entry.module)]
-    if is_fused_on_disk(entry, at, modules):  # type: ignore[arg-type]
-        target = at + entry.target
-        return [target], [SlotReport(name=part.slot, module=target) for part in entry.parts]
-    names = [at + part.module for part in entry.parts]
-    return names, [SlotReport(name=part.slot, module=name) for part, name in zip(entry.parts, names, strict=True)]
+        return [("", at + entry.module)], False
+    fused = is_fused_on_disk(entry, at, modules)
+    return [(part.slot, at + (entry.target if fused else part.module)) for part in entry.parts], fused
 
 
-def _module(name: str, infos: list[ModuleInfo], slots: list[SlotReport], *, fused: bool) -> ModuleReport:
-    weights = [info.tensors[Role.WEIGHT] for info in infos]
-    scale = infos[0].tensors.get(Role.WEIGHT_SCALE) if infos[0].scheme is not None else None
-    scheme = infos[0].scheme
+def _module(name: str, members: list[tuple[str, ModuleInfo]], texts: Mapping[int, str], *, fused: bool) -> ModuleReport:
+    slots = tuple([_slot(slot, info) for slot, info in members])
+    stored = slots[:1] if fused else slots
+    first = members[0][1]
+    num_rows = sum(slot.shape[0] for slot in stored if slot.shape)
     return ModuleReport(
         name=name,
-        kind="quantized" if scheme is not None else "plain",
-        scheme=str(scheme) if scheme is not None else None,
-        shape=_stacked(weights),
-        dtype=weights[0].dtype,
-        scale_shape=list(scale.shape) if scale is not None and len(infos) == 1 else None,
-        nbytes=sum(meta.nbytes for info in infos for meta in info.tensors.values()),
+        kind="plain" if first.scheme is None else "quantized",
+        scheme=texts.get(id(first.scheme)),
+        shape=(num_rows, *stored[0].shape[1:]) if stored[0].shape else (),
+        dtype=first.tensors[Role.WEIGHT].dtype,
+        scale_shape=stored[0].scale_shape if len(stored) == 1 else None,
+        nbytes=sum([slot.nbytes for slot in stored]),
         fused_on_disk=fused,
         slots=slots,
     )
 
 
-def _stacked(weights: list[TensorMeta]) -> list[int]:
-    """Shape of the fused weight: rows added up."""
-    first = weights[0].shape
-    return [sum(meta.shape[0] for meta in weights), *first[1:]] if first else []
+def _slot(name: str, info: ModuleInfo) -> SlotReport:
+    tensors = info.tensors
+    scale = tensors.get(Role.WEIGHT_SCALE) if info.scheme is not None else None
+    return SlotReport(
+        name=name,
+        module=info.name,
+        shape=tensors[Role.WEIGHT].shape,
+        scale_shape=None if scale is None else scale.shape,
+        nbytes=sum([meta.end - meta.begin for meta in tensors.values()]),
+    )
+
+
+def plan_report(plan: FusionPlan) -> PlanReport:
+    """Everything that `plan` shows. Reads nothing."""
+    nbytes = {name: prod(spec.shape) * BITS[spec.dtype] // 8 for name, spec in plan.params.items()}
+    of_layers = [spec for spec in plan.params.values() if spec.module in plan.layers]
+    nbytes_quantized = sum(nbytes[spec.name] for spec in of_layers)
+    return PlanReport(
+        source=source_report(plan.source, plan.index),
+        tp_rank=plan.rank.tp_rank,
+        tp_size=plan.rank.tp_size,
+        ep_rank=plan.rank.ep_rank,
+        ep_size=plan.rank.ep_size,
+        digest=plan.digest,
+        arch=plan.arch,
+        num_tensors=len(plan.index.tensors),
+        num_layers=len(plan.layers),
+        num_params=len(plan.params),
+        num_slots=sum(len(layer.parts) for layer in plan.layers.values()),
+        num_copies=len(plan.copies),
+        num_elements=plan.num_elements,
+        nbytes=plan.nbytes,
+        nbytes_quantized=nbytes_quantized,
+        nbytes_plain=plan.nbytes - nbytes_quantized,
+        nbytes_read=plan.nbytes_read,
+        skips=[{"tensor": skip.source, "reason": skip.reason} for skip in plan.skips],
+        layers=[
+            {
+                "name": layer.name,
+                "scheme": str(layer.scheme),
+                "shape": list(layer.shape),
+                "parts": [{"slot": slot, "rows": rows} for slot, rows in layer.parts],
+                "row_parallel": layer.row_parallel,
+                "fused_on_disk": layer.fused_on_disk,
+            }
+            for layer in plan.layers.values()
+        ],
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import prod
+from operator import sub
 from typing import NamedTuple
 
 
@@ -19,12 +20,12 @@ class Box(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """Length along each axis."""
-        return tuple(h - lo for lo, h in zip(self.lo, self.hi, strict=True))
+        return tuple(map(sub, self.hi, self.lo))
 
     @property
     def num_elements(self) -> int:
         """Number of elements; 1 for a scalar."""
-        return prod(self.shape)
+        return prod(map(sub, self.hi, self.lo))
 
     def shift(self, offset: Sequence[int]) -> Box:
         """The same box moved by `offset`."""

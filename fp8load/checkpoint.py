@@ -18,6 +18,7 @@ from fp8load.formats.lower import Lowered, lower
 from fp8load.formats.unquantized import UNQUANTIZED
 from fp8load.fusion import FusionPlan
 from fp8load.index.index import Index
+from fp8load.index.quiet_gc import quiet_gc
 from fp8load.plan.build import SplitError, build
 from fp8load.plan.plan import Rank
 from fp8load.plan.prove import prove
@@ -60,7 +61,8 @@ class Checkpoint:
     @cached_property
     def lowered(self) -> Lowered:
         """Every module with its scheme."""
-        return lower(self.index.tensors, self.format)
+        with quiet_gc():
+            return lower(self.index.tensors, self.format)
 
     @cached_property
     def arch(self) -> Arch | None:
@@ -85,7 +87,8 @@ class Checkpoint:
         from fp8load.inspection import inspect_report
 
         raise_first([*self.index.problems, *self._format[1]])
-        return inspect_report(self)
+        with quiet_gc():
+            return inspect_report(self)
 
     def verify(
         self, level: Level | None = None, *, tp: Sequence[int] | None = None, engine: str | None = None
@@ -118,12 +121,14 @@ class Checkpoint:
             raise UsageError(Problem(code="USE004", message=str(error))) from error
         raise_first(self.problems)
         try:
-            layout = build(self.model, self.lowered, rank)
+            with quiet_gc():
+                layout = build(self.model, self.lowered, rank)
         except SplitError as error:
             sizes = ", ".join(str(size) for size in self.legal_tp())
             hint = f"tp sizes that work for every layer: {sizes}"
             raise PlanError(replace(error.problem, hint=hint)) from error
-        num_elements = prove(layout, self.index.tensors)
+        with quiet_gc():
+            num_elements = prove(layout, self.index.tensors)
         return FusionPlan(
             source=self.source,
             index=self.index,

@@ -55,7 +55,7 @@ class DType(enum.StrEnum):
     @property
     def is_wide_float(self) -> bool:
         """Whether this is a float of 16 bits or more: the dtypes of unquantized tensors and of float scales."""
-        return self in (DType.F16, DType.BF16, DType.F32, DType.F64)
+        return self in WIDE_FLOATS
 
 
 BITS: dict[DType, int] = {
@@ -68,6 +68,8 @@ BITS: dict[DType, int] = {
 }  # fmt: skip
 
 FP8_WEIGHT_DTYPES = frozenset({DType.F8_E4M3, DType.F8_E5M2, DType.F8_E4M3FNUZ, DType.F8_E5M2FNUZ})
+
+WIDE_FLOATS = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64})
 
 LARGEST_FINITE: dict[DType, float] = {
     DType.F4: 6.0, DType.F6_E2M3: 7.5, DType.F6_E3M2: 28.0,

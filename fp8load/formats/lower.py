@@ -184,8 +184,16 @@ def _unquantized(
 def _quantized(
     roles: Mapping[Role, TensorMeta], template: LinearScheme, cache: dict[tuple[object, ...], LinearScheme]
 ) -> _Lowering:
-    """An FP8 weight that the configuration claims: dtype, scale and input scale against the template."""
+    """An FP8 weight that the configuration claims: dtype, scale and input scale against the template.
+
+    Modules that are alike but for their names share the verdict "nothing wrong", and their scheme.
+    """
     weight = roles[Role.WEIGHT]
+    cut = len(weight.name) - len("weight")
+    alike = (id(template), *[(role, meta.dtype, meta.shape, meta.name[cut:]) for role, meta in roles.items()])
+    clean = cache.get(alike)
+    if clean is not None:
+        return clean, [], {}
     problems: list[Problem] = []
     if weight.dtype is not template.weight.dtype:
         problems.append(_contradiction("F8L105", weight, str(template.weight.dtype), str(weight.dtype)))
@@ -213,10 +221,9 @@ def _quantized(
     input_scale = None if stray else roles.get(Role.INPUT_SCALE)
     problems.extend(_input_faults(weight, input_scale, template))
     suffixes = tuple((role, meta.name.rpartition(".")[2]) for role, meta in roles.items() if role not in left_out)
-    key = (template, scale.dtype, input_scale.dtype if input_scale else None, suffixes)
-    scheme = cache.get(key)
-    if scheme is None:
-        scheme = cache[key] = _filled(template, scale, input_scale, suffixes)
+    scheme = _filled(template, scale, input_scale, suffixes)
+    if not problems and not left_out:
+        cache[alike] = scheme
     return scheme, problems, left_out
 
 

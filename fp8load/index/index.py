@@ -85,7 +85,4 @@ class Index:
 
     def digest(self) -> str:
         """SHA-256 over name, dtype, shape and place of every tensor: equal digests, equal plans."""
-        sha = hashlib.sha256()
-        for meta in self.tensors.values():
-            sha.update(repr(tuple(meta)).encode())
-        return sha.hexdigest()
+        return hashlib.sha256(repr(list(map(tuple, self.tensors.values()))).encode()).hexdigest()

@@ -238,8 +238,8 @@ def _layer(
         cols = even_span(num_cols, rank, unit=unit) if shard is Shard.ROW else whole_span(num_cols, rank)
         bias = infos[0].tensors.get(Role.BIAS)
         keep_bias = bias is not None and not (shard is Shard.ROW and rank.tp_rank > 0)
-        layouts = list(linear_layout(spans, num_cols, cols, scheme=scheme, dtype=weight.dtype,
-                                     bias=bias.dtype if bias is not None and keep_bias else None))  # fmt: skip
+        layouts = linear_layout(tuple(spans), num_cols, cols, scheme=scheme, dtype=weight.dtype,
+                                bias=bias.dtype if bias is not None and keep_bias else None)  # fmt: skip
     except CutError as error:
         at = next((i for i, part in enumerate(parts) if part.slot == error.slot), 0)
         culprit = infos[at if len(infos) == len(parts) else 0].tensors[Role.WEIGHT]

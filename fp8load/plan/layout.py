@@ -8,6 +8,7 @@ has one element for each.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from fp8load.boxes import Box
@@ -46,16 +47,17 @@ def memory_dtype(dtype: DType) -> DType:
     return DType.F32 if dtype.is_wide_float else dtype
 
 
+@lru_cache(maxsize=1024)
 def linear_layout(
-    parts: Sequence[PartSpan],
+    parts: tuple[PartSpan, ...],
     num_cols: int,
     cols: Span,
     *,
     scheme: LinearScheme | None,
     dtype: DType,
     bias: DType | None = None,
-) -> Iterator[ParamLayout]:
-    """The parameters of one linear layer, weight first.
+) -> tuple[ParamLayout, ...]:
+    """The parameters of one linear layer, weight first. Layers that are alike share one answer: a model has few kinds.
 
     `num_cols` is K on disk, `cols` this rank's columns; `dtype` is the weight's. A row-parallel layer's bias is whole:
     who adds it, and on which rank, is the caller's to decide. Raises `MisalignedError` where a span cuts a block.
@@ -63,12 +65,13 @@ def linear_layout(
     boxes = [Box((part.span.begin, cols.begin), (part.span.end, cols.end)) for part in parts]
     shapes = [(part.num_rows, num_cols) for part in parts]
     slots = [part.slot for part in parts]
-    yield stack(Role.WEIGHT, dtype, list(zip(slots, shapes, boxes, strict=True)))
+    layouts = [stack(Role.WEIGHT, dtype, list(zip(slots, shapes, boxes, strict=True)))]
     if scheme is not None:
-        yield from _scales(slots, shapes, boxes, scheme)
+        layouts.extend(_scales(slots, shapes, boxes, scheme))
     if bias is not None:
         pieces = [(part.slot, (part.num_rows,), Box((part.span.begin,), (part.span.end,))) for part in parts]
-        yield stack(Role.BIAS, bias, pieces)
+        layouts.append(stack(Role.BIAS, bias, pieces))
+    return tuple(layouts)
 
 
 def _scales(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 
 from fp8load.boxes import Box, tiling_fault
+from fp8load.dtypes import DType
 from fp8load.errors import PlanError, Problem
 from fp8load.index.index import TensorMeta
-from fp8load.plan.plan import Copy, Layout
+from fp8load.plan.plan import Copy, Layout, ParamLayout
 
 
 def _fault(message: str, **facts: str) -> PlanError:
@@ -18,36 +20,50 @@ def _fault(message: str, **facts: str) -> PlanError:
 def prove(layout: Layout, tensors: Mapping[str, TensorMeta]) -> int:
     """Prove one rank's layout; returns the number of elements proved. Raises `PlanError` naming the first fault.
 
-    Copies lie inside their tensors and keep the number of elements, slots and copies tile each parameter, and each
-    tensor is copied or skipped with a reason. A cast is a widening.
+    Copies lie inside their tensors, keep the number of elements and change no value; each parameter's slots tile it,
+    and each slot is written by exactly one copy; each tensor is copied or skipped with a reason. What was proved of one
+    layer holds for every layer that is alike, so the work grows with the kinds of layers, not with their number.
     """
     by_param: dict[str, list[Copy]] = defaultdict(list)
     used = {skip.source for skip in layout.skips}
+    fits: set[tuple[object, ...]] = set()
     for copy in layout.copies:
         by_param[copy.param].append(copy)
         used.add(copy.source)
-        meta = tensors[copy.source]
-        if not copy.src.within(meta.shape) or copy.src.num_elements != copy.dst.num_elements:
-            raise _fault("a copy does not fit", tensor=copy.source, file=meta.file,
-                         expected=f"a box of {list(meta.shape)} with {copy.dst.num_elements} elements", got=str(copy.src))  # fmt: skip
-        wanted = layout.params[copy.param].dtype
-        if (copy.cast or meta.dtype) is not wanted or (copy.cast and copy.cast.bits < meta.dtype.bits):
-            raise _fault("a copy would change a value", tensor=copy.source, file=meta.file,
-                         expected=str(wanted), got=str(copy.cast or meta.dtype))  # fmt: skip
+        meta, wanted = tensors[copy.source], layout.params[copy.param].dtype
+        kind = (copy.src, copy.dst, meta.shape, meta.dtype, copy.cast, wanted)
+        if kind not in fits:
+            _prove_copy(copy, meta, wanted)
+            fits.add(kind)
     num_elements = 0
+    tiled: dict[ParamLayout, int] = {}
     for name, spec in layout.params.items():
-        copies = by_param[name]
-        slots = {slot.name: slot.box for slot in spec.slots}
-        astray = next((copy for copy in copies if slots.get(copy.slot) != copy.dst), None)
-        reason = f"{astray.source} is not written to a slot" if astray else None
-        reason = reason or tiling_fault(spec.shape, [copy.dst for copy in copies])
-        if reason is not None:
-            raise _fault(f"{name} is not tiled by its copies: {reason}", module=spec.module)
-        num_elements += sum(copy.dst.num_elements for copy in copies)
+        if spec.layout not in tiled:
+            reason = tiling_fault(spec.shape, [source.dst for source in spec.layout.sources])
+            if reason is not None:
+                raise _fault(f"the slots of {name} do not tile it: {reason}", module=spec.module)
+            tiled[spec.layout] = prod(spec.shape)
+        written = [(copy.slot, copy.dst) for copy in by_param[name]]
+        if written != [(source.slot, source.dst) for source in spec.layout.sources]:
+            raise _fault(f"the slots of {name} are not written exactly once each", module=spec.module,
+                         expected=str([source.slot for source in spec.layout.sources]), got=str(written))  # fmt: skip
+        num_elements += tiled[spec.layout]
+    stray = next((copy for name in by_param.keys() - layout.params.keys() for copy in by_param[name]), None)
     forgotten = next((name for name in tensors if name not in used), None)
-    if forgotten is not None:
-        raise _fault("a tensor is neither copied nor skipped", tensor=forgotten, file=tensors[forgotten].file)
+    if stray is not None or forgotten is not None:
+        name = forgotten or (stray.source if stray else "")
+        raise _fault("a tensor is neither copied into a parameter nor skipped", tensor=name, file=tensors[name].file)
     return num_elements
+
+
+def _prove_copy(copy: Copy, meta: TensorMeta, wanted: DType) -> None:
+    if not copy.src.within(meta.shape) or copy.src.num_elements != copy.dst.num_elements:
+        raise _fault("a copy does not fit", tensor=copy.source, file=meta.file,
+                     expected=f"a box of {list(meta.shape)} with {copy.dst.num_elements} elements", got=str(copy.src))  # fmt: skip
+    widens = copy.cast is None or (meta.dtype.is_wide_float and copy.cast.is_wide_float and copy.cast.bits > meta.dtype.bits)
+    if (copy.cast or meta.dtype) is not wanted or not widens:
+        raise _fault("a copy would change a value", tensor=copy.source, file=meta.file,
+                     expected=str(wanted), got=str(copy.cast or meta.dtype))  # fmt: skip
 
 
 def prove_ranks(layouts: Sequence[Layout], tensors: Mapping[str, TensorMeta]) -> None:

@@ -1,12 +1,12 @@
 """What a rule is: documentation, a check, and examples that are executed by the tests.
 
-A rule file `f8l201_missing_scale.py` defines `RULE = Rule(...)`. Its check yields `Problem`s; grouping, severities under
-options, suppression and rendering are done for it.
+A rule file `f8l201_missing_scale.py` defines `RULE = Rule(...)`. Its check yields `Problem`s, each with its severity;
+grouping, suppression and rendering are done for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint, Level
     from fp8load.rules.scales import ScaleReader
 
+LEVELS = ("headers", "scales", "weights")
+"""What may be read, from least to most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
@@ -23,7 +26,7 @@ class Context:
 
     checkpoint  headers, configuration, schemes, family
     tp          tensor-parallel sizes that were asked for, or None
-    scales      values of scales, streamed; None at level headers
+    scales      what the scales hold, read once for all rules; None at level headers
     """
 
     checkpoint: Checkpoint
@@ -39,13 +42,18 @@ class Context:
 class Example:
     """A checkpoint as a skeleton, and what the rule says of it: how many problems (0: silent).
 
-    `values` gives scale values for rules that read them: tensor name -> the number that every element has.
+    values  for rules that read scales: tensor name -> the number that every element has; all others are 1
+    files   what happens to files afterwards: None removes one, bytes replace it, a number of bytes is cut off its end
+            (below zero) or appended
+    tp      tensor-parallel sizes that are asked for
     """
 
     title: str
     skeleton: str
     count: int
-    values: dict[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, bytes | int | None] = field(default_factory=dict)
+    tp: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +78,8 @@ class Rule:
     check: Callable[[Context], Iterator[Problem]]
     examples: tuple[Example, ...]
     since: str = "0.1"
+
+
+def found(code: str) -> Callable[[Context], Iterator[Problem]]:
+    """A check that passes on what reading and lowering found under `code`: they see every tensor anyway."""
+    return lambda context: context.problems(code)

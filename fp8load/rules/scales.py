@@ -1,8 +1,9 @@
-"""Values of scales, read one tensor at a time: memory is bounded by the largest scale, not by the checkpoint."""
+"""Values of scales: one pass in file order, a few numbers kept of each tensor, in bounded memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from fp8load.dtypes import decode
@@ -11,21 +12,37 @@ from fp8load.index.index import TensorMeta
 from fp8load.inspection import scale_names
 
 if TYPE_CHECKING:
-    from numpy import float32, float64
+    from numpy import float32, float64, intp
     from numpy.typing import NDArray
 
     from fp8load.checkpoint import Checkpoint
 
+CHUNK = 8 << 20
+"""Bytes read at once: a file may call a tensor of any size a scale."""
 
-class ScaleValues(NamedTuple):
-    """One scale tensor and its numbers, flat."""
+
+class ScaleStats(NamedTuple):
+    """What rules need to know of one scale's values. `first_*` are flat positions, -1 where there is none."""
 
     meta: TensorMeta
-    values: NDArray[float32] | NDArray[float64]
+    num_nan: int = 0
+    num_inf: int = 0
+    num_zero: int = 0
+    num_negative: int = 0
+    first_not_finite: int = -1
+    first_not_positive: int = -1
+
+    def position(self, flat: int) -> list[int]:
+        """A flat position as an index along each axis."""
+        place: list[int] = []
+        for size in reversed(self.meta.shape):
+            place.insert(0, flat % size)
+            flat //= size
+        return place
 
 
 class ScaleReader:
-    """Reads every scale of a checkpoint once, in file order, and keeps what each rule derives, never the values."""
+    """Reads every scale of a checkpoint once, and keeps a `ScaleStats` of each."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -33,8 +50,8 @@ class ScaleReader:
     def metas(self) -> list[TensorMeta]:
         """Scales that hold floats, in the order of their bytes."""
         tensors = self._checkpoint.index.tensors
-        metas = (tensors[name] for name in scale_names(self._checkpoint))
-        wanted = (meta for meta in metas if meta.dtype.is_wide_float or meta.dtype.bits == 8)
+        metas = (tensors[name] for name in dict.fromkeys(scale_names(self._checkpoint)))
+        wanted = (meta for meta in metas if meta.dtype.is_wide_float or meta.dtype.name.startswith("F8_"))
         return sorted(wanted, key=lambda meta: (meta.file, meta.begin))
 
     @property
@@ -42,13 +59,49 @@ class ScaleReader:
         """Bytes that reading all of them takes."""
         return sum(meta.nbytes for meta in self.metas())
 
-    def __iter__(self) -> Iterator[ScaleValues]:
-        for meta in self.metas():
-            yield ScaleValues(meta, decode(meta.dtype, self._read(meta)))
+    @cached_property
+    def stats(self) -> tuple[ScaleStats, ...]:
+        """One entry for each scale. The first use reads; a `SourceError` passes through."""
+        return tuple(self._measure(meta) for meta in self.metas())
 
-    def _read(self, meta: TensorMeta) -> bytes:
-        data = self._checkpoint.source.read(meta.file, meta.begin, meta.end)
-        if len(data) != meta.nbytes:
-            raise NetworkError(Problem(code="SRC006", message="the file is shorter than its header said", tensor=meta.name,
-                                       file=meta.file, expected=f"{meta.nbytes} bytes", got=f"{len(data)} bytes"))  # fmt: skip
-        return data
+    def _measure(self, meta: TensorMeta) -> ScaleStats:
+        stats = ScaleStats(meta)
+        offset = 0
+        for data in self._chunks(meta):
+            values = decode(meta.dtype, data)
+            # A NaN makes both comparisons false, so most tensors are done with two reductions.
+            if not (values.min() > 0 and values.max() < float("inf")):
+                stats = _add(stats, values, offset)
+            offset += values.size
+        return stats
+
+    def _chunks(self, meta: TensorMeta) -> Iterator[bytes]:
+        for begin in range(meta.begin, meta.end, CHUNK):
+            end = min(begin + CHUNK, meta.end)
+            data = self._checkpoint.source.read(meta.file, begin, end)
+            if len(data) != end - begin:
+                raise NetworkError(Problem(code="SRC006", message="the file is shorter than its header said",
+                                           tensor=meta.name, file=meta.file, expected=f"{end - begin} bytes",
+                                           got=f"{len(data)} bytes"))  # fmt: skip
+            yield data
+
+
+def _add(stats: ScaleStats, values: NDArray[float32] | NDArray[float64], offset: int) -> ScaleStats:
+    """Count what is wrong in a chunk that begins at `offset`."""
+    import numpy as np
+
+    not_finite = ~np.isfinite(values)
+    not_positive = values <= 0
+    num_nan = int(np.isnan(values).sum())
+    return stats._replace(
+        num_nan=stats.num_nan + num_nan,
+        num_inf=stats.num_inf + int(not_finite.sum()) - num_nan,
+        num_zero=stats.num_zero + int((values == 0).sum()),
+        num_negative=stats.num_negative + int((values < 0).sum()),
+        first_not_finite=_first(stats.first_not_finite, not_finite.nonzero()[0], offset),
+        first_not_positive=_first(stats.first_not_positive, not_positive.nonzero()[0], offset),
+    )
+
+
+def _first(known: int, positions: NDArray[intp], offset: int) -> int:
+    return known if known >= 0 or not positions.size else offset + int(positions[0])

@@ -1,0 +1,71 @@
+"""Which findings follow from another: a lost shard makes scales missing, a lost weight leaves its scale alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fp8load.errors import Problem, Severity
+from fp8load.index.index import Index
+from fp8load.rules.findings import Group, module_of
+
+_CONFIG = ("F8L110", "F8L107", "F8L101")
+"""Without a configuration that can be read, scales are tensors that nobody asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Causes:
+    """What is known to be gone.
+
+    lost       tensor -> the fault of a file that took it
+    absent     tensor that the family needs and nothing stores -> F8L109
+    everything the fault of the only file, which took every tensor
+    no_config  why there is no configuration
+    """
+
+    lost: Mapping[str, str]
+    absent: Mapping[str, str]
+    everything: str | None
+    no_config: str | None
+    stored: Callable[[str], bool]
+
+    def of(self, problem: Problem) -> str | None:
+        """The code that explains a problem, None where none does."""
+        if problem.code.startswith("F8L0"):
+            return None
+        if problem.tensor in self.lost:
+            return self.lost[problem.tensor]
+        if self.everything and not self.stored(problem.tensor):
+            return self.everything
+        if problem.code == "F8L202":
+            weight = f"{module_of(problem)}.weight"
+            return self.lost.get(weight) or self.absent.get(weight)
+        if problem.code == "F8L109" and "scale" in problem.tensor.rpartition(".")[2]:
+            return self.no_config
+        return None
+
+
+def explanations(groups: list[Group], index: Index) -> list[str | None]:
+    """For each group the code of the error that explains all of it."""
+    causes = _causes(groups, index)
+    found: list[str | None] = []
+    for group in groups:
+        codes = {causes.of(problem) for problem in group.problems}
+        found.append(min(code for code in codes if code) if codes and None not in codes else None)
+    return found
+
+
+def _causes(groups: list[Group], index: Index) -> _Causes:
+    problems = [problem for group in groups if group.severity is Severity.ERROR for problem in group.problems]
+    files = [problem for problem in problems if problem.code.startswith("F8L0")]
+    unread = {problem.file: problem.code for problem in files if problem.file not in index.files}
+    lost = {name: unread[file] for name, file in (index.declared or {}).items() if file in unread}
+    lost.update((problem.tensor, problem.code) for problem in files if problem.code == "F8L004")
+    codes = {problem.code for problem in problems}
+    return _Causes(
+        lost=lost,
+        absent={p.tensor: p.code for p in problems if p.code == "F8L109" and p.tensor not in index.tensors},
+        everything=next(iter(unread.values()), None) if index.declared is None else None,
+        no_config=next((code for code in _CONFIG if code in codes), None),
+        stored=index.tensors.__contains__,
+    )

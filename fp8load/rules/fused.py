@@ -1,0 +1,88 @@
+"""Layers that engines fuse, as a checkpoint stores them; what rules about fused groups look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from fp8load.archs.base import Linear
+from fp8load.archs.expected import Model, is_fused_on_disk
+from fp8load.formats.lower import Lowered, ModuleInfo
+from fp8load.scheme import Role
+
+if TYPE_CHECKING:
+    from fp8load.checkpoint import Checkpoint
+
+PARTS = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "w13": ("w1", "w3"),
+}
+"""Fused name -> members, for families that are not known. Whole components; used only where the members are stored."""
+
+FUSED_NAMES = frozenset({*PARTS, "query_key_value", "W_pack", "Wqkv"})
+
+
+class FusedGroup(NamedTuple):
+    """A fused layer: its name, and the members that are stored; one member named like the layer: fused on disk."""
+
+    name: str
+    members: tuple[ModuleInfo, ...]
+    fused_on_disk: bool
+
+
+def fused_groups(checkpoint: Checkpoint) -> Iterator[FusedGroup]:
+    """Every layer of several parts. Absent members do not count: some families leave v out."""
+    if checkpoint.model is not None:
+        yield from _of_family(checkpoint.model, checkpoint.lowered)
+    else:
+        yield from _by_name(checkpoint.lowered)
+
+
+def _of_family(model: Model, lowered: Lowered) -> Iterator[FusedGroup]:
+    modules = lowered.modules
+    for at, entry in model.entries():
+        if not isinstance(entry, Linear) or len(entry.parts) < 2:
+            continue
+        if is_fused_on_disk(entry, at, modules):
+            yield FusedGroup(at + entry.target, (modules[at + entry.target],), fused_on_disk=True)
+        members = tuple(modules[at + part.module] for part in entry.parts if at + part.module in modules)
+        if members:
+            yield FusedGroup(at + entry.target, members, fused_on_disk=False)
+
+
+def _by_name(lowered: Lowered) -> Iterator[FusedGroup]:
+    fused_of = {part: target for target, parts in PARTS.items() for part in parts}
+    groups: dict[str, list[ModuleInfo]] = {}
+    for name, info in lowered.modules.items():
+        parent, _, last = name.rpartition(".")
+        if last in FUSED_NAMES:
+            yield FusedGroup(name, (info,), fused_on_disk=True)
+        elif last in fused_of:
+            groups.setdefault(f"{parent}.{fused_of[last]}", []).append(info)
+    for name, members in groups.items():
+        yield FusedGroup(name, tuple(members), fused_on_disk=False)
+
+
+def kind(info: ModuleInfo) -> tuple[object, ...] | None:
+    """What must be equal among the members of one parameter; None for a weight that has a fault of its own.
+
+    Suffixes on disk and scale dtypes may differ: they are widened alike.
+    """
+    scheme, weight = info.scheme, info.tensors[Role.WEIGHT]
+    if scheme is None:
+        return None if not weight.dtype.is_wide_float else (weight.dtype, Role.BIAS in info.tensors)
+    return (scheme.weight.dtype, scheme.weight.granularity, scheme.input and scheme.input.granularity,
+            scheme.input_static, Role.BIAS in info.tensors)  # fmt: skip
+
+
+def is_mixed(group: FusedGroup) -> bool:
+    """Whether members are stored in different ways, so that no one parameter can hold them."""
+    return len({kind(info) for info in group.members} - {None}) > 1
+
+
+def can_be_planned(checkpoint: Checkpoint) -> bool:
+    """Whether the family is known and nothing stands against a plan, so that it can be asked which sizes split."""
+    if checkpoint.model is None or any(problem.refuses for problem in checkpoint.problems):
+        return False
+    return not any(is_mixed(group) for group in fused_groups(checkpoint))

@@ -1,0 +1,73 @@
+"""Which rules there are: the files of this folder, and those that outside packages register."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import entry_points
+
+import fp8load.rules
+from fp8load.errors import Problem, UsageError
+from fp8load.rules.base import Rule
+
+GROUP = "fp8load.rules"
+"""Entry points of this group name a `Rule`."""
+
+_FILE = re.compile(r"f8[a-z]\d{3}_\w+")
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """Every rule, in the order of the codes.
+
+    Raises `UsageError` for a rule of an outside package that cannot be loaded or repeats a code.
+    """
+    table: dict[str, Rule] = {}
+    for rule in (*_own(), *_foreign()):
+        if rule.code in table:
+            raise UsageError(Problem(code="USE005", message="two rules have the same code", got=rule.code,
+                                     expected="each code once", hint=f"see the entry points of {GROUP}"))  # fmt: skip
+        table[rule.code] = rule
+    return tuple(table[code] for code in sorted(table))
+
+
+def _own() -> list[Rule]:
+    names = [info.name for info in pkgutil.iter_modules(fp8load.rules.__path__) if _FILE.fullmatch(info.name)]
+    return [importlib.import_module(f"fp8load.rules.{name}").RULE for name in names]
+
+
+def _foreign() -> list[Rule]:
+    found = []
+    for point in entry_points(group=GROUP):
+        try:
+            rule = point.load()
+        except Exception as error:
+            raise UsageError(Problem(code="USE005", message="a rule of an installed package cannot be loaded",
+                                     got=f"{point.name} = {point.value}: {error}",
+                                     hint="repair or uninstall the package"))  from error  # fmt: skip
+        if not isinstance(rule, Rule):
+            raise UsageError(Problem(code="USE005", message="an entry point does not name a Rule", expected="a Rule",
+                                     got=f"{point.name} = {point.value}: {type(rule).__name__}"))  # fmt: skip
+        found.append(rule)
+    return found
+
+
+def rule_names() -> tuple[tuple[str, str], ...]:
+    """(code, name) of every rule."""
+    return tuple((rule.code, rule.name) for rule in rules())
+
+
+def find_rule(code_or_name: str) -> Rule:
+    """The rule with this code (case does not matter) or name. Raises `UsageError` that suggests the nearest."""
+    wanted = code_or_name.strip()
+    for rule in rules():
+        if rule.code == wanted.upper() or rule.name == wanted.lower():
+            return rule
+    known = [word for pair in rule_names() for word in pair]
+    near = get_close_matches(wanted.upper(), known, 1) or get_close_matches(wanted.lower(), known, 1)
+    raise UsageError(Problem(code="USE005", message="no rule has this code or name", got=code_or_name,
+                             expected="a code such as F8L201, or a name such as fp8-weight-without-scale",
+                             hint=f"did you mean {near[0]}?" if near else "`fp8load rule` lists all"))  # fmt: skip

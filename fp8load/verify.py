@@ -1,0 +1,118 @@
+"""verify: run every rule over a checkpoint, and fold what they find into a report."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fp8load.checkpoint import Checkpoint, Level
+from fp8load.errors import Problem, Severity, SourceError, UsageError
+from fp8load.inspection import read_report, source_report
+from fp8load.report import Finding, Summary, VerifyReport
+from fp8load.rules.base import LEVELS, Context, Rule
+from fp8load.rules.explain import explanations
+from fp8load.rules.findings import finding_of, grouped
+from fp8load.rules.fused import can_be_planned
+from fp8load.rules.registry import find_rule, rule_names, rules
+from fp8load.rules.scales import ScaleReader
+from fp8load.source.base import Source
+
+__all__ = ["default_level", "find_rule", "rule_names", "rules", "verify_report"]
+
+log = logging.getLogger("fp8load.verify")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Outcome:
+    """What became of each rule, and everything that was found."""
+
+    problems: list[Problem] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
+    crashed: list[str] = field(default_factory=list)
+
+
+def verify_report(checkpoint: Checkpoint, *, level: Level | None, tp: Sequence[int] | None) -> VerifyReport:
+    """Run the rules that `level` allows.
+
+    Faults of the checkpoint are findings. Raises `SourceError` when scales cannot be read, and `UsageError` for a
+    level or a tensor-parallel size that does not exist. A rule that fails is listed in `summary.crashed`, with its
+    traceback in the log.
+    """
+    level = default_level(checkpoint.source) if level is None else _checked_level(level)
+    sizes = None if tp is None else _checked_sizes(tp)
+    scales = None if level == "headers" else ScaleReader(checkpoint)
+    outcome = _run(Context(checkpoint=checkpoint, tp=sizes, scales=scales), level)
+    findings = _findings(outcome.problems, checkpoint)
+    counts = Counter(finding.severity for finding in findings)
+    return VerifyReport(
+        source=source_report(checkpoint.source, checkpoint.index),
+        level=level,
+        tp=None if sizes is None else list(sizes),
+        legal_tp=checkpoint.legal_tp() if can_be_planned(checkpoint) else None,
+        read=read_report(checkpoint.source),
+        summary=Summary(
+            error=counts[Severity.ERROR], warning=counts[Severity.WARNING], info=counts[Severity.INFO],
+            passed=outcome.passed, not_run=outcome.not_run, crashed=outcome.crashed,
+        ),
+        findings=findings,
+    )  # fmt: skip
+
+
+def default_level(source: Source) -> Level:
+    """Headers where small scattered reads are slow or there is no data to read, else scales."""
+    return "headers" if source.remote or source.info.kind == "skeleton" else "scales"
+
+
+def _checked_level(level: Level) -> Level:
+    if level not in LEVELS:
+        raise UsageError(Problem(code="USE006", message="no such level", expected=", ".join(LEVELS), got=repr(level)))
+    return level
+
+
+def _checked_sizes(tp: Sequence[int]) -> tuple[int, ...]:
+    for size in tp:
+        if size < 1:
+            raise UsageError(Problem(code="USE004", message="a tensor-parallel size is not a number of ranks",
+                                     expected="integers >= 1", got=str(size)))  # fmt: skip
+    return tuple(dict.fromkeys(tp))
+
+
+def _run(context: Context, level: Level) -> _Outcome:
+    outcome = _Outcome()
+    claimed: set[str] = set()
+    for rule in rules():
+        if LEVELS.index(rule.level) > LEVELS.index(level):
+            outcome.not_run.append(rule.code)
+            continue
+        found = _check(rule, context)
+        if found is None:
+            outcome.crashed.append(rule.code)
+            continue
+        claimed.add(rule.code)
+        outcome.problems += found
+        if not found:
+            outcome.passed.append(rule.code)
+    # What reading and lowering found is reported even where no rule file is for it, or the one that is crashed.
+    outcome.problems += [problem for problem in context.checkpoint.problems if problem.code not in claimed]
+    return outcome
+
+
+def _check(rule: Rule, context: Context) -> list[Problem] | None:
+    """What one rule finds, or None when it failed."""
+    try:
+        return list(rule.check(context))
+    except SourceError:
+        raise
+    except Exception:
+        log.exception("rule %s (%s) crashed", rule.code, rule.name)
+        return None
+
+
+def _findings(problems: list[Problem], checkpoint: Checkpoint) -> list[Finding]:
+    names = dict(rule_names())
+    groups = grouped(problems)
+    causes = explanations(groups, checkpoint.index)
+    return [finding_of(group, names, cause) for group, cause in zip(groups, causes, strict=True)]

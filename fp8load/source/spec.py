@@ -186,7 +186,7 @@ def open_source(source: SourceSpec | str | Path) -> Source:
         case SourceKind.HUB:
             from fp8load.source.hub import HubSource
 
-            return HubSource(spec.repo_id, revision=spec.revision, subpath=spec.subpath, id=spec.text)
+            return HubSource(spec.repo_id, revision=spec.revision, subpath=spec.subpath)
         case _:
             assert_never(spec.kind)
 

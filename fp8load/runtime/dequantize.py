@@ -110,8 +110,8 @@ def dequantize(
     number; `divides`: the file stores its reciprocal. Raises `ValueError` where the shapes contradict each other.
     """
     values = decode_weight(weight, dtype, storage)
-    if values.data_ptr() == weight.data_ptr():
-        values = values.clone()
+    if weight.dtype == torch.float32:
+        values = values.clone()  # the product is written in place
     factors = decode_scale(scale, scale_dtype)
     if global_scale is not None:
         number = global_scale.float().reshape(())

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Required, TypedDict, Unpack
 
 import torch
@@ -16,8 +16,7 @@ from fp8load.dtypes import DType
 from fp8load.errors import PlanError, Problem
 from fp8load.plan.layout import ParamLayout, PartSpan, linear_layout
 from fp8load.plan.plan import Rank
-from fp8load.plan.scales import MisalignedError
-from fp8load.plan.shard import Span, UnevenSplitError, even_span, kv_head_span, whole_span
+from fp8load.plan.shard import CutError, Span, even_span, kv_head_span, whole_span
 from fp8load.runtime.linear import ScaledLinear
 from fp8load.runtime.parameters import make_parameters
 from fp8load.runtime.typed import TypedParameter
@@ -148,13 +147,13 @@ def _empty(parts: Parts, num_cols: int, cols: Cols, options: LayerOptions) -> di
     name, device = options.get("name", ""), options.get("device")
     rank = Rank(tp_rank=options.get("tp_rank", 0), tp_size=options.get("tp_size", 1))
 
-    def layouts(rank: Rank) -> Iterator[ParamLayout]:
+    def layouts(rank: Rank) -> Iterable[ParamLayout]:
         dtype = scheme.weight.dtype
-        return linear_layout(parts(rank), num_cols, cols(rank), scheme=scheme, dtype=dtype, bias=bias)
+        return linear_layout(tuple(parts(rank)), num_cols, cols(rank), scheme=scheme, dtype=dtype, bias=bias)
 
     try:
         return make_parameters(layouts(rank), name, scheme=scheme, device=device)
-    except (UnevenSplitError, MisalignedError) as error:
+    except CutError as error:
         works = ", ".join(str(size) for size in _TRIED_TP_SIZES if _splits(layouts, size))
         raise PlanError(Problem(
             code="F8L504", message=f"the layer cannot be split over tp={rank.tp_size}", module=name,
@@ -163,11 +162,11 @@ def _empty(parts: Parts, num_cols: int, cols: Cols, options: LayerOptions) -> di
         )) from error  # fmt: skip
 
 
-def _splits(layouts: Callable[[Rank], Iterator[ParamLayout]], tp_size: int) -> bool:
+def _splits(layouts: Callable[[Rank], Iterable[ParamLayout]], tp_size: int) -> bool:
     """Whether every rank of this size has a layout."""
     try:
         for tp_rank in range(tp_size):
             list(layouts(Rank(tp_rank=tp_rank, tp_size=tp_size)))
-    except (UnevenSplitError, MisalignedError):
+    except CutError:
         return False
     return True

@@ -58,7 +58,7 @@ class ScaledLinear(torch.nn.Module):
         self._forced = backend
         self._choice: Choice | None = None
         self._prepared: Prepared | None = None
-        self._state: tuple[object, ...] = ()
+        self._state: tuple[int, ...] = ()
 
     @classmethod
     def from_spec(
@@ -101,9 +101,6 @@ class ScaledLinear(torch.nn.Module):
         if self._prepared is not None and state == self._state:
             return self
         seal(self._typed(), self.sources)
-        moved = self._prepared is not None and self._prepared.weights.weight.device != self.weight.device
-        if moved:
-            self._choice, self._prepared = None, None
         self._prepared = self.backend.prepare(self._weights(), self._prepared)
         self._state = state
         return self
@@ -146,9 +143,9 @@ class ScaledLinear(torch.nn.Module):
         scales = (self.weight_scale, self.weight_global_scale, self.input_scale, self.input_global_scale)
         return [param for param in (self.weight, *scales, self.bias) if param is not None]
 
-    def _now(self) -> tuple[object, ...]:
-        """What tells whether anything was written or moved since `finalize`."""
-        return tuple((param.num_writes, param.data_ptr(), param.device) for param in self._typed())
+    def _now(self) -> tuple[int, ...]:
+        """What tells whether anything was written since `finalize`."""
+        return tuple(param.num_writes for param in self._typed())
 
     def _weights(self) -> LinearWeights:
         rows = [slice(source.dst.lo[0], source.dst.hi[0]) for source in self.weight.param_layout.sources]
@@ -177,7 +174,12 @@ class ScaledLinear(torch.nn.Module):
                     hint="convert the rest of the model, or move it with .to(device) alone",
                 ))  # fmt: skip
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self._choice, self._prepared = None, None
         return self
+
+    def __getstate__(self) -> dict[str, object]:
+        """What a copy or a pickle keeps: not what was prepared, which shares memory with these parameters."""
+        return {**self.__dict__, "_choice": None, "_prepared": None}
 
 
 def _data(param: TypedParameter | None) -> torch.Tensor | None:

@@ -11,9 +11,7 @@ from typing import assert_never
 
 import torch
 
-from fp8load.boxes import whole
-from fp8load.plan.layout import ParamLayout, SlotSource
-from fp8load.plan.plan import ParamSpec
+from fp8load.plan.layout import ParamLayout
 from fp8load.runtime.seal import seal
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import Granularity, LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor, PerToken, Role
@@ -29,7 +27,6 @@ __all__ = [
     "PackedParameter",
     "PerTensorScaleParameter",
     "TypedParameter",
-    "local_layout",
     "make_parameter",
     "make_parameters",
     "seal",
@@ -154,13 +151,3 @@ def make_parameters(
         name = f"{module}.{layout.role}" if module else layout.role.value
         params[layout.role] = make_parameter(layout, name, scheme=scheme, num_rows=num_rows, device=device)
     return params
-
-
-def local_layout(spec: ParamSpec) -> ParamLayout:
-    """The layout of a planned parameter, with slots that are filled by this rank's pieces as they are.
-
-    A plan knows boxes, not the shapes of whole tensors, so `weight_loader` of such a parameter takes tensors that were
-    already cut for this rank (at tp=1: the whole ones).
-    """
-    sources = tuple(SlotSource(name, box.shape, whole(box.shape), box) for name, box in spec.slots)
-    return ParamLayout(spec.role, spec.dtype, spec.shape, sources)

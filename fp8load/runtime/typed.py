@@ -159,13 +159,22 @@ class TypedParameter(torch.nn.Parameter):
             got=f"{describe(loaded.dtype)} {list(loaded.shape)}", hint=_dtype_hint(self.param_layout, loaded.dtype),
         ))  # fmt: skip
 
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        del protocol
+        return _restore, (type(self), self.detach(), self.__dict__)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         if id(self) not in memo:
-            twin = torch.Tensor._make_subclass(type(self), self.detach().clone(), False)
-            twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
-            memo[id(self)] = twin
+            memo[id(self)] = _restore(type(self), self.detach().clone(), copy.deepcopy(self.__dict__, memo))
         found: Self = memo[id(self)]
         return found
+
+
+def _restore(cls: type[TypedParameter], data: torch.Tensor, attributes: dict[str, Any]) -> TypedParameter:
+    """A copied or unpickled parameter: what it holds and what it knows, without poisoning it again."""
+    param = torch.Tensor._make_subclass(cls, data, False)
+    param.__dict__.update(attributes)
+    return param
 
 
 def _dtype_hint(layout: ParamLayout, got: torch.dtype) -> str:

@@ -1,0 +1,83 @@
+"""Activation quantization: scales, clamping, zeros, powers of two."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fp8load.dtypes import LARGEST_FINITE, DType
+from fp8load.scheme import PerBlock, PerGroup, PerTensor, PerToken, QuantSpec
+from fp8load_kernels.quantize import (
+    FP8_DTYPES,
+    quantize_dynamic,
+    quantize_static,
+    round_up_to_power_of_two,
+)
+
+PIECES = [PerTensor(), PerToken(), PerGroup(3), PerGroup(128), PerBlock(1, 4)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(PIECES), st.sampled_from(sorted(FP8_DTYPES)), st.booleans(), st.integers(1, 5), st.integers(1, 9),
+    st.floats(-30, 30), st.integers(0, 2**31),
+)  # fmt: skip
+def test_the_largest_of_each_piece_becomes_a_code_near_the_largest_finite_one(
+    piece, dtype: DType, power: bool, num_rows: int, num_cols: int, exponent: float, seed: int
+) -> None:
+    x = torch.randn(num_rows, num_cols, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
+    quantized = quantize_dynamic(x, QuantSpec(dtype=dtype, granularity=piece), power_of_two=power)
+    largest, back = LARGEST_FINITE[dtype], quantized.dequantize()
+    step = 2.0**-3 if dtype in (DType.F8_E5M2, DType.F8_E5M2FNUZ) else 2.0**-4
+    assert quantized.codes.dtype == FP8_DTYPES[dtype]
+    assert quantized.codes.float().abs().max() >= largest * (0.49 if power else 0.99)
+    floor = quantized.scale.max() * largest * 2.0**-14
+    assert ((back - x).abs() <= x.abs() * step * 1.001 + floor).all()
+    if power:
+        mantissa, _ = torch.frexp(quantized.scale)
+        assert (mantissa == 0.5).all()
+
+
+def test_shapes_of_scales() -> None:
+    x = torch.randn(4, 10)
+    shapes = {PerTensor(): (1, 1), PerToken(): (4, 1), PerGroup(4): (4, 3), PerBlock(128, 5): (4, 2)}
+    for piece, shape in shapes.items():
+        assert tuple(quantize_dynamic(x, QuantSpec(dtype=DType.F8_E4M3, granularity=piece)).scale.shape) == shape
+
+
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("power", [True, False])
+def test_zeros_stay_zeros(piece, power: bool) -> None:
+    x = torch.zeros(3, 10)
+    x[1, :3] = 1.0
+    back = quantize_dynamic(x, QuantSpec(dtype=DType.F8_E4M3, granularity=piece), power_of_two=power).dequantize()
+    assert torch.allclose(back, x)
+
+
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0)])
+def test_nothing_is_quantized_to_nothing(piece, shape: tuple[int, int]) -> None:
+    quantized = quantize_dynamic(torch.zeros(shape), QuantSpec(dtype=DType.F8_E4M3, granularity=piece))
+    assert tuple(quantized.dequantize().shape) == shape
+
+
+@pytest.mark.parametrize("dtype", sorted(FP8_DTYPES))
+def test_a_static_scale_clamps_to_the_largest_finite_value(dtype: DType) -> None:
+    largest = LARGEST_FINITE[dtype]
+    quantized = quantize_static(torch.tensor([[1e30, -1e30, largest, 0.0]]), dtype, torch.tensor([0.5]))
+    assert quantized.codes.float().tolist() == [[largest, -largest, largest, 0.0]]
+    assert quantized.dequantize()[0, 0] == largest / 2
+
+
+def test_nans_are_not_hidden() -> None:
+    x = torch.tensor([[1.0, float("nan")], [1.0, 2.0]])
+    back = quantize_dynamic(x, QuantSpec(dtype=DType.F8_E4M3, granularity=PerToken())).dequantize()
+    assert back[0].isnan().any()
+    assert back[1].isfinite().all()
+
+
+def test_powers_of_two_are_rounded_up_and_exact_ones_stay() -> None:
+    scale = torch.tensor([1.0, 1.0000001, 0.75, 2.0**-126, 3e-38, 2.0**100])
+    assert round_up_to_power_of_two(scale).tolist() == [1.0, 2.0, 1.0, 2.0**-126, 2.0**-124, 2.0**100]

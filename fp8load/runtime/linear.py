@@ -82,6 +82,11 @@ class ScaledLinear(torch.nn.Module):
         return num_rows, num_cols
 
     @property
+    def output_sizes(self) -> list[int]:
+        """Output rows of each part on this rank, in fused order: what `y.split(sizes, dim=-1)` takes."""
+        return [rows.stop - rows.start for rows in self.weight.slot_rows]
+
+    @property
     def backend(self) -> Backend:
         """The backend that runs this layer. Raises `BackendError` BKD801, or `UsageError` BKD800 for a name."""
         return self._chosen().backend
@@ -148,14 +153,13 @@ class ScaledLinear(torch.nn.Module):
         return tuple(param.num_writes for param in self._typed())
 
     def _weights(self) -> LinearWeights:
-        rows = [slice(source.dst.lo[0], source.dst.hi[0]) for source in self.weight.param_layout.sources]
         scale = self.weight_scale
-        scale_rows = rows if scale is None else [slice(s.dst.lo[0], s.dst.hi[0]) for s in scale.param_layout.sources]
+        places = zip(self.weight.slot_rows, (self.weight if scale is None else scale).slot_rows, strict=True)
         slots = [source.slot for source in self.weight.param_layout.sources]
         return LinearWeights(
             scheme=self.scheme,
             shape=self.shape,
-            parts=tuple(Part(*part) for part in zip(slots, rows, scale_rows, strict=True)),
+            parts=tuple(Part(slot, *rows) for slot, rows in zip(slots, places, strict=True)),
             weight=self.weight.detach(),
             weight_scale=_data(scale),
             weight_global_scale=_data(self.weight_global_scale),

@@ -125,6 +125,11 @@ class TypedParameter(torch.nn.Parameter):
         self.written[slot] = True
         self.num_writes += 1
 
+    @property
+    def slot_rows(self) -> list[slice]:
+        """Each slot's place along axis 0, in fused order."""
+        return [slice(source.dst.lo[0], source.dst.hi[0]) for source in self.param_layout.sources]
+
     def slot_view(self, source: SlotSource) -> torch.Tensor:
         """The slot's place in the parameter, sharing its memory."""
         return self.detach()[self._stored(source.dst).slices()]

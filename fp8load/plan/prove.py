@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from fp8load.boxes import Box, tiling_fault
@@ -67,31 +67,31 @@ def _prove_copy(copy: Copy, meta: TensorMeta, wanted: DType) -> None:
 
 
 def prove_ranks(layouts: Sequence[Layout], tensors: Mapping[str, TensorMeta]) -> None:
-    """Prove all ranks together: each element of each tensor lands on equally many ranks, and on at least one.
+    """Prove all ranks together: each element lands on some rank, and those of one slot on equally many.
 
-    A tensor may be skipped on some ranks (a row-parallel bias) but not on all, unless every rank gives the same reason.
+    The slots of a tensor that is fused on disk may differ in that: k and v are repeated where ranks outnumber KV heads,
+    q never is. A tensor that every rank skips is not looked at. Raises `PlanError` naming the first fault.
     """
-    boxes: dict[str, list[Box]] = defaultdict(list)
+    landed: dict[str, Counter[tuple[str, Box]]] = defaultdict(Counter)
     for layout in layouts:
-        seen: set[tuple[str, Box]] = set()
         for copy in layout.copies:
-            if (copy.source, copy.src) not in seen:  # one scalar may fill several slots of one rank
-                seen.add((copy.source, copy.src))
-                boxes[copy.source].append(copy.src)
+            landed[copy.source][copy.slot, copy.src] += 1
     always = set.intersection(*({skip.source for skip in layout.skips} for layout in layouts))
     for name, meta in tensors.items():
-        if name in always:
-            continue
-        reason = _even_cover(meta.shape, boxes[name])
+        reason = None if name in always else _uneven(meta.shape, landed[name])
         if reason is not None:
             raise _fault(f"the ranks together do not hold the tensor evenly: {reason}", tensor=name, file=meta.file)
 
 
-def _even_cover(shape: tuple[int, ...], boxes: Iterable[Box]) -> str | None:
-    counts: dict[Box, int] = defaultdict(int)
-    for box in boxes:
+def _uneven(shape: tuple[int, ...], landed: Mapping[tuple[str, Box], int]) -> str | None:
+    """Why pieces of a tensor are not spread evenly, or None. Scalars fill several slots from one box."""
+    replicas: dict[str, set[int]] = defaultdict(set)
+    boxes: set[Box] = set()
+    for (slot, box), count in landed.items():
         if box.num_elements:
-            counts[box] += 1
-    if len(set(counts.values())) > 1:
-        return f"some elements land on {min(counts.values())} ranks, others on {max(counts.values())}"
-    return tiling_fault(shape, counts)
+            replicas[slot].add(count)
+            boxes.add(box)
+    uneven = next((slot for slot, counts in replicas.items() if len(counts) > 1), None)
+    if uneven is not None:
+        return f"elements of slot {uneven or 'one'} land on {sorted(replicas[uneven])} ranks"
+    return tiling_fault(shape, boxes)

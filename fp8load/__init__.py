@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fp8load.errors import ExitCode, Fp8LoadError, Severity
-from fp8load.report import VERSION as __version__
+from fp8load.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint

@@ -9,8 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from fp8load.errors import Problem, Severity, VerifyError
-
-VERSION = "0.1.0"
+from fp8load.version import VERSION
 
 
 class Report(BaseModel):
@@ -233,15 +232,6 @@ class PlanReport(Report):
     skips: list[dict[str, str]]
     layers: list[dict[str, Any]]
     explained: list[str] | None = None
-
-
-class PlansReport(Report):
-    """The plans of all ranks (`fp8load plan --rank all --json`)."""
-
-    schema_: Literal["fp8load.plans/1"] = Field(default="fp8load.plans/1", alias="schema")
-    tool: Tool = Tool()
-    source: SourceReport
-    ranks: list[PlanReport]
 
 
 class ErrorReport(Report):

@@ -1,0 +1,121 @@
+"""The program: its commands, and `main`, which turns everything that can happen into an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from fp8load.errors import ExitCode, Problem
+from fp8load_cli.commands import COMMANDS
+from fp8load_cli.help import HUB_ENVIRONMENT, Group, epilog
+from fp8load_cli.options import GLOBAL_NAMES, PANEL, global_options
+from fp8load_cli.output import Output, answer, close_stdout, flush, say
+from fp8load_cli.settings import Settings
+
+_EXAMPLES = (
+    "fp8load inspect ./my-checkpoint",
+    "fp8load verify org/repo --tp 1,2,8",
+    "fp8load plan org/repo --tp 8 --rank 0 --json",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from fp8load import __version__
+
+        answer(f"fp8load {__version__}")
+        raise typer.Exit
+
+
+def build_app() -> typer.Typer:
+    """The typer application with every command in `commands/`."""
+    app = typer.Typer(
+        name="fp8load",
+        cls=Group,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        no_args_is_help=True,
+    )
+
+    def callback(context: typer.Context, **values: Any) -> None:
+        """Say what a quantized LLM checkpoint holds, whether it can be loaded, and what would be loaded where.
+
+        Reads headers and small files only, unless `verify --level` says more. Needs no GPU.
+        """
+        context.obj = {name: values[name] for name in GLOBAL_NAMES}
+
+    _take_global_options(callback)
+    app.callback(epilog=epilog(_EXAMPLES, {}, HUB_ENVIRONMENT))(callback)
+    for name in COMMANDS:
+        importlib.import_module(f"fp8load_cli.commands.{name}").register(app)
+    return app
+
+
+def _take_global_options(callback: Any) -> None:
+    """Give the callback the global options and --version as its signature."""
+    import inspect
+
+    option = typer.Option("--version", help="Print the version.", is_eager=True, callback=_version, rich_help_panel=PANEL)
+    version = inspect.Parameter(
+        "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+    )
+    signature = inspect.signature(global_options, eval_str=True)
+    options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [first, *options, version]
+    callback.__signature__ = inspect.Signature(parameters)
+    callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program on `arguments` (default: the command line) and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _call(words)
+        flush()
+    except BrokenPipeError:
+        close_stdout()
+        return int(ExitCode.OK)
+    return code
+
+
+def _call(words: list[str]) -> int:
+    try:
+        code = build_app()(words, prog_name="fp8load", standalone_mode=False)
+    except typer.TyperException as error:
+        return _usage(words, error)
+    except typer.Abort:
+        code = ExitCode.INTERRUPTED
+    except SystemExit as error:
+        # typer ends the process itself only when the reader of its help has gone.
+        if isinstance(error.__context__, BrokenPipeError):
+            raise BrokenPipeError from error
+        raise
+    if code == ExitCode.INTERRUPTED:
+        say("interrupted; nothing was written")
+    return int(code or 0)
+
+
+def _usage(words: list[str], error: typer.TyperException) -> int:
+    """A mistyped command line: one message, and the envelope where JSON was asked for."""
+    known = next((word for word in words if word in COMMANDS), "")
+    place = f"fp8load {known}".rstrip()
+    message = error.format_message()
+    if not message or message.startswith("Usage:"):  # no arguments at all: typer's message is the help
+        say(message or f"usage: {place} -h")
+        return int(ExitCode.USAGE)
+    problem = Problem(code="USE000", message=message.rstrip("."), hint=f"`{place} -h` lists the options")
+    wants_json = "--json" in words or "json" in words or "--format=json" in words
+    settings = Settings(format="json" if wants_json else "text")
+    if wants_json:
+        from fp8load_cli.run import error_json
+
+        Output(settings).report(error_json(known, problem, "UsageError", ExitCode.USAGE))
+    Output(settings).error(problem)
+    return int(ExitCode.USAGE)

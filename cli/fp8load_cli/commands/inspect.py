@@ -1,0 +1,91 @@
+"""`fp8load inspect`: what is in a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fp8load.errors import ExitCode, Problem, UsageError
+from fp8load_cli.help import HUB_ENVIRONMENT
+from fp8load_cli.opening import opened
+from fp8load_cli.options import Source, command
+from fp8load_cli.run import Run
+
+if TYPE_CHECKING:
+    from fp8load.report import InspectReport
+    from fp8load_cli.render.document import Document
+
+FORMATS = ("text", "json", "md")
+SORTS = ("name", "bytes", "count")
+_LOOK = "What to show"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    command(
+        app,
+        formats=FORMATS,
+        examples=(
+            "fp8load inspect ./my-checkpoint",
+            "fp8load inspect org/repo --module 'model.layers.3.**' --tensors",
+            "fp8load inspect org/repo --skeleton > repo.skel",
+        ),
+        codes={1: "not used", 3: "could not answer: not found, offline, broken files or configuration"},
+        environment=HUB_ENVIRONMENT,
+    )(inspect)
+
+
+def inspect(
+    run: Run,
+    source: Source,
+    tree: Annotated[bool, typer.Option("--tree", help="Tensors as a tree of dotted names.", rich_help_panel=_LOOK)] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Every tensor with its place.", rich_help_panel=_LOOK)] = False,
+    skeleton: Annotated[bool, typer.Option("--skeleton", help="The headers as a .skel.", rich_help_panel=_LOOK)] = False,
+    module: Annotated[
+        str | None,
+        typer.Option("--module", metavar="GLOB", help="Only these modules; * is one component, ** many.", rich_help_panel=_LOOK),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="name|bytes|count", help="Order of the rows.", rich_help_panel=_LOOK)
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=1, metavar="N", help="Levels of the tree.", rich_help_panel=_LOOK)
+    ] = None,
+) -> ExitCode:
+    """Show what a checkpoint holds.
+
+    Format, sizes, dtypes, quantized modules folded by name, fusion. Reads headers only.
+    """
+    if sort not in (None, *SORTS):
+        raise UsageError(Problem(code="USE010", message="--sort is not known", expected=", ".join(SORTS), got=str(sort)))
+    with opened(run, source) as checkpoint:
+        if skeleton:
+            from fp8load.index.skeleton import write_skeleton
+
+            run.out.report(write_skeleton(checkpoint.index))
+            return ExitCode.OK
+        from fp8load_cli.select import with_tensors, within
+
+        report = checkpoint.summary()
+        if tensors or tree:
+            report = with_tensors(report, checkpoint.index)
+        if module is not None:
+            report = within(report, module)
+    from fp8load_cli.render import show
+
+    show(run, report, _document(report, tree=tree, sort=sort, depth=depth, brief=bool(run.settings.quiet or module)))
+    if not (tensors or tree or module):
+        run.out.hint(f"`fp8load verify {source}` checks all of this; `fp8load plan {source}` shows what would be loaded")
+    return ExitCode.OK
+
+
+def _document(report: InspectReport, *, tree: bool, sort: str | None, depth: int | None, brief: bool) -> Document:
+    from fp8load_cli.render.views.inspect import inspect_document
+    from fp8load_cli.render.views.tensors import tensors_document, tree_document
+
+    if tree:
+        return tree_document(report, depth=depth, sort=sort)
+    if report.tensors is not None:
+        return tensors_document(report, sort=sort)
+    return inspect_document(report, sort=sort, brief=brief)

@@ -1,0 +1,102 @@
+"""`fp8load plan`: what one rank would load, and from where."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fp8load.errors import ExitCode, Problem, UsageError
+from fp8load_cli.help import HUB_ENVIRONMENT
+from fp8load_cli.opening import opened
+from fp8load_cli.options import Source, command
+from fp8load_cli.run import Run
+
+if TYPE_CHECKING:
+    from fp8load.checkpoint import Checkpoint
+    from fp8load.report import PlanReport
+
+_RANK = "Which rank"
+_SHOW = "What to show"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    command(
+        app,
+        formats=("text", "json"),
+        examples=(
+            "fp8load plan org/repo --tp 8 --rank 0",
+            "fp8load plan ./my-checkpoint --tp 2 --rank all",
+            "fp8load plan ./my-checkpoint --tp 2 --rank 1 --explain model.layers.0.mlp.up_proj.weight",
+        ),
+        codes={
+            1: "no such plan exists; the sizes that work are named",
+            3: "could not answer: not found, offline, broken files or configuration",
+        },
+        environment=HUB_ENVIRONMENT,
+    )(plan)
+
+
+def plan(
+    run: Run,
+    source: Source,
+    tp: Annotated[int, typer.Option("--tp", min=1, metavar="N", help="Tensor-parallel size.", rich_help_panel=_RANK)] = 1,
+    ep: Annotated[int, typer.Option("--ep", min=1, metavar="N", help="Expert-parallel size.", rich_help_panel=_RANK)] = 1,
+    rank: Annotated[
+        str, typer.Option("--rank", metavar="R|all", help="Rank R is tp rank R % tp and ep rank R % ep.", rich_help_panel=_RANK)
+    ] = "0",
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="TENSOR", help="Follow one tensor into its parameter.", rich_help_panel=_SHOW)
+    ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option("--module", metavar="GLOB", help="List these layers; * is one component, ** many.", rich_help_panel=_SHOW),
+    ] = None,
+) -> ExitCode:
+    """Show what a rank would load.
+
+    Parameters, memory, bytes to read, and the proof that every element is written exactly once. -v lists what is skipped.
+    """
+    from fp8load_cli.render import show
+    from fp8load_cli.render.views.plan import explained_document, plan_document, plans_document
+    from fp8load_cli.reports import PlansReport
+    from fp8load_cli.select import checked_glob
+
+    ranks = _ranks(rank, max(tp, ep))
+    if module is not None:
+        checked_glob(module)
+    with opened(run, source) as checkpoint:
+        reports = [_report(checkpoint, number, tp, ep, explain, module) for number in ranks]
+    first = reports[0]
+    if explain is not None and rank != "all":
+        show(run, first, explained_document(first))
+    elif rank == "all":
+        show(run, PlansReport(source=first.source, ranks=reports), plans_document(reports))
+    else:
+        show(run, first, plan_document(first, with_layers=module is not None, with_skips=run.settings.verbose > 0))
+    return ExitCode.OK
+
+
+def _ranks(text: str, world: int) -> list[int]:
+    if text == "all":
+        return list(range(world))
+    if not text.isdecimal() or int(text) >= world:
+        raise UsageError(Problem(code="USE010", message="there is no such rank", expected=f"0..{world - 1}, or all", got=text))
+    return [int(text)]
+
+
+def _report(
+    checkpoint: Checkpoint, number: int, tp: int, ep: int, explain: str | None, module: str | None
+) -> PlanReport:
+    from fp8load.inspection import plan_report
+    from fp8load.patterns import glob_match
+
+    plan = checkpoint.plan(tp_rank=number % tp, tp_size=tp, ep_rank=number % ep, ep_size=ep)
+    report = plan_report(plan)
+    if explain is not None:
+        report = report.model_copy(update={"explained": plan.explain(explain).split("\n")})
+    if module is not None:
+        layers = [layer for layer in report.layers if glob_match(module, layer["name"])]
+        report = report.model_copy(update={"layers": layers})
+    return report

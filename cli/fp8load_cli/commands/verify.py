@@ -1,0 +1,119 @@
+"""`fp8load verify`: is a checkpoint loadable and sane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from fp8load.errors import ExitCode, Problem, Severity, UsageError
+from fp8load_cli.help import HUB_ENVIRONMENT
+from fp8load_cli.opening import opened
+from fp8load_cli.options import Source, comma_list, command
+from fp8load_cli.run import Run
+
+if TYPE_CHECKING:
+    from fp8load.report import VerifyReport
+
+FORMATS = ("text", "concise", "json", "jsonl", "github", "gitlab", "sarif", "junit", "md")
+_WHAT = "What to check"
+_RESULT = "What to make of it"
+_SHOW = "What to show"
+_RANK = {Severity.INFO: 0, Severity.WARNING: 1, Severity.ERROR: 2}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    command(
+        app,
+        formats=FORMATS,
+        examples=(
+            "fp8load verify ./my-checkpoint",
+            "fp8load verify org/repo --tp 1,2,8 --fail-on warning",
+            "fp8load verify ./my-checkpoint --select F8L2 --format github",
+        ),
+        codes={
+            0: "nothing at or above --fail-on",
+            1: "findings at or above --fail-on, broken files and configuration included",
+            3: "could not answer: not found, offline, or a rule crashed",
+        },
+        environment=HUB_ENVIRONMENT,
+    )(verify)
+
+
+def verify(
+    run: Run,
+    source: Source,
+    level: Annotated[
+        str | None,
+        typer.Option("--level", metavar="headers|scales|weights", help="What may be read. Default: scales; headers where reading is slow.",
+                     rich_help_panel=_WHAT),
+    ] = None,
+    select: Annotated[
+        list[str] | None, typer.Option("--select", metavar="CODES", help="Only these rules; F8L2 is every F8L2xx.", rich_help_panel=_WHAT)
+    ] = None,
+    extend_select: Annotated[
+        list[str] | None, typer.Option("--extend-select", metavar="CODES", help="These too, after --select or --ignore.", rich_help_panel=_WHAT)
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option("--ignore", metavar="CODES", help="Not these.", rich_help_panel=_WHAT)] = None,
+    tp: Annotated[
+        list[str] | None, typer.Option("--tp", metavar="1,2,8", help="Tensor-parallel sizes that have to work.", rich_help_panel=_WHAT)
+    ] = None,
+    fail_on: Annotated[str, typer.Option("--fail-on", metavar="error|warning", help="Exit 1 from here on.", rich_help_panel=_RESULT)] = "error",
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever is found.", rich_help_panel=_RESULT)] = False,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="FILE", help="Leave out the findings that FILE knows.", rich_help_panel=_RESULT)
+    ] = None,
+    write_baseline: Annotated[
+        Path | None, typer.Option("--write-baseline", metavar="FILE", help="Write the findings there and exit 0.", rich_help_panel=_RESULT)
+    ] = None,
+    max_findings: Annotated[
+        int | None, typer.Option("--max-findings", min=0, metavar="N", help="Show at most N.", rich_help_panel=_SHOW)
+    ] = None,
+    group: Annotated[bool, typer.Option("--group/--no-group", help="Fold equal findings.", rich_help_panel=_SHOW)] = True,
+    statistics: Annotated[bool, typer.Option("--statistics", help="Only how often each rule fires.", rich_help_panel=_SHOW)] = False,
+) -> ExitCode:
+    """Check whether a checkpoint can be loaded and is sane.
+
+    Faults of its files are findings, not failures. Rules that need more than --level allows are listed as not run.
+    """
+    if fail_on not in ("error", "warning"):
+        raise UsageError(Problem(code="USE010", message="--fail-on is not known", expected="error, warning", got=fail_on))
+    if statistics and run.settings.format not in ("text", "md"):
+        raise UsageError(Problem(code="USE010", message="--statistics is for people", expected="--format text or md", got=run.settings.format))
+    from fp8load_cli.filters import Selection, load_filters, unfold
+    from fp8load_cli.render.verify import render
+
+    wanted = Selection.of(comma_list(select), comma_list(ignore), comma_list(extend_select))
+    filters = load_filters(run.settings.config, baseline)
+    with opened(run, source) as checkpoint:
+        report = checkpoint.verify(cast("Literal['headers', 'scales', 'weights'] | None", level), tp=_sizes(tp))
+    report, unused = filters.apply(wanted.apply(report))
+    for text in unused:
+        run.out.warning(text)
+    if write_baseline is not None:
+        from fp8load_cli.filters import write_known
+
+        write_known(write_baseline, report)
+        run.out.note(f"wrote {len(report.findings)} findings to {write_baseline}")
+    shown = report if group else unfold(report)
+    run.out.report(render(run, shown, limit=max_findings, statistics=statistics))
+    if report.summary.crashed:
+        run.out.warning(f"rules that crashed: {', '.join(report.summary.crashed)}; -v shows why")
+    return _exit_code(report, fail_on, forgiving=exit_zero or write_baseline is not None)
+
+
+def _sizes(texts: list[str] | None) -> list[int] | None:
+    items = comma_list(texts)
+    try:
+        return [int(item) for item in items] or None
+    except ValueError as error:
+        raise UsageError(Problem(code="USE010", message="--tp takes numbers", expected="1,2,8", got=", ".join(items))) from error
+
+
+def _exit_code(report: VerifyReport, fail_on: str, *, forgiving: bool) -> ExitCode:
+    if report.summary.crashed:
+        return ExitCode.CANNOT_ANSWER
+    bad = any(_RANK[finding.severity] >= _RANK[Severity(fail_on)] for finding in report.findings)
+    return ExitCode.NO if bad and not forgiving else ExitCode.OK

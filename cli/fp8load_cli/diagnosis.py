@@ -1,0 +1,113 @@
+"""What `doctor` finds out. torch and the backends are asked in a process of their own: a broken one cannot take us along."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from fp8load_cli.render.units import size
+from fp8load_cli.reports import CheckReport, DoctorReport
+
+_PACKAGES = ("torch", "safetensors", "huggingface_hub", "pydantic", "typer", "numpy")
+_TIMEOUT = 120
+_LOW_SPACE = 20 * 2**30
+
+
+def diagnose() -> DoctorReport:
+    """Everything that the report says. Sends nothing over the network."""
+    probe, failure = _probe()
+    checks = [_torch(probe, failure), *_backends(probe), _hub(), _cache()]
+    return DoctorReport(
+        python=platform.python_version(),
+        platform=platform.platform(terse=True),
+        versions={name: _version(name) for name in _PACKAGES},
+        devices=list(probe.get("devices", ())),
+        checks=checks,
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _probe() -> tuple[dict[str, Any], str]:
+    """What the probe found, and how it failed if it did."""
+    command = [sys.executable, "-m", "fp8load_cli.probe"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)  # noqa: S603 - our own module
+    except subprocess.TimeoutExpired:
+        return {}, f"did not answer within {_TIMEOUT} s"
+    except OSError as error:
+        return {}, error.strerror or str(error)
+    lines = done.stdout.splitlines()
+    if done.returncode == 0 and lines:
+        found: dict[str, Any] = json.loads(lines[-1])
+        return found, ""
+    last = (done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1]
+    return {}, last
+
+
+def _torch(probe: dict[str, Any], failure: str) -> CheckReport:
+    if probe.get("torch"):
+        cuda = f"CUDA {probe['cuda']}" if probe["cuda"] else "built without CUDA"
+        count = len(probe["devices"])
+        return _check("torch", "ok", f"{probe['torch']}, {cuda}, {count} GPU{'' if count == 1 else 's'}")
+    if _version("torch") is None:
+        return _check("torch", "no", "not installed: inspect, verify and plan work, loading does not")
+    return _check("torch", "broken", probe.get("error") or failure)
+
+
+def _backends(probe: dict[str, Any]) -> Iterator[CheckReport]:
+    """One line for each backend: the scheme kinds that it runs here, or why it runs none."""
+    for entry in probe.get("broken", ()):
+        yield _check(entry["name"], "broken", entry["error"])
+    for entry in probe.get("backends", ()):
+        if entry["runs"]:
+            yield _check(entry["name"], "ok", ", ".join(entry["runs"]) + f" on {entry['device']}")
+        else:
+            yield _check(entry["name"], "no", entry["reason"])
+
+
+def _hub() -> CheckReport:
+    if _version("huggingface_hub") is None:
+        return _check("hub", "no", "huggingface_hub is not installed: local checkpoints only")
+    from huggingface_hub import constants, get_token
+
+    where = "from HF_TOKEN" if os.environ.get("HF_TOKEN") else "from `hf auth login`"
+    token = f"token {where}, not shown" if get_token() else "no token: public repositories only"
+    offline = "; offline" if constants.HF_HUB_OFFLINE else ""
+    return _check("hub", "ok", f"{constants.ENDPOINT}, {token}{offline}")
+
+
+def _cache() -> CheckReport:
+    if _version("huggingface_hub") is None:
+        return _check("cache", "no", "none")
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
+    existing = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    if existing is None:
+        return _check("cache", "warn", f"{folder} cannot be made")
+    try:
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        return _check("cache", "warn", f"{folder}: {error.strerror or error}")
+    made = "" if folder.exists() else " (not made yet)"
+    state: Literal["ok", "warn"] = "ok" if free >= _LOW_SPACE and os.access(existing, os.W_OK) else "warn"
+    writable = "" if os.access(existing, os.W_OK) else ", not writable"
+    return _check("cache", state, f"{folder}{made}, {size(free)} free{writable}")
+
+
+def _check(name: str, state: Literal["ok", "warn", "no", "broken"], text: str) -> CheckReport:
+    return CheckReport(name=name, state=state, text=text)

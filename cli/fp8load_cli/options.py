@@ -1,0 +1,104 @@
+"""Options: those that every command has, and how a function becomes a command."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Concatenate
+
+import typer
+
+from fp8load.errors import ExitCode
+from fp8load_cli.help import Command, epilog
+from fp8load_cli.run import Run, execute
+
+PANEL = "Global options"
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="Folder, file.safetensors, x.skel, org/repo, org/repo@rev, hf://... or - (a skeleton on stdin)."
+    ),
+]
+
+
+def global_options(
+    format: Annotated[  # noqa: A002 - the option's name
+        str | None, typer.Option("--format", "-f", metavar="FORMAT", help="How to write the report.", rich_help_panel=PANEL)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Same as --format json.", rich_help_panel=PANEL)] = False,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write the report there.", rich_help_panel=PANEL)
+    ] = None,
+    quiet: Annotated[
+        int,
+        typer.Option("--quiet", "-q", count=True, show_default=False, help="Only findings; -qq: only the exit code.", rich_help_panel=PANEL),
+    ] = 0,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="More detail, and a log on stderr; -vv: debug.", rich_help_panel=PANEL)
+    ] = 0,
+    color: Annotated[
+        str | None, typer.Option("--color", metavar="auto|always|never", help="Also NO_COLOR, FORCE_COLOR.", rich_help_panel=PANEL)
+    ] = None,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress on stderr.", rich_help_panel=PANEL)] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Same as HF_HUB_OFFLINE=1.", rich_help_panel=PANEL)] = False,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE", help="Default: the nearest fp8load.toml or pyproject.toml.", rich_help_panel=PANEL),
+    ] = None,
+) -> dict[str, Any]:
+    """The global options as typed, unset ones as None, False or 0."""
+    return dict(locals())
+
+
+_SIGNATURE = inspect.signature(global_options, eval_str=True)
+GLOBAL_NAMES = tuple(_SIGNATURE.parameters)
+
+
+def command(
+    app: typer.Typer,
+    *,
+    formats: tuple[str, ...],
+    examples: tuple[str, ...],
+    codes: dict[int, str],
+    environment: dict[str, str],
+    name: str | None = None,
+) -> Callable[[Callable[Concatenate[Run, ...], ExitCode]], None]:
+    """Register a function as a command that also takes the global options.
+
+    The function gets a `Run` and its own options and returns an exit code; whatever it raises is turned into a message.
+    `formats` are the values of --format that it knows, the default first.
+    """
+
+    def register(function: Callable[Concatenate[Run, ...], ExitCode]) -> None:
+        title = name or function.__name__
+
+        def wrapper(context: typer.Context, **values: Any) -> int:
+            after = {key: values.pop(key) for key in GLOBAL_NAMES}
+            return execute(title, formats, context.obj, after, lambda run: function(run, **values))
+
+        parameters = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        parameters += [_listing(parameter, formats) for parameter in _SIGNATURE.parameters.values()]
+        first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        wrapper.__signature__ = inspect.Signature([first, *by_name])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in [first, *by_name]}
+        wrapper.__doc__ = function.__doc__
+        app.command(title, cls=Command, epilog=epilog(examples, codes, environment))(wrapper)
+
+    return register
+
+
+def _listing(parameter: inspect.Parameter, formats: tuple[str, ...]) -> inspect.Parameter:
+    """The --format option with the formats of this command in its help."""
+    if parameter.name != "format":
+        return parameter
+    option = typer.Option(
+        "--format", "-f", metavar="FORMAT", help=f"{', '.join(formats)} (FP8LOAD_FORMAT).", rich_help_panel=PANEL
+    )
+    return parameter.replace(annotation=Annotated[str | None, option])
+
+
+def comma_list(values: list[str] | None) -> list[str]:
+    """A list option by comma or by repetition, or both."""
+    return [item.strip() for value in values or [] for item in value.split(",") if item.strip()]

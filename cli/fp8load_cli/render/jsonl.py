@@ -1,0 +1,10 @@
+"""Findings as JSON, one a line, ASCII."""
+
+from __future__ import annotations
+
+from fp8load.report import VerifyReport
+
+
+def draw(report: VerifyReport) -> str:
+    """One object for each finding; its keys are those of `findings` under --json."""
+    return "".join(finding.to_json(indent=None) + "\n" for finding in report.findings)

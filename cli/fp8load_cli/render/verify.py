@@ -1,0 +1,35 @@
+"""VerifyReport in the format that was asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fp8load.report import VerifyReport
+
+if TYPE_CHECKING:
+    from fp8load_cli.run import Run
+
+
+def render(run: Run, report: VerifyReport, *, limit: int | None, statistics: bool) -> str:
+    """The report as text. `limit` shows so many findings; counts and the exit code are of all."""
+    from fp8load_cli.render import concise, github, gitlab, jsonl, junit, md, sarif, text
+    from fp8load_cli.render.views.verify import statistics_document, verify_document
+
+    hidden = 0
+    shown = report
+    if limit is not None and len(report.findings) > limit:
+        hidden = len(report.findings) - limit
+        shown = report.model_copy(update={"findings": report.findings[:limit]})
+    chosen = run.settings.format
+    if chosen == "json":
+        return shown.to_json() + "\n"
+    machine = {"concise": concise, "jsonl": jsonl, "github": github, "gitlab": gitlab, "sarif": sarif, "junit": junit}
+    if chosen in machine:
+        return machine[chosen].draw(shown)
+    if run.settings.quiet > 1:
+        return ""
+    if statistics:
+        document = statistics_document(report)
+    else:
+        document = verify_document(shown, hidden=hidden, brief=run.settings.quiet == 1, detail=run.settings.verbose > 0)
+    return md.draw(document) if chosen == "md" else text.draw(document, run.out.style)

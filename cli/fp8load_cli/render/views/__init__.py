@@ -1,0 +1,1 @@
+"""Views: one file for each report, which turns it into a document."""

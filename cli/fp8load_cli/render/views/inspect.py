@@ -1,0 +1,164 @@
+"""InspectReport as a document."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fp8load.patterns import fold, natural_key
+from fp8load.report import InspectReport, ModuleReport, SchemeReport, SlotReport, SourceReport
+from fp8load_cli.render.document import Cell, Column, Document, Facts, Gap, Heading, Line, Span, Table, line
+from fp8load_cli.render.units import many, plural, share, size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    """A module as it lies on disk, and the slot that it fills."""
+
+    name: str
+    key: tuple[str, str, str, str]  # shape, scale shape, slot of a fused layer, scheme
+    nbytes: int
+
+
+class _Row(NamedTuple):
+    """A pattern of modules that are stored alike. `place` is that of the first in the model."""
+
+    pattern: str
+    place: int
+    count: int
+    nbytes: int
+    key: tuple[str, str, str, str]
+
+
+_ORDERS: dict[str | None, Callable[[_Row], Any]] = {
+    None: lambda row: row.place,
+    "name": lambda row: natural_key(row.pattern),
+    "bytes": lambda row: -row.nbytes,
+    "count": lambda row: -row.count,
+}
+
+
+def title(source: SourceReport, *beside: str) -> Line:
+    """The first line of every report about a source."""
+    text = source.id
+    if source.revision is not None:
+        text += f" @ {source.revision}"
+    if source.commit is not None:
+        text += f" ({source.commit[:7]})"
+    return line(Span(text, "bold"), *(Span(f"     {part}", "dim") for part in beside if part))
+
+
+def inspect_document(report: InspectReport, *, sort: str | None = None, brief: bool = False) -> Document:
+    """Facts, dtypes, quantized modules folded by pattern, and what is not quantized. `brief` leaves the facts out."""
+    document: Document = []
+    if not brief:
+        document += [title(report.source, report.model_type or ""), Gap(), Facts(tuple(_facts(report))), Gap()]
+        document += [_dtypes(report), Gap()]
+    document += _modules(report, sort)
+    return document
+
+
+def _facts(report: InspectReport) -> Iterator[tuple[str, Cell]]:
+    yield "Format", report.format_title
+    if report.format_place:
+        yield "", f"from {report.format_place}"
+    if len(report.schemes) > 1:
+        yield from (("", f"{scheme.count:,} x {_scheme(scheme)}") for scheme in report.schemes)
+    where = plural(len(report.files), "file")
+    tensors = plural(report.num_tensors, "tensor")
+    yield "Size", f"{size(report.nbytes)} in {where}, {tensors}, {many(report.num_params)} parameters"
+    yield "Fusion", _fusion(report)
+    if report.kv_scales:
+        yield "KV cache", plural(report.kv_scales, "stored scale")
+    if report.unknown_keys:
+        yield "Unknown", Span("config keys that nobody reads: " + ", ".join(report.unknown_keys), "warning")
+    yield "Read", f"{size(report.read.nbytes)} in {plural(report.read.requests, 'request')}: headers and configuration"
+
+
+def _scheme(scheme: SchemeReport) -> str:
+    return scheme.scheme
+
+
+def _fusion(report: InspectReport) -> str:
+    if report.arch is None:
+        known = f"model_type {report.model_type!r} is not a known family" if report.model_type else "no model_type"
+        return f"none: {known}; modules stay as they lie on disk"
+    layers = [module for module in report.modules if module.kind == "quantized"]
+    stored = {slot.module for module in layers for slot in module.slots}
+    fused = sum(len(module.slots) > 1 for module in layers)
+    on_disk = sum(module.fused_on_disk for module in layers)
+    text = f"family {report.arch}: {plural(len(stored), 'quantized module')} -> {plural(len(layers), 'layer')}, {fused:,} fused"
+    return f"{text} ({on_disk:,} of them on disk already)" if on_disk else text
+
+
+def _dtypes(report: InspectReport) -> Table:
+    columns = (
+        Column("dtype"), Column("of"), Column("tensors", right=True), Column("elements", right=True),
+        Column("bytes", right=True), Column("share", right=True, drop=1),
+    )  # fmt: skip
+    plural_of = {"weight": "weights", "scale": "scales", "other": "other"}
+    rows = tuple(
+        (
+            entry.dtype, plural_of[entry.kind], f"{entry.num_tensors:,}", many(entry.num_elements),
+            size(entry.nbytes), share(entry.nbytes, report.nbytes),
+        )
+        for entry in report.dtypes
+    )  # fmt: skip
+    return Table(columns, rows)
+
+
+def _modules(report: InspectReport, sort: str | None) -> Document:
+    quantized = list(_stored(module for module in report.modules if module.kind == "quantized"))
+    plain = list(_stored(module for module in report.modules if module.kind == "plain"))
+    document: Document = []
+    if quantized:
+        document += [Heading("Quantized modules", f"{len(quantized):,}"), _stored_table(quantized, sort)]
+    if plain:
+        if document:
+            document.append(Gap())
+        document += [Heading("High precision", plural(len(plain), "module")), _stored_table(plain, sort)]
+    return document or [line("No modules: nothing here has a weight, or nothing matches.")]
+
+
+def _stored(modules: Iterable[ModuleReport]) -> Iterator[_Stored]:
+    for module in modules:
+        by_module: dict[str, list[SlotReport]] = {}
+        for slot in module.slots:
+            by_module.setdefault(slot.module, []).append(slot)
+        for name, slots in by_module.items():
+            first = slots[0]
+            scale = "" if first.scale_shape is None else str(list(first.scale_shape))
+            kind = module.scheme if module.scheme is not None else module.dtype
+            yield _Stored(name=name, key=(str(list(first.shape)), scale, _slot(module, slots), kind), nbytes=first.nbytes)
+
+
+def _slot(module: ModuleReport, slots: list[SlotReport]) -> str:
+    """The fused layer and slot that a module fills; nothing for a layer of one part."""
+    if len(module.slots) == 1:
+        return ""
+    names = ",".join(slot.name for slot in slots)
+    return f"{module.name.rpartition('.')[2]}:{names}"
+
+
+def _stored_table(modules: list[_Stored], sort: str | None) -> Table:
+    place = {module.name: number for number, module in enumerate(modules)}
+    several = len(Counter(module.key[3] for module in modules)) > 1
+    groups: dict[tuple[str, str, str, str], list[_Stored]] = {}
+    for module in modules:
+        groups.setdefault(module.key, []).append(module)
+    rows: list[_Row] = []
+    for key, members in groups.items():
+        nbytes = {member.name: member.nbytes for member in members}
+        for pattern, names in fold(nbytes):
+            rows.append(_Row(pattern, min(place[name] for name in names), len(names), sum(nbytes[name] for name in names), key))
+    rows.sort(key=_ORDERS[sort])
+    columns = (
+        Column("module", cut=True), Column("count", right=True), Column("weight"), Column("scale", drop=1),
+        Column("bytes", right=True, drop=2), Column("slot", drop=3), Column("scheme", cut=True, drop=4),
+    )  # fmt: skip
+    return Table(columns, tuple(
+        (row.pattern, f"{row.count:,}", row.key[0], row.key[1], size(row.nbytes), row.key[2], row.key[3] if several else "")
+        for row in rows
+    ))  # fmt: skip

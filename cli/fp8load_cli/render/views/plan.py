@@ -1,0 +1,101 @@
+"""PlanReport as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fp8load.patterns import fold
+from fp8load.report import PlanReport
+from fp8load_cli.render.document import Code, Column, Document, Facts, Gap, Heading, Span, Table, line
+from fp8load_cli.render.units import plural, size
+from fp8load_cli.render.views.inspect import title
+
+
+def plan_document(report: PlanReport, *, with_layers: bool = False, with_skips: bool = False) -> Document:
+    """What the rank holds, how much that is, and what it leaves out."""
+    document: Document = [title(report.source, _rank(report)), Gap(), Facts(_facts(report))]
+    if with_layers:
+        document += [Gap(), *_layers(report.layers)]
+    if with_skips and report.skips:
+        document += [Gap(), Heading("Skipped", plural(len(report.skips), "tensor")), _skips(report.skips)]
+    return document
+
+
+def _rank(report: PlanReport) -> str:
+    text = f"rank {report.tp_rank} of tp {report.tp_size}"
+    return text if report.ep_size == 1 else f"{text}, rank {report.ep_rank} of ep {report.ep_size}"
+
+
+def _facts(report: PlanReport) -> tuple[tuple[str, str | Span], ...]:
+    layers = f"{plural(report.num_layers, 'quantized layer')} with {plural(report.num_slots, 'slot')}"
+    made = f"{plural(report.num_tensors, 'tensor')} -> {plural(report.num_params, 'parameter')}: {layers}"
+    skipped = plural(len(report.skips), "tensor") + " left on disk (-v lists them)" if report.skips else "nothing"
+    return (
+        ("Family", report.arch or "unknown: modules stay as they lie on disk"),
+        ("Plan", f"{made}, {plural(report.num_copies, 'copy', 'copies')}"),
+        ("Proof", Span(f"{report.num_elements:,} elements, every one written exactly once", "ok")),
+        ("Memory", f"{size(report.nbytes)}: weights and scales {size(report.nbytes_quantized)}, high precision {size(report.nbytes_plain)}"),
+        ("Read", f"{size(report.nbytes_read)} of {size(report.source.nbytes)}"),
+        ("Skipped", skipped),
+    )  # fmt: skip
+
+
+def _layers(layers: Sequence[dict[str, Any]]) -> Document:
+    if not layers:
+        return [line("No quantized layer matches.")]
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for layer in layers:
+        parts = ", ".join(f"{part['slot']} {part['rows']:,}" for part in layer["parts"]) if len(layer["parts"]) > 1 else ""
+        groups.setdefault((str(list(layer["shape"])), parts, layer["scheme"]), []).append(layer["name"])
+    rows = [
+        (pattern, f"{len(names):,}", shape, parts, scheme)
+        for (shape, parts, scheme), members in groups.items()
+        for pattern, names in fold(members)
+    ]
+    columns = (
+        Column("layer", cut=True), Column("count", right=True), Column("weight"), Column("rows of slots", drop=1),
+        Column("scheme", cut=True, drop=2),
+    )  # fmt: skip
+    return [Heading("Quantized layers", f"{len(layers):,}"), Table(columns, tuple(rows))]
+
+
+def _skips(skips: Sequence[dict[str, str]]) -> Table:
+    by_reason: dict[str, list[str]] = {}
+    for skip in skips:
+        by_reason.setdefault(skip["reason"], []).append(skip["tensor"])
+    rows = tuple(
+        (pattern, f"{len(names):,}", reason)
+        for reason, members in by_reason.items()
+        for pattern, names in fold(members)
+    )
+    return Table((Column("tensor", cut=True), Column("count", right=True), Column("reason")), rows)
+
+
+def explained_document(report: PlanReport) -> Document:
+    """One tensor, followed into its parameter."""
+    return [Code(tuple(report.explained or ()))]
+
+
+def plans_document(reports: Sequence[PlanReport]) -> Document:
+    """One row for each rank."""
+    first = reports[0]
+    columns = (
+        Column("rank", right=True), Column("memory", right=True), Column("weights+scales", right=True, drop=1),
+        Column("high precision", right=True, drop=2), Column("read", right=True), Column("parameters", right=True, drop=3),
+        Column("proved elements", right=True, drop=4),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            str(number), size(report.nbytes), size(report.nbytes_quantized), size(report.nbytes_plain),
+            size(report.nbytes_read), f"{report.num_params:,}", f"{report.num_elements:,}",
+        )
+        for number, report in enumerate(reports)
+    )  # fmt: skip
+    sizes = f"tp {first.tp_size}" + (f", ep {first.ep_size}" if first.ep_size > 1 else "")
+    document: Document = [title(first.source, sizes), Gap(), Table(columns, rows), Gap()]
+    document.append(line("On every rank each element is written exactly once."))
+    for number, report in enumerate(reports):
+        if report.explained:
+            document += [Gap(), Heading(f"Rank {number}"), Code(tuple(report.explained))]
+    return document

@@ -1,0 +1,135 @@
+"""VerifyReport as a document."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from fp8load.errors import Severity
+from fp8load.report import Finding, VerifyReport
+from fp8load_cli.render.document import Cell, Column, Document, Facts, Gap, Span, Table, line
+from fp8load_cli.render.units import plural, size
+from fp8load_cli.render.views.inspect import title
+
+_FAMILIES = {
+    "F8L0": "files and index",
+    "F8L1": "configuration",
+    "F8L2": "weights and scales",
+    "F8L3": "ignore lists",
+    "F8L4": "fused scales",
+    "F8L5": "shapes and splits",
+    "F8L6": "encodings",
+    "F8L7": "scale values",
+    "F8L8": "weight values",
+    "F8L9": "KV cache, heads",
+}
+
+
+def verify_document(report: VerifyReport, *, hidden: int = 0, brief: bool = False, detail: bool = False) -> Document:
+    """What was checked, each finding, and the verdict. `brief` gives findings only, `detail` also the facts of notes."""
+    document: Document = []
+    if not brief:
+        tp = f"tp {','.join(map(str, report.tp))}" if report.tp else ""
+        document += [title(report.source, f"level {report.level}: {size(report.read.nbytes)} read", tp), Gap()]
+        document += [_families(report), Gap()]
+    for finding in report.findings:
+        document += _finding(finding, detail=detail)
+    if hidden:
+        document += [line(Span(f"{plural(hidden, 'finding')} more; --max-findings hides them", "dim")), Gap()]
+    if brief:
+        return document[:-1] if document and isinstance(document[-1], Gap) else document
+    if report.findings and not isinstance(document[-1], Gap):
+        document.append(Gap())
+    return [*document, *_verdict(report)]
+
+
+def _families(report: VerifyReport) -> Table:
+    """One row for each family of rules: what became of its rules."""
+    summary = report.summary
+    found: dict[str, Counter[str]] = {}
+    for finding in report.findings:
+        found.setdefault(finding.code[:4], Counter())[finding.severity] += 1
+    passed, not_run, crashed = (Counter(code[:4] for code in codes) for codes in (summary.passed, summary.not_run, summary.crashed))
+    rows = []
+    for family in sorted({*found, *passed, *not_run, *crashed}):
+        counts = found.get(family, Counter())
+        rows.append((
+            family, _FAMILIES.get(family, ""),
+            _count(passed[family], "passed", "ok"), _counted(counts["error"], "error"), _counted(counts["warning"], "warning"),
+            _count(counts["info"], "info", "info"), _count(not_run[family], "not run", "dim"),
+            _count(crashed[family], "crashed", "error"),
+        ))  # fmt: skip
+    columns = (Column("", drop=1), Column("", cut=True), *(Column("", right=True) for _ in range(6)))
+    return Table(columns, tuple(rows))
+
+
+def _count(number: int, word: str, style: str) -> Cell:
+    return Span(f"{number} {word}", style) if number else ""
+
+
+def _counted(number: int, word: str) -> Cell:
+    return Span(plural(number, word), word) if number else ""
+
+
+def _finding(finding: Finding, *, detail: bool) -> Document:
+    times = f"{finding.count:,} x " if finding.count > 1 else ""
+    head: tuple[Cell, ...] = (
+        Span(f"{finding.severity}[{finding.code}]", str(finding.severity)), f" {finding.name}: ", f"{times}{finding.message}",
+    )  # fmt: skip
+    if finding.severity is Severity.INFO and not detail:
+        return [line(*head, f" ({finding.pattern})" if finding.pattern else "", hang=2)]
+    rows = tuple(_facts(finding))
+    place = ((finding.file, finding.pattern) if finding.file != finding.pattern else (finding.pattern, ""))
+    where = ": ".join(filter(None, place))
+    document: Document = [line(*head, hang=2)]
+    if where:
+        document.append(line(Span("  --> ", "dim"), where, hang=6))
+    if rows:
+        document.append(Facts(rows, indent=3, mark="="))
+    return [*document, Gap()]
+
+
+def _facts(finding: Finding) -> Iterator[tuple[str, Cell]]:
+    for label, text in (("expected", finding.expected), ("got", finding.got), ("hint", finding.hint), ("fix", finding.fix or "")):
+        if text:
+            yield label, text
+    if finding.explained_by:
+        yield "see", f"{finding.explained_by}, which explains this"
+
+
+def _verdict(report: VerifyReport) -> Document:
+    summary = report.summary
+    counts = [
+        Span(plural(summary.error, "error"), "error") if summary.error else "",
+        Span(plural(summary.warning, "warning"), "warning") if summary.warning else "",
+        f"{summary.info} info" if summary.info else "",
+        f"{plural(len(summary.passed), 'rule')} passed",
+        f"{len(summary.not_run)} not run" if summary.not_run else "",
+        Span(f"{len(summary.crashed)} crashed", "error") if summary.crashed else "",
+    ]
+    failed = bool(summary.error or summary.crashed)
+    spans: list[Cell] = [Span("fail" if failed else "ok", "error" if failed else "ok"), ": "]
+    for number, part in enumerate(part for part in counts if part):
+        spans += [", ", part] if number else [part]
+    document: Document = [line(*spans, hang=2)]
+    if summary.not_run:
+        document.append(line(Span(f"not run: {', '.join(summary.not_run)}", "dim"), indent=2, hang=2))
+    if summary.crashed:
+        document.append(line(Span(f"crashed: {', '.join(summary.crashed)}; nothing is proved", "error"), indent=2, hang=2))
+    if report.legal_tp and not failed:
+        document.append(line("splits over tp " + ", ".join(map(str, report.legal_tp)), indent=2, hang=2))
+    return document
+
+
+def statistics_document(report: VerifyReport) -> Document:
+    """How often each rule fired."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for finding in report.findings:
+        key = (finding.code, finding.name, str(finding.severity))
+        counts[key] = counts.get(key, 0) + finding.count
+    if not counts:
+        return [line(Span("no findings", "ok"))]
+    columns = (Column("count", right=True), Column("code"), Column("severity"), Column("name", cut=True))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rows = tuple((f"{count:,}", code, Span(severity, severity), name) for (code, name, severity), count in ordered)
+    return [Table(columns, rows, indent=0)]

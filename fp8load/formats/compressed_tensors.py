@@ -170,9 +170,10 @@ def _weight_granularity(args: Args, located: Located, where: str) -> Granularity
         case "channel":
             return PerChannel()
         case "block":
-            if args.block_structure is None:
-                raise _unsupported(located, f"{where}.weights.block_structure", "[rows, cols] with strategy block", "null")
-            return PerBlock(*args.block_structure)
+            size = args.block_structure
+            if size is None or min(size) < 1:
+                raise _unsupported(located, f"{where}.weights.block_structure", "[rows, cols] for blocks", str(size))
+            return PerBlock(*size)
         case "group" | "tensor_group" | "token" | "attn_head":
             raise _unsupported(located, f"{where}.weights.strategy", "tensor, channel or block", args.strategy)
         case _:

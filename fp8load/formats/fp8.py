@@ -117,7 +117,7 @@ def _scheme(config: Fp8Config) -> LinearScheme:
     weight: Granularity
     activation: Granularity
     if config.weight_block_size is not None:
-        bn, bk = config.weight_block_size
+        bn, bk = _block(config.weight_block_size)
         weight, activation = PerBlock(bn, bk), PerGroup(bk)
     else:
         weight = PerTensor()
@@ -129,6 +129,11 @@ def _scheme(config: Fp8Config) -> LinearScheme:
         input_static=config.activation_scheme == "static" and config.weight_block_size is None,
         rounding=ScaleRounding.POWER_OF_TWO if config.scale_fmt == "ue8m0" else ScaleRounding.ANY,
     )
+
+
+def _block(size: tuple[int, int]) -> tuple[int, int]:
+    """A block size that shapes can be divided by; one that is not a size is a problem of its own."""
+    return max(size[0], 1), max(size[1], 1)
 
 
 def _title(config: Fp8Config, scheme: LinearScheme) -> str:
@@ -147,7 +152,7 @@ def _left_unconverted(config: Fp8Config, shape: tuple[int, ...]) -> str | None:
     """
     if config.weight_block_size is None or len(shape) != 2:
         return None
-    bn, bk = config.weight_block_size
+    bn, bk = _block(config.weight_block_size)
     if shape[0] % bn == 0 and shape[1] % bk == 0:
         return None
     return f"transformers keeps weights that are no multiple of {bn} x {bk} unquantized and writes a junk scale"

@@ -1,12 +1,12 @@
 """From tensors and a format's claims to schemes: what each module really is, and where claims and tensors disagree.
 
-Total: every tensor ends as a module's role, a KV scale, a loose tensor or an unused one, and every contradiction becomes
-a `Problem`. `verify` reports the problems; `plan` and `load` raise the first that refuses.
+Total: every tensor ends as a module's role, a KV scale, a loose tensor or an unused one, and every contradiction
+becomes a `Problem`. `verify` reports the problems; `plan` and `load` raise the first that refuses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -68,12 +68,13 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
             roles[role] = meta
     modules: dict[str, ModuleInfo] = {}
     unused: dict[str, str] = {}
-    cache: dict[tuple[object, ...], LinearScheme] = {}
+    cache: _Cache = {}
+    spelling = _spelling(grouped.values(), fmt)
     for base, roles in grouped.items():
         if Role.WEIGHT not in roles:
-            problems.extend(_without_weight(roles, loose))
+            problems.extend(_without_weight(base, roles, loose))
             continue
-        scheme, faults, left_out = _lower_module(base, roles, fmt, cache)
+        scheme, faults, left_out = _lower_module(base, roles, fmt, cache, spelling)
         problems.extend(faults)
         for role, reason in left_out.items():
             unused[roles.pop(role).name] = reason
@@ -99,23 +100,39 @@ def _twice(role: Role, meta: TensorMeta, other: TensorMeta) -> Problem:
     )  # fmt: skip
 
 
-def _without_weight(roles: dict[Role, TensorMeta], loose: dict[str, TensorMeta]) -> Iterator[Problem]:
+def _spelling(grouped: Iterable[Mapping[Role, TensorMeta]], fmt: CheckpointFormat) -> dict[Role, str]:
+    """What a missing scale would be called: as this checkpoint's first one, else by the format's first suffix."""
+    spelling = {role: role.value for role in Role}
+    spelling |= {role: suffix for suffix, role in reversed([*fmt.suffixes.items()])}
+    wanted = {Role.WEIGHT_SCALE, Role.INPUT_SCALE}
+    for roles in grouped:
+        for role in wanted & roles.keys():
+            spelling[role] = roles[role].name.rpartition(".")[2]
+            wanted = wanted - {role}
+        if not wanted:
+            break
+    return spelling
+
+
+def _without_weight(base: str, roles: dict[Role, TensorMeta], loose: dict[str, TensorMeta]) -> Iterator[Problem]:
     """Scales whose weight is absent are faults; a bias alone is a loose tensor (a LayerNorm's, or a router's)."""
     for role, meta in roles.items():
         if role is Role.BIAS:
             loose[meta.name] = meta
             continue
         yield Problem(
-            code="F8L202", message="a scale has no weight", tensor=meta.name, file=meta.file,
-            expected="a weight beside it", got="no such tensor", hint="the weight was lost, or the scale is a leftover",
+            code="F8L202", message="a scale has no weight", tensor=meta.name, file=meta.file, module=base,
+            expected=f"{base}.weight beside it", got="no such tensor",
+            hint="the weight was lost, or the scale is a leftover",
         )  # fmt: skip
 
 
+_Cache = dict[tuple[object, ...], LinearScheme]
 _Lowering = tuple[LinearScheme | None, list[Problem], dict[Role, str]]
 
 
 def _lower_module(
-    name: str, roles: Mapping[Role, TensorMeta], fmt: CheckpointFormat, cache: dict[tuple[object, ...], LinearScheme]
+    name: str, roles: Mapping[Role, TensorMeta], fmt: CheckpointFormat, cache: _Cache, spelling: Mapping[Role, str]
 ) -> _Lowering:
     """One module: its scheme, what is wrong, and which of its tensors are left out and why."""
     weight = roles[Role.WEIGHT]
@@ -129,7 +146,7 @@ def _lower_module(
     claim = fmt.claim(name)
     if not isinstance(claim, Claimed):
         return None, [_quantized_without_claim(weight, fmt, claim)], {}
-    return _quantized(roles, claim.scheme, cache)
+    return _quantized(roles, claim.scheme, cache, spelling)
 
 
 def _quantized_without_claim(weight: TensorMeta, fmt: CheckpointFormat, claim: object) -> Problem:
@@ -171,18 +188,19 @@ def _unquantized(
             severity=Severity.WARNING if ignored else Severity.ERROR, refuses=not (ignored or explained),
             hint=explained or ("drop the scale" if ignored else "the weight was replaced, or the scale is a leftover"),
         ))  # fmt: skip
-    if not orphans and isinstance(claim, Claimed) and claim.explicit:
+    if isinstance(claim, Claimed) and not explained and (claim.explicit or orphans):
         problems.append(Problem(
             code="F8L302", message="the configuration quantizes a module that is stored unquantized",
             tensor=weight.name, file=weight.file, module=name, expected=f"{claim.scheme.weight.dtype}, by {claim.by}",
-            got=str(weight), refuses=False, hint="add the module to the ignore list",
+            got=str(weight), refuses=False,
+            hint="its scale is stored: was the weight replaced?" if orphans else "add the module to the ignore list",
         ))  # fmt: skip
     reason = explained or "the weight beside it is not quantized"
     return problems, dict.fromkeys(orphans, reason)
 
 
 def _quantized(
-    roles: Mapping[Role, TensorMeta], template: LinearScheme, cache: dict[tuple[object, ...], LinearScheme]
+    roles: Mapping[Role, TensorMeta], template: LinearScheme, cache: _Cache, spelling: Mapping[Role, str]
 ) -> _Lowering:
     """An FP8 weight that the configuration claims: dtype, scale and input scale against the template.
 
@@ -203,8 +221,9 @@ def _quantized(
     scale = roles.get(Role.WEIGHT_SCALE)
     if scale is None:
         problems.append(Problem(
-            code="F8L201", message="an FP8 weight has no scale", tensor=weight.name, file=weight.file,
-            expected=f"a scale {list(scale_shape(template.weight.granularity, weight.shape))}", got="none",
+            code="F8L201", message="an FP8 weight has no scale", tensor=_beside(weight, spelling[Role.WEIGHT_SCALE]),
+            expected=f"{list(scale_shape(template.weight.granularity, weight.shape))} for {weight.name} {weight}",
+            file=weight.file, got="no such tensor",
             hint="re-export it; loaders that start scales at an arbitrary value serve wrong numbers silently",
         ))  # fmt: skip
         return None, problems, {}
@@ -219,7 +238,7 @@ def _quantized(
             file=meta.file, expected="none", got=str(meta), severity=Severity.INFO, refuses=False,
         ))  # fmt: skip
     input_scale = None if stray else roles.get(Role.INPUT_SCALE)
-    problems.extend(_input_faults(weight, input_scale, template))
+    problems.extend(_input_faults(weight, input_scale, template, _beside(weight, spelling[Role.INPUT_SCALE])))
     suffixes = tuple((role, meta.name.rpartition(".")[2]) for role, meta in roles.items() if role not in left_out)
     scheme = _filled(template, scale, input_scale, suffixes)
     if not problems and not left_out:
@@ -228,6 +247,10 @@ def _quantized(
 
 
 _USED = frozenset({Role.WEIGHT, Role.WEIGHT_SCALE, Role.INPUT_SCALE, Role.BIAS})
+
+
+def _beside(weight: TensorMeta, suffix: str) -> str:
+    return f"{weight.name.rpartition('.')[0]}.{suffix}"
 
 
 def _filled(
@@ -242,8 +265,8 @@ def _filled(
 
 
 def _contradiction(code: str, meta: TensorMeta, expected: str, got: str) -> Problem:
-    return Problem(code=code, message="tensor and configuration contradict each other", tensor=meta.name, file=meta.file,
-                   expected=expected, got=got)  # fmt: skip
+    return Problem(code=code, message="tensor and configuration contradict each other", tensor=meta.name,
+                   file=meta.file, expected=expected, got=got)  # fmt: skip
 
 
 def accepted_shapes(scheme: LinearScheme, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -272,13 +295,15 @@ def _scale_faults(scale: TensorMeta, weight: TensorMeta, template: LinearScheme)
         )  # fmt: skip
 
 
-def _input_faults(weight: TensorMeta, scale: TensorMeta | None, template: LinearScheme) -> Iterator[Problem]:
+def _input_faults(
+    weight: TensorMeta, scale: TensorMeta | None, template: LinearScheme, name: str
+) -> Iterator[Problem]:
     if not template.input_static:
         return
     if scale is None:
         yield Problem(
-            code="F8L204", message="a static input scale is missing", tensor=weight.name, file=weight.file,
-            expected="an input scale [1]", got="none",
+            code="F8L204", message="a static input scale is missing", tensor=name, file=weight.file,
+            expected=f"[1] for {weight.name}", got="no such tensor",
             hint="not calibrated? engines would read an arbitrary value; calibrate it, or declare dynamic activations",
         )  # fmt: skip
         return

@@ -15,9 +15,9 @@ def check(context: Context) -> Iterator[Problem]:
     yield from context.problems("F8L008")
     for meta in context.checkpoint.index.tensors.values():
         if meta.dtype in NEW:
-            yield Problem(code="F8L008", message=f"the dtype {meta.dtype} is unknown to older readers", tensor=meta.name,
-                          file=meta.file, expected="safetensors 0.7 or newer", got=str(meta), severity=Severity.INFO,
-                          refuses=False)  # fmt: skip
+            yield Problem(code="F8L008", message=f"the dtype {meta.dtype} is unknown to older readers", file=meta.file,
+                          tensor=meta.name, expected="safetensors 0.7 or newer", got=str(meta), refuses=False,
+                          severity=Severity.INFO)  # fmt: skip
 
 
 RULE = Rule(

@@ -9,8 +9,8 @@ RULE = Rule(
     name="offset-layout",
     level="headers",
     severity=Severity.ERROR,
-    what="Tensors follow each other without hole or overlap up to the end of the file, and each is as long as its dtype "
-         "and shape say.",
+    what="Tensors follow each other without hole or overlap up to the end of the file, and each is as long as its "
+         "dtype and shape say.",
     why="The format asks for it, so the file was damaged or written by a broken tool. Bytes after the last tensor are "
         "a warning: only strict readers refuse them.",
     fix="Export the file again; trailing bytes go away when the file is saved once more.",

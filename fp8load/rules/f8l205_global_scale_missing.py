@@ -26,7 +26,7 @@ def check(context: Context) -> Iterator[Problem]:
             yield Problem(
                 code="F8L205", message="a packed FP4 weight has block scales and no global scale",
                 tensor=f"{base}.{PACKED[suffix]}", module=base, file=meta.file, got="none",
-                expected=f"F32 [1], beside {meta} {name}", hint="export it again: block scales in E4M3 mean nothing without it",
+                expected=f"F32 [1], beside {meta} {name}", hint="export it again: E4M3 block scales mean little alone",
             )  # fmt: skip
 
 

@@ -1,0 +1,32 @@
+"""F8L302: the configuration quantizes a module that is stored in 16 bits."""
+
+from collections.abc import Iterator
+
+from fp8load.errors import Problem, Severity
+from fp8load.rules.base import Context, Example, Rule
+from fp8load.rules.claims import empty_claims
+from fp8load.rules.samples import LISTED, QUANTIZED
+
+
+def check(context: Context) -> Iterator[Problem]:
+    """What lowering found, unless nothing at all is quantized: then F8L102 names the same weights."""
+    said = {weight.name for weights in empty_claims(context.checkpoint).values() for weight in weights}
+    return (problem for problem in context.problems("F8L302") if problem.tensor not in said)
+
+
+RULE = Rule(
+    code="F8L302",
+    name="claimed-but-not-quantized",
+    level="headers",
+    severity=Severity.ERROR,
+    what="A module that the configuration claims, by a target or by not listing it in its ignore list, is quantized.",
+    why="An engine that builds an FP8 layer from the configuration finds no scale for it, and runs without one.",
+    fix="Add the module to the ignore list.",
+    check=check,
+    examples=(
+        Example(title="up_proj is BF16 and not listed", count=1,
+                skeleton=LISTED + QUANTIZED + "model.layers.0.mlp.up_proj.weight  BF16  [256, 256]\n"),
+        Example(title="lm_head is BF16 and listed", count=0,
+                skeleton=LISTED + QUANTIZED + "lm_head.weight  BF16  [1024, 256]\n"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,46 @@
+"""F8L401: a layer that is stored fused has one scale for all of its parts."""
+
+from collections.abc import Iterator
+
+from fp8load.errors import Problem, Severity
+from fp8load.rules.base import Context, Example, Rule
+from fp8load.rules.fused import fused_groups
+from fp8load.rules.samples import STATIC
+from fp8load.scheme import PerTensor, Role
+
+FUSED = """\
+model.layers.0.self_attn.qkv_proj.weight        F8_E4M3  [768, 256]
+model.layers.0.self_attn.qkv_proj.weight_scale  F32      [1]
+model.layers.0.self_attn.qkv_proj.input_scale   F32      [1]
+"""
+
+
+def check(context: Context) -> Iterator[Problem]:
+    """Fused modules with a scheme per tensor."""
+    for group in fused_groups(context.checkpoint):
+        info = group.members[0]
+        if not group.fused_on_disk or info.scheme is None or info.scheme.weight.granularity != PerTensor():
+            continue
+        scale = info.tensors[Role.WEIGHT_SCALE]
+        yield Problem(
+            code="F8L401", message="a layer that is stored fused has one scale for all of its parts", tensor=scale.name,
+            module=info.name, file=scale.file, expected="one scale for each part, in readers that split the layer",
+            got=str(scale), severity=Severity.INFO, refuses=False,
+            hint="fp8load fills every slot with it; some engines fill the first only",
+        )  # fmt: skip
+
+
+RULE = Rule(
+    code="F8L401",
+    name="fused-on-disk-scalar-scale",
+    level="headers",
+    severity=Severity.INFO,
+    what="Notes where qkv_proj or gate_up_proj is one tensor on disk with one scale.",
+    why="It is legal and exact. Engines that keep a slot for each part have filled only the first one.",
+    fix="Nothing to mend; for an engine that fails, repeat the scale for each part.",
+    check=check,
+    examples=(
+        Example(title="one scale for qkv_proj", skeleton=STATIC + FUSED, count=1),
+        Example(title="parts of their own", skeleton=STATIC + FUSED.replace("qkv_proj", "o_proj"), count=0),
+    ),
+)

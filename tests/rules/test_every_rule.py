@@ -1,0 +1,72 @@
+"""What holds for every rule: its documentation, its name, and its examples, which are executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fp8load.rules
+from fp8load.rules.base import LEVELS, Context, Example, Rule
+from fp8load.rules.registry import rules
+from fp8load.rules.scales import ScaleReader
+from rules.examples import checkpoint_of
+
+FOLDER = Path(fp8load.rules.__file__).parent
+FILES = sorted(path.stem for path in FOLDER.glob("f8[a-z][0-9]*.py"))
+EXAMPLES = [
+    pytest.param(rule, example, id=f"{rule.code}: {example.title}") for rule in rules() for example in rule.examples
+]
+
+
+def problems_of(rule: Rule, example: Example):
+    ckpt = checkpoint_of(example.skeleton, example.values, example.files)
+    scales = None if rule.level == "headers" else ScaleReader(ckpt)
+    return list(rule.check(Context(checkpoint=ckpt, tp=example.tp, scales=scales)))
+
+
+@pytest.mark.parametrize(("rule", "example"), EXAMPLES)
+def test_an_example_fires_as_often_as_it_says(rule, example):
+    problems = problems_of(rule, example)
+
+    assert len(problems) == example.count, problems
+    assert {problem.code for problem in problems} <= {rule.code}
+
+
+@pytest.mark.parametrize(("rule", "example"), [param for param in EXAMPLES if param.values[1].count])
+def test_a_problem_says_what_where_expected_and_got(rule, example):
+    for problem in problems_of(rule, example):
+        assert problem.message
+        assert problem.where
+        assert problem.got or problem.expected
+
+
+@pytest.mark.parametrize(("rule", "example"), [param for param in EXAMPLES if param.values[1].count])
+def test_the_report_has_the_finding_of_an_example_that_fires(rule, example):
+    report = checkpoint_of(example.skeleton, example.values, example.files).verify("scales", tp=example.tp)
+    found = [finding for finding in report.findings if finding.code == rule.code]
+
+    assert sum(finding.count for finding in found) == example.count
+    assert {finding.name for finding in found} == {rule.name}
+    assert report.summary.crashed == []
+    assert rule.code not in report.summary.passed
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.code)
+def test_a_rule_is_documented(rule):
+    assert rule.what.endswith(".")
+    assert rule.why.endswith(".")
+    assert rule.fix
+    assert rule.level in LEVELS
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.code)
+def test_a_rule_has_an_example_that_fires_and_one_that_is_silent(rule):
+    assert any(example.count for example in rule.examples)
+    assert any(not example.count for example in rule.examples)
+
+
+def test_codes_and_names_are_those_of_the_files():
+    assert [rule.code for rule in rules()] == [stem[:6].upper() for stem in FILES]
+    assert [rule.name.replace("-", "_") for rule in rules()] == [stem[7:] for stem in FILES]
+    assert len({rule.name for rule in rules()}) == len(FILES)

@@ -10,16 +10,17 @@ from typing import Any
 
 import fp8load.archs
 from fp8load.archs.base import Arch
+from fp8load.plugins import plugins
 
 _HELPERS = frozenset({"base", "decoder", "expected", "find"})
 
 
 @cache
 def families() -> tuple[Arch, ...]:
-    """Every family file in this folder: the listing is the registry."""
+    """Every family file in this folder, and those of outside packages (entry points "fp8load.archs")."""
     names = sorted(info.name for info in pkgutil.iter_modules(fp8load.archs.__path__))
     modules = [importlib.import_module(f"fp8load.archs.{name}") for name in names if name not in _HELPERS]
-    return tuple(module.ARCH for module in modules)
+    return (*(module.ARCH for module in modules), *plugins("fp8load.archs", Arch))
 
 
 def find_arch(config: Mapping[str, Any]) -> Arch | None:

@@ -6,21 +6,23 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from functools import cache
+from types import ModuleType
 from typing import Any, cast
 
 import fp8load.formats
 from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import CheckpointFormat, FormatModule, Located
+from fp8load.plugins import plugins
 
 _HELPERS = frozenset({"base", "document", "locate", "lower", "match", "unquantized", "uniform"})
 
 
 @cache
 def format_modules() -> tuple[FormatModule, ...]:
-    """Every format file in this folder: the listing is the registry."""
+    """Every format file in this folder, and the modules of outside packages (entry points "fp8load.formats")."""
     names = sorted(info.name for info in pkgutil.iter_modules(fp8load.formats.__path__))
     modules = [importlib.import_module(f"fp8load.formats.{name}") for name in names if name not in _HELPERS]
-    return cast("tuple[FormatModule, ...]", tuple(modules))
+    return cast("tuple[FormatModule, ...]", (*modules, *plugins("fp8load.formats", ModuleType)))
 
 
 def locate(configs: Mapping[str, Mapping[str, Any]]) -> Iterator[Located]:

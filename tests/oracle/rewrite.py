@@ -61,6 +61,13 @@ def one_row_fewer(tensor: Stored) -> Stored:
     return Stored(tensor.dtype, (tensor.shape[0] - 1, *tensor.shape[1:]), tensor.data[:-nbytes])
 
 
+def one_column_more(tensor: Stored) -> Stored:
+    """The last column of a matrix twice."""
+    rows, cols = tensor.shape
+    grid = np.frombuffer(tensor.data, np.uint8).reshape(rows, cols, ITEM_SIZE[tensor.dtype])
+    return Stored(tensor.dtype, (rows, cols + 1), np.concatenate((grid, grid[:, -1:]), axis=1).tobytes())
+
+
 def bf16_bytes(numbers: np.ndarray) -> bytes:
     """Float32 numbers cut to BF16."""
     high: np.ndarray = (np.ascontiguousarray(numbers, np.float32).view(np.uint32) >> 16).astype("<u2")

@@ -115,7 +115,7 @@ def _tensor(lowered: Lowered, name: str, shape: tuple[int, ...], known: set[str]
 def _linear(model: Model, lowered: Lowered, at: str, entry: Linear, known: set[str]) -> Iterator[Problem]:
     cols = model.sizes.of(entry.cols)
     rows = [model.sizes.of(part.rows) for part in entry.parts]
-    if is_fused_on_disk(entry, at, lowered.modules):
+    if is_fused_on_disk(entry, at, lowered.modules) or _lost_fused(model, lowered, at, entry):
         members = [(at + entry.target, sum(rows))]
     else:
         members = [(at + part.module, num_rows) for part, num_rows in zip(entry.parts, rows, strict=True)]
@@ -124,6 +124,14 @@ def _linear(model: Model, lowered: Lowered, at: str, entry: Linear, known: set[s
         yield from _tensor(lowered, f"{module}.weight", (num_rows, cols), known)
         if has_bias:
             yield from _tensor(lowered, f"{module}.bias", (num_rows,), known)
+
+
+def _lost_fused(model: Model, lowered: Lowered, at: str, entry: Linear) -> bool:
+    """Whether a layer of which nothing is stored would be fused on disk, because it is so in other layers."""
+    if len(entry.parts) == 1 or any(at + part.module in lowered.modules for part in entry.parts):
+        return False
+    layers = (f"{model.prefix}{model.arch.layers}.{layer}." for layer in range(model.sizes.num_layers))
+    return any(layer + entry.target in lowered.modules for layer in layers)
 
 
 def _head(model: Model, lowered: Lowered, at: str, entry: Head, known: set[str]) -> Iterator[Problem]:
@@ -160,7 +168,7 @@ def _kv(model: Model, lowered: Lowered) -> Iterator[Problem]:
         for role in (*roles, *(r for r in KV_ROLES[:2] if r not in roles)):
             if (attention, role) not in lowered.kv:
                 yield Problem(
-                    code="F8L901", message="a KV-cache scale is missing", tensor=f"{attention}.{role}",
+                    code="F8L901", message="a KV-cache scale is missing", tensor=attention + _kv_suffix(lowered, role),
                     expected="a scale [1], as other layers have", got="none",
                     hint="engines run this layer's cache at scale 1.0 without saying so",
                 )  # fmt: skip
@@ -171,3 +179,10 @@ def _kv(model: Model, lowered: Lowered) -> Iterator[Problem]:
         if attention not in attentions:
             yield Problem(code="F8L902", message="a KV-cache scale belongs to no attention module", tensor=meta.name,
                           file=meta.file, expected=f"one of {len(attentions)} attention modules", got=attention)  # fmt: skip
+
+
+def _kv_suffix(lowered: Lowered, role: Role) -> str:
+    """What a missing KV scale would be called after its attention module: as another layer's, or as the other role's."""
+    stored = ((other, meta.name[len(attention) :]) for (attention, other), meta in lowered.kv.items())
+    other, suffix = min(stored, key=lambda item: item[0] is not role, default=(role, f".{role}"))
+    return suffix.replace(f".{other[0]}_", f".{role[0]}_")

@@ -108,7 +108,8 @@ def build(config: Fp8Config, located: Located, *, name: str) -> CheckpointFormat
         ignore=ignore,
         covers=covers,
         unknown_keys=tuple(config.model_extra or ()),
-        unconverted=lambda shape: _left_unconverted(config, shape),
+        # transformers' own habit: other tools that build on this format quantize such weights too
+        unconverted=lambda shape: _left_unconverted(config, shape) if name == NAME else None,
         problems=_contradictions(config, located),
     )
 

@@ -79,7 +79,8 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
         for role, reason in left_out.items():
             unused[roles.pop(role).name] = reason
         modules[base] = ModuleInfo(base, roles, scheme)
-    problems.extend(mixed_dtypes(tensors, {meta.name for info in modules.values() for meta in _scales(info)}, unused))
+    scales = {meta.name for info in modules.values() for meta in _scales(info)} | {meta.name for meta in kv.values()}
+    problems.extend(mixed_dtypes(tensors, scales, unused))
     return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, problems=tuple(problems))
 
 

@@ -45,15 +45,32 @@ def glob_or_prefix(entry: str, module: str) -> bool:
     return fnmatch.fnmatchcase(module, entry) or module.startswith(f"{entry}.")
 
 
+_PLAIN = re.compile(r"[\w-]+(?:\.[\w-]+)*")
+
+
 def first_cover(entries: Iterable[str], covers: Callable[[str, str], bool]) -> Callable[[str], str | None]:
-    """A function from a module to the first entry that covers it. Literal full names are looked up, not searched."""
-    listed = tuple(entries)
-    literal = {entry: entry for entry in listed}
+    """A function from a module to an entry that covers it: literal names before patterns.
+
+    Lists of thousands of literal names meet tens of thousands of modules, so these are looked up and not searched: in
+    every dialect above, one covers a module only where its components stand in the module's name.
+    """
+    listed = dict.fromkeys(entries)
+    plain = {entry for entry in listed if _PLAIN.fullmatch(entry)}
+    patterns = tuple(entry for entry in listed if entry not in plain)
+    firsts = {entry.partition(".")[0] for entry in plain}
+    lasts = {entry.rpartition(".")[2] for entry in plain}
 
     def find(module: str) -> str | None:
-        found = literal.get(module)
-        if found is not None:
-            return found
-        return next((entry for entry in listed if covers(entry, module)), None)
+        if module in listed:
+            return module
+        components = module.split(".")
+        ends = [at for at, component in enumerate(components, start=1) if component in lasts]
+        for begin, component in enumerate(components if ends else ()):
+            if component in firsts:
+                runs = (".".join(components[begin:end]) for end in ends if end > begin)
+                found = next((run for run in runs if run in plain and covers(run, module)), None)
+                if found is not None:
+                    return found
+        return next((entry for entry in patterns if covers(entry, module)), None)
 
     return find

@@ -8,13 +8,13 @@ from fp8load.rules.samples import BLOCK, QUANTIZED
 
 
 def check(context: Context) -> Iterator[Problem]:
-    """Orphans, which lowering found; and, where no family says so, the weights that they lack."""
-    checkpoint = context.checkpoint
+    """Orphans, which lowering found; and the weights that they lack, where no family's check names them."""
+    named = {*context.checkpoint.index.tensors, *(problem.tensor for problem in context.problems("F8L109"))}
     absent: dict[str, Problem] = {}
     for problem in context.problems("F8L202"):
         yield problem
         weight = f"{problem.module}.weight"
-        if checkpoint.model is None and problem.module and weight not in checkpoint.index.tensors:
+        if weight not in named:
             absent[weight] = problem
     for weight, orphan in absent.items():
         yield Problem(code="F8L202", message="a weight is missing and its scales are there", tensor=weight,

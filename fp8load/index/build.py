@@ -60,11 +60,14 @@ def _build(source: Source) -> Index:
     problems += two_places(tensors, duplicates, index_json)
     if index_json is not None:
         problems += compare_with_index(tensors, headers.by_file, members, index_json)
-    problems += second_copies(tensors, {name: headers.by_file[name] for name in strays if name in headers.by_file})
+    declared = None if index_json is None else index_json.weight_map
+    problems += second_copies(
+        tensors, {name: headers.by_file[name] for name in strays if name in headers.by_file}, declared
+    )
     return Index(
         files={name: headers.meta(name) for name in members if name in headers.by_file},
         strays={name: headers.meta(name) for name in strays if name in headers.by_file},
-        tensors=tensors, duplicates=duplicates, declared=None if index_json is None else index_json.weight_map,
+        tensors=tensors, duplicates=duplicates, declared=declared,
         configs=configs, problems=tuple(problems), total_size=None if index_json is None else index_json.total_size,
     )  # fmt: skip
 

@@ -34,14 +34,18 @@ def two_places(tensors: _Tensors, duplicates: _Duplicates, index_json: IndexJson
 def compare_with_index(
     tensors: _Tensors, headers: Mapping[str, Header], members: list[str], index_json: IndexJson
 ) -> list[Problem]:
-    """F8L004 for promises that no header keeps, F8L005 for tensors that the index does not promise."""
+    """F8L004 for promises that no header keeps, F8L005 for tensors that the index does not promise.
+
+    `headers` are those of all files that have one, strays too: a tensor may lie in a file that no entry names.
+    """
     declared = index_json.weight_map
     stored = {meta.name: meta.file for meta in tensors.values()}
     if stored == declared:
         return []
     unreadable = {file for file in members if file not in headers}  # reported by themselves, once
+    anywhere = {meta.name: file for file, header in headers.items() for meta in header.tensors} | stored
     problems = [
-        _absent(name, file, stored.get(name), index_json.file)
+        _absent(name, file, anywhere.get(name), index_json.file)
         for name, file in declared.items()
         if stored.get(name) != file and file not in unreadable
     ]
@@ -61,8 +65,11 @@ def _absent(name: str, file: str, elsewhere: str | None, index_file: str) -> Pro
                    file=file, expected=f"an entry in its header, says {index_file}", got=got, hint=hint)  # fmt: skip
 
 
-def second_copies(tensors: _Tensors, strays: Mapping[str, Header]) -> list[Problem]:
-    """F8L006 for strays that hold over half of the parameters; F8L005 for each tensor of the smaller ones."""
+def second_copies(tensors: _Tensors, strays: Mapping[str, Header], declared: Mapping[str, str] | None) -> list[Problem]:
+    """F8L006 for strays that hold over half of the parameters; F8L005 for each tensor of the smaller ones.
+
+    What index.json promises in another file is left out: F8L004 has said where it lies.
+    """
     if not strays:
         return []
     whole = sum(meta.num_elements for meta in tensors.values())
@@ -78,7 +85,8 @@ def second_copies(tensors: _Tensors, strays: Mapping[str, Header]) -> list[Probl
                 got=f"{files[0]}{more}: {len(metas):,} tensors, {num_params:,} parameters (the checkpoint: {whole:,})",
                 hint="loaders that read *.safetensors merge both: exclude or delete one copy"))  # fmt: skip
         else:
-            problems += [_stray_tensor(meta, tensors.get(meta.name)) for meta in metas]
+            lost = () if declared is None else declared.keys() - tensors.keys()
+            problems += [_stray_tensor(meta, tensors.get(meta.name)) for meta in metas if meta.name not in lost]
     return problems
 
 

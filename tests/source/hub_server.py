@@ -1,7 +1,7 @@
 """The Hub's endpoints on the loopback: a host with the repositories, and a second one that serves the large files.
 
-Answers follow what huggingface.co sends: X-Repo-Commit on every resolve, 302 with X-Linked-Size, X-Linked-Etag and X-Xet-Hash
-for large files, X-Error-Code with errors. Every request is recorded with the bytes that were really written.
+Answers follow what huggingface.co sends: X-Repo-Commit on every resolve, 302 with X-Linked-Size, X-Linked-Etag and
+X-Xet-Hash for large files, X-Error-Code with errors. Every request is recorded with the bytes that were really written.
 """
 
 from __future__ import annotations
@@ -50,6 +50,13 @@ class Repo:
     list_sizes: bool = True
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up early is what these tests are about; the traceback would only be noise."""
+
+
 class FakeHub:
     """Start with `with FakeHub() as hub`; `hub.endpoint` is what HF_ENDPOINT would be."""
 
@@ -69,8 +76,7 @@ class FakeHub:
 
     def _server(self, host: str) -> ThreadingHTTPServer:
         handler = type("Handler", (_Handler,), {"hub": self, "host": host})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
+        server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return server
 
@@ -145,14 +151,19 @@ class _Handler(BaseHTTPRequestHandler):
             return
         commit = repo.revisions.get(rev, rev)
         if verb == "tree":
-            entries = [{"type": "file", "path": name, "size": blob.size, "oid": "0" * 40} for name, blob in repo.files.items()]
+            entries = [
+                {"type": "file", "path": name, "size": blob.size, "oid": "0" * 40} for name, blob in repo.files.items()
+            ]
             self._json(entries)
             return
         siblings = [
-            {"rfilename": name} | ({"size": blob.size, "blobId": "0" * 40} if repo.list_sizes and "blobs" in self.path else {})
+            {"rfilename": name}
+            | ({"size": blob.size, "blobId": "0" * 40} if repo.list_sizes and "blobs" in self.path else {})
             for name, blob in repo.files.items()
         ]
-        self._json({"_id": "1", "id": repo_id, "modelId": repo_id, "sha": commit, "private": False, "siblings": siblings})
+        self._json(
+            {"_id": "1", "id": repo_id, "modelId": repo_id, "sha": commit, "private": False, "siblings": siblings}
+        )
 
     def _resolve(self, repo_id: str, rev: str, file: str) -> None:
         if self.hub.relative_hops and "hop" not in self.path:

@@ -54,7 +54,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expected: Index) -> Ite
     with FakeHub() as server:
         server.add("acme/model", files_of(expected))
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
@@ -158,6 +160,13 @@ def test_a_server_that_ignores_ranges_is_stopped_early(hub: FakeHub, expected: I
     hub.ignores_range = True
     assert tensors_of(build_index(HubSource("acme/model"))) == tensors_of(expected)
     assert hub.sent("cdn") < 32 * MIB  # what the sockets' buffers took; the shards have 128 MiB
+
+
+def test_the_second_half_of_a_header_is_found_without_ranges_too(hub: FakeHub) -> None:
+    index = parse_skeleton("model.layers.{0..999}.a_rather_long_name_of_a_projection.weight F8_E4M3 [128, 128]")
+    hub.add("acme/long", files_of(index))
+    hub.ignores_range = True
+    assert tensors_of(build_index(HubSource("acme/long"))) == tensors_of(index)
 
 
 def test_a_server_that_ignores_ranges_cannot_serve_the_middle_of_a_file(hub: FakeHub) -> None:
@@ -410,6 +419,9 @@ def test_the_environment_variables_are_those_of_huggingface_hub(hub: FakeHub, tm
 
 def test_local_sources_do_not_import_huggingface_hub(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(small_files()["model.safetensors"])
-    code = SCRIPT.replace('"acme/model"', repr(str(tmp_path))) + "print('huggingface_hub' in sys.modules, 'torch' in sys.modules)"
+    code = (
+        SCRIPT.replace('"acme/model"', repr(str(tmp_path)))
+        + "print('huggingface_hub' in sys.modules, 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False", "False"]

@@ -7,6 +7,7 @@ other first, as the publishers of such checkpoints define it.
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 from typing import assert_never
 
@@ -36,8 +37,7 @@ def decode_scale(scale: torch.Tensor, dtype: DType | None = None) -> torch.Tenso
     stored = dtype or NAMES[scale.dtype]
     if stored not in (DType.U8, DType.F8_E8M0):
         return scale.float()
-    table = torch.from_numpy(decode_table(DType.F8_E8M0)).to(scale.device)
-    return table[as_bytes(scale).int()].reshape(scale.shape)
+    return _table(DType.F8_E8M0, scale.device)[as_bytes(scale).int()].reshape(scale.shape)
 
 
 def decode_weight(weight: torch.Tensor, dtype: DType | None = None, storage: Storage | None = None) -> torch.Tensor:
@@ -50,12 +50,17 @@ def decode_weight(weight: torch.Tensor, dtype: DType | None = None, storage: Sto
         return weight.float()
     if stored is not DType.F4:
         raise ValueError(f"weights of {stored} are not decoded")
-    table = torch.from_numpy(decode_table(DType.F4)).to(weight.device)
     data = as_bytes(weight).int()
     halves = [data & 15, data >> 4]
     if storage is not None and storage.nibble_order is NibbleOrder.HIGH_FIRST:
         halves.reverse()
-    return table[torch.stack(halves, dim=-1)].flatten(-2)
+    return _table(DType.F4, weight.device)[torch.stack(halves, dim=-1)].flatten(-2)
+
+
+@cache
+def _table(dtype: DType, device: torch.device) -> torch.Tensor:
+    """256 values on the device; kept, because a captured CUDA graph may not copy from the host."""
+    return torch.from_numpy(decode_table(dtype)).to(device)
 
 
 def multiply_blocks_(values: torch.Tensor, scale: torch.Tensor, block: PerBlock) -> torch.Tensor:

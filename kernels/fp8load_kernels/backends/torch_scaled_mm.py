@@ -56,11 +56,36 @@ class TorchScaledMM:
         if num_tokens == 0 or s_w is None:
             return like_input(x.new_empty(num_tokens, num_rows), x)
         quantized = quantize_input(x_MK, prepared.weights.scheme, prepared.input_scale)
-        s_x = quantized.scale.expand(num_tokens, 1).contiguous() if _by_row(prepared.weights) else quantized.scale
-        y_MN = torch._scaled_mm(quantized.codes, prepared.weight, s_x, s_w, out_dtype=torch.float32)
+        by_row = _by_row(prepared.weights)
+        s_x = quantized.scale.expand(num_tokens, 1).contiguous() if by_row else quantized.scale
+        if x.is_cuda and _rounds_itself(x.dtype, bias, by_row=by_row):
+            y_MN = torch._scaled_mm(quantized.codes, prepared.weight, s_x, s_w, bias=bias, out_dtype=x.dtype)
+            return like_input(y_MN, x)
+        y_MN = _float32_product(quantized.codes, prepared.weight, s_x, s_w, by_row=by_row)
         if bias is not None:
             y_MN += bias.float()
         return like_input(y_MN.to(x.dtype), x)
+
+
+def _rounds_itself(dtype: torch.dtype, bias: torch.Tensor | None, *, by_row: bool) -> bool:
+    """Whether the CUDA kernel scales, adds the bias and rounds in one go; to F16 with one scale for each operand."""
+    if bias is not None and bias.dtype != dtype:
+        return False
+    return dtype == torch.bfloat16 or (dtype == torch.float16 and not by_row)
+
+
+def _float32_product(
+    x_MK: torch.Tensor, w_KN: torch.Tensor, s_x: torch.Tensor, s_w: torch.Tensor, *, by_row: bool
+) -> torch.Tensor:
+    """Codes times codes times scales, float32 [M, N].
+
+    Rows are scaled afterwards: the kernel does it for BF16 output on CUDA only, and on the CPU not before torch 2.13
+    (2.11 has per-tensor scales alone).
+    """
+    if not by_row:
+        return torch._scaled_mm(x_MK, w_KN, s_x, s_w, out_dtype=torch.float32)
+    one = torch.ones((), device=x_MK.device)
+    return torch._scaled_mm(x_MK, w_KN, one, one, out_dtype=torch.float32).mul_(s_x).mul_(s_w)
 
 
 def _refuses(operand: str, spec: QuantSpec) -> str:

@@ -1,0 +1,111 @@
+"""On a CUDA device: the same numbers as on the CPU, and captured graphs that survive a reload."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fp8load.dtypes import DType
+from fp8load.runtime.layers import MergedColumnParallelLinear, ScaledLinear
+from fp8load.scheme import (
+    Granularity,
+    LinearScheme,
+    PerBlock,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    PerToken,
+    QuantSpec,
+    Role,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def scheme(weight: Granularity, given: Granularity | None, *, static: bool = False) -> LinearScheme:
+    spec = None if given is None else QuantSpec(
+        dtype=DType.F8_E4M3, granularity=given, scale_dtype=DType.F32 if static else None
+    )
+    return LinearScheme(weight=QuantSpec(dtype=DType.F8_E4M3, granularity=weight, scale_dtype=DType.F32), input=spec,
+                        input_static=static)  # fmt: skip
+
+
+SCHEMES = {
+    "static": scheme(PerTensor(), PerTensor(), static=True),
+    "dynamic": scheme(PerTensor(), PerTensor()),
+    "channel": scheme(PerChannel(), PerToken()),
+    "channel, static input": scheme(PerChannel(), PerTensor(), static=True),
+    "block": scheme(PerBlock(128, 128), PerGroup(128)),
+    "exponents": replace(
+        scheme(PerGroup(32), PerGroup(32)),
+        weight=QuantSpec(dtype=DType.F8_E4M3, granularity=PerGroup(32), scale_dtype=DType.F8_E8M0),
+    ),
+    "weight-only": scheme(PerChannel(), None),
+}
+
+
+def filled(layer: LinearScheme, num_cols: int, sizes: list[int], device: str, seed: int = 0) -> ScaledLinear:
+    made = MergedColumnParallelLinear(num_cols, sizes, scheme=layer, bias=DType.BF16, device=device, name="m")
+    refill(made, seed)
+    return made.finalize()
+
+
+def refill(made: ScaledLinear, seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    for param in made.parameters():
+        for source in param.param_layout.sources:
+            values = torch.rand(source.shape, generator=rng) / 50
+            if param.param_layout.role in (Role.WEIGHT, Role.BIAS):
+                values = torch.randn(source.shape, generator=rng)
+            param.weight_loader(param, values.to(param.dtype), source.slot)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(("num_cols", "sizes"), [(512, [256, 128, 128]), (512, [256]), (100, [50, 30]), (96, [32, 48])])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_cuda_computes_what_the_cpu_computes(name: str, num_cols: int, sizes: list[int], dtype: torch.dtype) -> None:
+    here, there = (filled(SCHEMES[name], num_cols, sizes, device) for device in ("cpu", "cuda"))
+    for shape in ((num_cols,), (1, num_cols), (3, 5, num_cols), (0, num_cols), (2, 0, num_cols)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        expected, y = here(x.float()), there(x.cuda())
+        assert y.dtype == dtype
+        assert y.shape == expected.shape
+        assert (y.cpu().float() - expected).norm() <= (5e-3 if dtype != torch.float32 else 1e-3) * expected.norm()
+    assert torch.equal(here.dequantize(), there.dequantize().cpu())
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_captured_graph_computes_with_reloaded_weights(name: str) -> None:
+    made = filled(SCHEMES[name], 256, [128, 64], "cuda")
+    x = torch.randn(4, 256, device="cuda", dtype=torch.bfloat16)
+    made(x)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = made(x)
+    graph.replay()
+    assert torch.equal(y, made(x))
+    refill(made, seed=5)
+    made.finalize()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(y, filled(SCHEMES[name], 256, [128, 64], "cuda", seed=5)(x))
+
+
+def test_scaled_mm_is_chosen_where_it_runs_and_says_why_where_not() -> None:
+    assert filled(SCHEMES["channel"], 512, [256, 128], "cuda").backend.name == "torch_scaled_mm"
+    odd = filled(SCHEMES["channel"], 100, [50, 30], "cuda")
+    assert odd.backend.name == "emulated"
+    assert "multiples of 16" in odd.why[0]
+
+
+def test_a_layer_that_is_moved_is_prepared_again() -> None:
+    made = filled(SCHEMES["channel"], 512, [256], "cpu")
+    x = torch.randn(3, 512)
+    expected = made(x)
+    assert (made.cuda()(x.cuda()).cpu() - expected).norm() <= 1e-3 * expected.norm()

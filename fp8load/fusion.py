@@ -90,13 +90,14 @@ class FusionPlan:
         skipped = next((skip for skip in self.skips if skip.source == meta.name), None)
         if skipped is not None:
             yield f"  skipped  {skipped.reason}"
+        layer = None
         for copy in self.copies_of(meta.name):
             spec = self.params[copy.param]
-            layer = self.layers.get(spec.module)
-            if layer is not None:
+            if layer is None and spec.module in self.layers:
+                layer = self.layers[spec.module]
                 yield f"  scheme   {layer.scheme}"
-                if copy.slot and len(spec.slots) > 1:
-                    yield f"  fuse     {layer.name.rpartition('.')[2]}, slot {copy.slot}    from archs/{self.arch}"
+            if copy.slot and len(spec.slots) > 1:
+                yield f"  fuse     {spec.module.rpartition('.')[2]}, slot {copy.slot}    from archs/{self.arch}"
             if self.rank.tp_size > 1 and copy.src.shape != meta.shape:
                 yield f"  shard    {self.rank}: {list(copy.src.shape)} of {list(meta.shape)}"
             cast = f", {meta.dtype} widened to {copy.cast}" if copy.cast else ""

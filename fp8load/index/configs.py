@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fp8load.errors import Problem, Severity
+from fp8load.errors import NotFoundError, Problem, Severity
+from fp8load.index.strict_json import DuplicateKeyError, refuse_duplicates
 from fp8load.source.base import Source
 from fp8load.source.local import unsafe_name
 
@@ -24,33 +25,16 @@ JSON_CAP = 100_000_000
 """Largest JSON file that is read, as for headers: DeepSeek-V3's index.json has 8.9 MB."""
 
 
-class DuplicateKeyError(ValueError):
-    """One object of a JSON document has the same key twice."""
-
-    def __init__(self, key: str, first: Any, second: Any) -> None:
-        super().__init__(f"{key!r} appears twice")
-        self.key, self.first, self.second = key, first, second
-
-
-def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON object hook: json.loads alone would keep the last of two equal keys and lose the other in silence."""
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        seen: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in seen:
-                raise DuplicateKeyError(key, seen[key], value)
-            seen[key] = value
-    return table
-
-
 def _load(source: Source, file: str, code: str) -> dict[str, Any] | Problem:
-    """One JSON object, or the problem that it has. `SourceError` passes: then the file could not be read at all."""
+    """One JSON object, or the problem that it has. Other source errors pass: then the file could not be read at all."""
 
     def wrong(message: str, got: str) -> Problem:
         return Problem(code=code, message=message, file=file, expected="a JSON object", got=got, hint="fetch it again")
 
-    size = source.size(file)
+    try:
+        size = source.size(file)
+    except NotFoundError as error:  # it was listed: a dangling link of a broken cache
+        return replace(error.problem, code="F8L010")
     if size > JSON_CAP:
         return wrong("the file is too large to be a configuration", f"{size:,} bytes")
     try:
@@ -108,6 +92,9 @@ def read_index_json(source: Source, file: str) -> tuple[IndexJson | None, list[P
     if not isinstance(weight_map, dict):
         return None, [Problem(code="F8L003", message="the index has no weight_map", file=file,
                               expected="weight_map: tensor name -> file name", got=_short(weight_map))]  # fmt: skip
+    if not weight_map:
+        return None, [Problem(code="F8L003", message="the index names no tensor", file=file,
+                              expected="weight_map: tensor name -> file name", got="an empty weight_map")]  # fmt: skip
     metadata = loaded.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     total_size = int(total) if isinstance(total, int | float) and math.isfinite(total) else None

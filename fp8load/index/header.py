@@ -17,6 +17,7 @@ from typing import Any
 from fp8load.dtypes import BITS, DType
 from fp8load.errors import HeaderError, Problem, Severity
 from fp8load.index.index import TensorMeta
+from fp8load.index.strict_json import DuplicateKeyError, refuse_constant, refuse_duplicates
 
 HEADER_CAP = 100_000_000
 """The format's own limit: a length field of a broken file must not make a reader allocate gigabytes."""
@@ -82,27 +83,6 @@ def header_length(file: str, begin: bytes, size: int) -> int:
     return length
 
 
-class _DuplicateKeyError(Exception):
-    pass
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON object hook: json.loads alone would keep the last of two equal keys and lose a tensor."""
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _DuplicateKeyError(key)
-            seen.add(key)
-    return table
-
-
-def _refuse_constant(constant: str) -> None:
-    """NaN and Infinity are Python's idea of JSON only."""
-    raise ValueError(f"{constant} is not JSON")
-
-
 def _may_have_duplicates(raw: bytes, document: dict[str, Any]) -> bool:
     """Whether some key may stand twice, told by counting colons: every key has one, and valid entries have four keys.
 
@@ -128,13 +108,13 @@ def _parse_json(file: str, raw: bytes) -> dict[str, Any]:
         raise _fault("F8L002", "the header does not begin with '{'", file,
                      expected="a JSON object", got=repr(text[:20]))  # fmt: skip
     try:
-        document: dict[str, Any] = json.loads(text, parse_constant=_refuse_constant)
+        document: dict[str, Any] = json.loads(text, parse_constant=refuse_constant)
         if _may_have_duplicates(raw, document):
-            json.loads(text, object_pairs_hook=_refuse_duplicates)
+            json.loads(text, object_pairs_hook=refuse_duplicates)
         if "\\u" in text:
             "".join(document).encode()  # half of a surrogate pair is no character, and no tensor can be called so
-    except _DuplicateKeyError as error:
-        raise _fault("F8L011", "the header has the same name twice", file, tensor=str(error),
+    except DuplicateKeyError as error:
+        raise _fault("F8L011", "the header has the same name twice", file, tensor=error.key,
                      expected="each name once", got="two entries") from None  # fmt: skip
     except (ValueError, RecursionError) as error:
         raise _fault("F8L002", "the header is not valid JSON", file,

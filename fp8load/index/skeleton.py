@@ -19,10 +19,10 @@ from typing import Any
 
 from fp8load.dtypes import DType, nbytes_of
 from fp8load.errors import HeaderError, Problem
-from fp8load.index.configs import refuse_duplicates
 from fp8load.index.index import Index
 from fp8load.index.layout import Entry, lay_out
 from fp8load.index.quiet_gc import quiet_gc
+from fp8load.index.strict_json import refuse_duplicates
 from fp8load.patterns import expand, fold, natural_key
 from fp8load.source.local import unsafe_name
 

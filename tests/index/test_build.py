@@ -218,6 +218,7 @@ def test_shards_in_a_subfolder_that_the_index_names_are_read(files: dict[str, by
         (b"\xff\xfe", "not valid JSON"),
         (b"[]", "not a JSON object"),
         (b"{}", "no weight_map"),
+        (b'{"weight_map": {}}', "names no tensor"),
         (b'{"weight_map": ["a"]}', "no weight_map"),
         (b'{"weight_map": {"a": "x", "a": "y"}}', "twice"),
         (b"[" * 100_000, "not valid JSON"),
@@ -304,6 +305,15 @@ def test_a_dangling_link_is_a_broken_cache(files: dict[str, bytes], tmp_path: Pa
     (problem,) = build_index(LocalSource(tmp_path)).problems
     assert (problem.code, problem.file) == ("F8L010", S2)
     assert "blobs/0123abc" in problem.got
+
+
+def test_a_dangling_link_in_place_of_a_config_is_a_broken_cache(files: dict[str, bytes], tmp_path: Path) -> None:
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").symlink_to("../../blobs/0123abc")
+    (problem,) = build_index(LocalSource(tmp_path)).problems
+    assert (problem.code, problem.file, problem.refuses) == ("F8L010", "config.json", True)
 
 
 def test_headers_are_read_in_parallel_where_the_source_asks_for_it(files: dict[str, bytes]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from fp8load.errors import HeaderError, NotFoundError, Problem, Severity
 from fp8load.index.configs import IndexJson, find_index, read_configs, read_index_json
 from fp8load.index.crosscheck import compare_with_index, second_copies, two_places
-from fp8load.index.header import Header, read_header
+from fp8load.index.header import FIRST_READ, SNIFF, Header, read_header
 from fp8load.index.index import FileMeta, Index, TensorMeta
 from fp8load.index.quiet_gc import quiet_gc
 from fp8load.patterns import natural_key
@@ -96,6 +97,7 @@ def _no_safetensors(source: Source, present: Mapping[str, int | None]) -> NotFou
 
 def _read_headers(source: Source, files: list[str], present: Mapping[str, int | None]) -> _Headers:
     headers = _Headers()
+    first_read = FIRST_READ if source.remote else SNIFF
 
     def read_one(file: str) -> tuple[str, int, Header | Problem]:
         try:
@@ -105,7 +107,7 @@ def _read_headers(source: Source, files: list[str], present: Mapping[str, int | 
             # listed and yet not there: a dangling link of a broken cache. Not listed: the shard is missing.
             return file, 0, replace(error.problem, code="F8L010" if file in present else "F8L003")
         try:
-            return file, size, read_header(file, size, lambda begin, end: source.read(file, begin, end))
+            return file, size, read_header(file, size, partial(source.read, file), first_read=first_read)
         except HeaderError as error:
             return file, size, error.problem
 

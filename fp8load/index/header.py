@@ -25,6 +25,9 @@ HEADER_CAP = 100_000_000
 FIRST_READ = 64 * 1024
 """First guess of a header's size for remote reads; a DeepSeek-V3 shard's header has 72 KiB, a small model's 5."""
 
+SNIFF = 512
+"""First read of a local file: enough to see its kind. A second read costs nothing there, and no weight is touched."""
+
 _MAX_BITS = 2**63
 _DTYPES = {dtype.value: dtype for dtype in DType}
 

@@ -79,13 +79,13 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
         for role, reason in left_out.items():
             unused[roles.pop(role).name] = reason
         modules[base] = ModuleInfo(base, roles, scheme)
-    scales = {meta.name for info in modules.values() for meta in _scales(info)} | {meta.name for meta in kv.values()}
+    scales = {meta.name for roles in grouped.values() for meta in _scales(roles)} | {meta.name for meta in kv.values()}
     problems.extend(mixed_dtypes(tensors, scales, unused))
     return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, problems=tuple(problems))
 
 
-def _scales(info: ModuleInfo) -> Iterator[TensorMeta]:
-    return (meta for role, meta in info.tensors.items() if role not in (Role.WEIGHT, Role.BIAS))
+def _scales(roles: Mapping[Role, TensorMeta]) -> Iterator[TensorMeta]:
+    return (meta for role, meta in roles.items() if role not in (Role.WEIGHT, Role.BIAS))
 
 
 def _attention(base: str) -> str:

@@ -7,10 +7,10 @@ import pkgutil
 import re
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import entry_points
 
 import fp8load.rules
 from fp8load.errors import Problem, UsageError
+from fp8load.plugins import plugins
 from fp8load.rules.base import Rule
 
 GROUP = "fp8load.rules"
@@ -26,7 +26,7 @@ def rules() -> tuple[Rule, ...]:
     Raises `UsageError` for a rule of an outside package that cannot be loaded or repeats a code.
     """
     table: dict[str, Rule] = {}
-    for rule in (*_own(), *_foreign()):
+    for rule in (*_own(), *plugins(GROUP, Rule)):
         if rule.code in table:
             raise UsageError(Problem(code="USE005", message="two rules have the same code", got=rule.code,
                                      expected="each code once", hint=f"see the entry points of {GROUP}"))  # fmt: skip
@@ -37,22 +37,6 @@ def rules() -> tuple[Rule, ...]:
 def _own() -> list[Rule]:
     names = [info.name for info in pkgutil.iter_modules(fp8load.rules.__path__) if _FILE.fullmatch(info.name)]
     return [importlib.import_module(f"fp8load.rules.{name}").RULE for name in names]
-
-
-def _foreign() -> list[Rule]:
-    found = []
-    for point in entry_points(group=GROUP):
-        try:
-            rule = point.load()
-        except Exception as error:
-            raise UsageError(Problem(code="USE005", message="a rule of an installed package cannot be loaded",
-                                     got=f"{point.name} = {point.value}: {error}",
-                                     hint="repair or uninstall the package"))  from error  # fmt: skip
-        if not isinstance(rule, Rule):
-            raise UsageError(Problem(code="USE005", message="an entry point does not name a Rule", expected="a Rule",
-                                     got=f"{point.name} = {point.value}: {type(rule).__name__}"))  # fmt: skip
-        found.append(rule)
-    return found
 
 
 def rule_names() -> tuple[tuple[str, str], ...]:

@@ -43,7 +43,7 @@ def test_a_sound_checkpoint_has_no_problem(llama: Llama) -> None:
 def test_a_missing_scale_is_named_with_the_shape_it_should_have() -> None:
     problem = only(edited(BLOCK, f"- {UP}.weight_scale_inv"), "F8L201", f"{UP}.weight_scale_inv")
 
-    assert problem.expected == "a scale [6, 4]"
+    assert problem.expected == f"[6, 4] for {UP}.weight F8_E4M3 [96, 64]"
     assert problem.refuses
 
 

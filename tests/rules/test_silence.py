@@ -1,0 +1,59 @@
+"""What is legal and seen in real repositories: a linter that cries on these is switched off within a day."""
+
+from __future__ import annotations
+
+import pytest
+
+from fp8load.rules.samples import BLOCK, LLAMA, STATIC
+from rules.examples import checkpoint_of
+
+WEIGHT = "m.layers.{0..3}.mlp.down_proj.weight  F8_E4M3  [256, 256]\n"
+TIED = LLAMA.replace('"num_hidden_layers"', '"tie_word_embeddings": true, "num_hidden_layers"')
+
+LEGAL = {
+    "rows that are no multiple of the block": LLAMA.replace('"vocab_size": 1024', '"vocab_size": 1000').replace(
+        "[1024, 256]", "[1000, 256]"
+    ),
+    "partial blocks": BLOCK + "m.q_a_proj.weight F8_E4M3 [587, 576]\nm.q_a_proj.weight_scale_inv F32 [5, 5]\n",
+    "BF16 scales": LLAMA.replace(" F32 ", " BF16 "),
+    "weight and scale in different shards": LLAMA.replace("F32      [4, 2]", "F32 [4, 2] @ model-2.safetensors"),
+    "scalars as []": STATIC + WEIGHT + "m.layers.{0..3}.mlp.down_proj.{weight,input}_scale  F32 []\n",
+    "scalars as [1]": STATIC + WEIGHT + "m.layers.{0..3}.mlp.down_proj.{weight,input}_scale  F32 [1]\n",
+    "a tied head that is stored": TIED,
+    "a tied head that is not stored": TIED.replace("{model.embed_tokens,lm_head}", "model.embed_tokens"),
+    "a stray input scale": LLAMA + "model.layers.0.mlp.down_proj.input_scale  F32  [1]\n",
+    "v_proj absent in some layers": BLOCK
+    + "m.layers.{0..1}.self_attn.{q,k}_proj.weight F8_E4M3 [256, 256]\n"
+    + "m.layers.{0..1}.self_attn.{q,k}_proj.weight_scale_inv F32 [2, 2]\n"
+    + "m.layers.1.self_attn.v_proj.weight F8_E4M3 [256, 256]\n"
+    + "m.layers.1.self_attn.v_proj.weight_scale_inv F32 [2, 2]\n",
+    "layers that are not quantized": BLOCK
+    + "m.layers.0.mlp.{gate,up}_proj.weight F8_E4M3 [256, 256]\n"
+    + "m.layers.0.mlp.{gate,up}_proj.weight_scale_inv F32 [2, 2]\n"
+    + "m.layers.1.mlp.{gate,up}_proj.weight BF16 [256, 256]\n",
+    "an ignore list that names head and embedding": BLOCK.replace(
+        "[128, 128]}", '[128, 128], "modules_to_not_convert": ["lm_head", "model.embed_tokens", "re:.*lm_head"]}'
+    )
+    + "model.layers.0.mlp.down_proj.weight F8_E4M3 [256, 256]\n"
+    + "model.layers.0.mlp.down_proj.weight_scale_inv F32 [2, 2]\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("skeleton", LEGAL.values(), ids=LEGAL.keys())
+def test_nothing_loud_is_said_of(skeleton):
+    report = checkpoint_of(skeleton).verify("weights")
+
+    assert [finding for finding in report.findings if finding.severity != "info"] == []
+    assert report.ok
+
+
+def test_a_stray_input_scale_is_noted():
+    report = checkpoint_of(LEGAL["a stray input scale"]).verify()
+
+    assert [finding.severity for finding in report.findings if finding.code == "F8L106"] == ["info"]
+
+
+def test_scales_of_dead_blocks_are_no_error():
+    scale = "model.layers.0.mlp.down_proj.weight_scale_inv"
+
+    assert checkpoint_of(LLAMA, {scale: 1e-23}).verify().ok

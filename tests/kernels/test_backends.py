@@ -59,7 +59,7 @@ def test_reference_and_emulated_run_every_scheme_on_every_device(weight, given, 
         (layer(dtype=DType.F8_E5M2), (64, 64), CPU, "F8_E5M2"),
         (layer(), (0, 64), CPU, "at least 1"),
         (layer(), (64, 64), A100, "NVIDIA A100, 8.0"),
-        (layer(), (50, 64), H200, "multiples of 16"),
+        (layer(), (64, 0), H200, "at least 1"),
         (layer(), (64, 64), Device(kind="xpu"), "xpu"),
         (replace(layer(), storage=Storage(transposed=True)), (64, 64), CPU, "plain"),
     ],
@@ -74,7 +74,8 @@ def test_scaled_mm_says_why_it_refuses(scheme, shape, device, reason: str) -> No
 @pytest.mark.parametrize("given", [PerTensor(), PerToken()])
 @pytest.mark.parametrize("device", [CPU, H200])
 def test_scaled_mm_runs_scales_per_tensor_and_per_row(weight, given, device: Device) -> None:
-    assert BACKENDS["torch_scaled_mm"].supports(layer(weight, given), (64, 96), device) == Yes()
+    for shape in ((64, 96), (50, 100)):
+        assert BACKENDS["torch_scaled_mm"].supports(layer(weight, given), shape, device) == Yes()
 
 
 @pytest.mark.parametrize("name", ["reference", "emulated"])

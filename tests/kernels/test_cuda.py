@@ -79,10 +79,11 @@ def test_cuda_computes_what_the_cpu_computes(name: str, num_cols: int, sizes: li
     assert torch.equal(here.dequantize(), there.dequantize().cpu())
 
 
+@pytest.mark.parametrize(("num_cols", "sizes"), [(256, [128, 64]), (100, [50, 30])])
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_captured_graph_computes_with_reloaded_weights(name: str) -> None:
-    made = filled(SCHEMES[name], 256, [128, 64], "cuda")
-    x = torch.randn(4, 256, device="cuda", dtype=torch.bfloat16)
+def test_a_captured_graph_computes_with_reloaded_weights(name: str, num_cols: int, sizes: list[int]) -> None:
+    made = filled(SCHEMES[name], num_cols, sizes, "cuda")
+    x = torch.randn(4, num_cols, device="cuda", dtype=torch.bfloat16)
     made(x)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -94,14 +95,15 @@ def test_a_captured_graph_computes_with_reloaded_weights(name: str) -> None:
     made.finalize()
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(y, filled(SCHEMES[name], 256, [128, 64], "cuda", seed=5)(x))
+    assert torch.equal(y, filled(SCHEMES[name], num_cols, sizes, "cuda", seed=5)(x))
 
 
 def test_scaled_mm_is_chosen_where_it_runs_and_says_why_where_not() -> None:
     assert filled(SCHEMES["channel"], 512, [256, 128], "cuda").backend.name == "torch_scaled_mm"
-    odd = filled(SCHEMES["channel"], 100, [50, 30], "cuda")
-    assert odd.backend.name == "emulated"
-    assert "multiples of 16" in odd.why[0]
+    assert filled(SCHEMES["channel"], 100, [50, 30], "cuda").backend.name == "torch_scaled_mm"
+    block = filled(SCHEMES["block"], 512, [256, 128], "cuda")
+    assert block.backend.name == "emulated"
+    assert "block 128 x 128" in block.why[0]
 
 
 def test_a_layer_that_is_moved_is_prepared_again() -> None:

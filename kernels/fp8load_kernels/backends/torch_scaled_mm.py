@@ -8,6 +8,7 @@ from fp8load.dtypes import DType
 from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
 from fp8load.scheme import LinearScheme, PerChannel, PerTensor, PerToken, QuantSpec
 from fp8load_kernels.derive import channel_scale, largest_input_scale
+from fp8load_kernels.padding import pad_columns, padded_weight
 from fp8load_kernels.quantize import quantize_input
 from fp8load_kernels.shapes import as_rows, like_input
 
@@ -19,13 +20,14 @@ class TorchScaledMM:
     """The product of FP8 codes with float32 accumulation, times the scales.
 
     A fused layer runs with a scale for each row, so parts whose per-tensor scales differ stay exact. Weights are used
-    where they lie: [N, K] row by row is what the kernel wants as its second operand, transposed.
+    where they lie: [N, K] row by row is what the kernel wants as its second operand, transposed. Only where CUDA needs
+    multiples of 16 and N or K is none, they are copied into a padded buffer.
     """
 
     name = "torch_scaled_mm"
 
     def supports(self, scheme: LinearScheme, shape_NK: tuple[int, int], device: Device) -> Verdict:
-        """FP8 E4M3 weights per tensor or channel and inputs per tensor or token; on CUDA from 8.9, multiples of 16."""
+        """FP8 E4M3: weights per tensor or channel, inputs per tensor or token; on CUDA from compute capability 8.9."""
         if scheme.input is None:
             return No("quantizes the input, and the scheme is weight-only")
         for operand, spec in (("weights", scheme.weight), ("inputs", scheme.input)):
@@ -34,17 +36,20 @@ class TorchScaledMM:
                 return No(reason)
         if scheme.second_level is not None or scheme.transforms or scheme.storage.transposed:
             return No("takes plain [N, K] weights with one level of scales")
-        if device.kind == "cpu":
-            return Yes() if min(shape_NK) > 0 else No(f"needs N and K of at least 1, not {list(shape_NK)}")
-        return _supports_cuda(shape_NK, device)
+        if min(shape_NK) < 1:
+            return No(f"needs N and K of at least 1, not {list(shape_NK)}")
+        return Yes() if device.kind == "cpu" else _supports_cuda(device)
 
     def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
         """The weight as a transposed view, and its scale as [1] for one part, [1, N] for several or per channel."""
+        weight = weights.weight
+        if weight.is_cuda:
+            weight = padded_weight(weight, CUDA_ALIGNMENT, None if previous is None else previous.weight.t())
         old_scale = None if previous is None else previous.weight_scale
         old_input = None if previous is None else previous.input_scale
         return Prepared(
             weights=weights,
-            weight=weights.weight.t(),
+            weight=weight.t(),
             weight_scale=channel_scale(weights, old_scale) if _by_row(weights) else weights.weight_scale,
             input_scale=largest_input_scale(weights, old_input),
         )
@@ -56,12 +61,13 @@ class TorchScaledMM:
         if num_tokens == 0 or s_w is None:
             return like_input(x.new_empty(num_tokens, num_rows), x)
         quantized = quantize_input(x_MK, prepared.weights.scheme, prepared.input_scale)
-        by_row = _by_row(prepared.weights)
+        by_row, codes = _by_row(prepared.weights), pad_columns(quantized.codes, prepared.weight.shape[0])
+        padded = prepared.weight.shape[1] > num_rows
         s_x = quantized.scale.expand(num_tokens, 1).contiguous() if by_row else quantized.scale
-        if x.is_cuda and _rounds_itself(x.dtype, bias, by_row=by_row):
-            y_MN = torch._scaled_mm(quantized.codes, prepared.weight, s_x, s_w, bias=bias, out_dtype=x.dtype)
+        if x.is_cuda and not padded and _rounds_itself(x.dtype, bias, by_row=by_row):
+            y_MN = torch._scaled_mm(codes, prepared.weight, s_x, s_w, bias=bias, out_dtype=x.dtype)
             return like_input(y_MN, x)
-        y_MN = _float32_product(quantized.codes, prepared.weight, s_x, s_w, by_row=by_row)
+        y_MN = _float32_product(codes, prepared.weight, (s_x, s_w), num_rows, by_row=by_row)
         if bias is not None:
             y_MN += bias.float()
         return like_input(y_MN.to(x.dtype), x)
@@ -75,17 +81,18 @@ def _rounds_itself(dtype: torch.dtype, bias: torch.Tensor | None, *, by_row: boo
 
 
 def _float32_product(
-    x_MK: torch.Tensor, w_KN: torch.Tensor, s_x: torch.Tensor, s_w: torch.Tensor, *, by_row: bool
+    x_MK: torch.Tensor, w_KN: torch.Tensor, scales: tuple[torch.Tensor, torch.Tensor], num_rows: int, *, by_row: bool
 ) -> torch.Tensor:
-    """Codes times codes times scales, float32 [M, N].
+    """Codes times codes times scales, float32 [M, num_rows]: columns of padding are cut off.
 
     Rows are scaled afterwards: the kernel does it for BF16 output on CUDA only, and on the CPU not before torch 2.13
     (2.11 has per-tensor scales alone).
     """
     if not by_row:
-        return torch._scaled_mm(x_MK, w_KN, s_x, s_w, out_dtype=torch.float32)
+        return torch._scaled_mm(x_MK, w_KN, *scales, out_dtype=torch.float32)[:, :num_rows]
     one = torch.ones((), device=x_MK.device)
-    return torch._scaled_mm(x_MK, w_KN, one, one, out_dtype=torch.float32).mul_(s_x).mul_(s_w)
+    y_MN = torch._scaled_mm(x_MK, w_KN, one, one, out_dtype=torch.float32)[:, :num_rows]
+    return y_MN.mul_(scales[0]).mul_(scales[1])
 
 
 def _refuses(operand: str, spec: QuantSpec) -> str:
@@ -96,13 +103,11 @@ def _refuses(operand: str, spec: QuantSpec) -> str:
     return ""
 
 
-def _supports_cuda(shape_NK: tuple[int, int], device: Device) -> Verdict:
+def _supports_cuda(device: Device) -> Verdict:
     if device.kind != "cuda":
         return No(f"runs on CPU and CUDA, not on {device}")
     if device.capability is None or device.capability < CUDA_CAPABILITY:
         return No(f"needs compute capability 8.9, and this is {device}")
-    if any(size % CUDA_ALIGNMENT for size in shape_NK):
-        return No(f"needs N and K that are multiples of {CUDA_ALIGNMENT}, not {list(shape_NK)}")
     return Yes()
 
 

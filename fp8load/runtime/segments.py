@@ -108,7 +108,7 @@ def _direct(copy: Copy, meta: TensorMeta, target: torch.Tensor, memory: NDArray[
     nbytes = copy.src.num_elements * BITS[meta.dtype] // 8
     for offset in range(0, nbytes, CHUNK_NBYTES):
         size = min(CHUNK_NBYTES, nbytes - offset)
-        yield Direct(meta.file, begin + offset, memoryview(memory[at + offset : at + offset + size]))
+        yield Direct(meta.file, begin + offset, memory[at + offset : at + offset + size].data)
 
 
 def _staged(copy: Copy, meta: TensorMeta, target: torch.Tensor) -> Iterator[Staged]:

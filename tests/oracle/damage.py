@@ -85,6 +85,14 @@ def added_behind_the_index(name: str) -> Iterator[Case]:
         yield Case(subject, {**stored_of(name), subject: content}, list(stored_of(name)))
 
 
+def added_cache_scale(name: str) -> Iterator[Case]:
+    """A scale of the KV cache, or of the queries, in one layer of a checkpoint that has none or spells it otherwise."""
+    for subject in ("model.layers.0.self_attn.k_scale", "model.layers.0.self_attn.q_scale"):
+        if subject not in stored_of(name):
+            more = {**stored_of(name), subject: Stored("F32", (), b"\x00\x00\x80\x3f")}
+            yield Case(subject, more, list(more))
+
+
 def changed(name: str, change: Callable[[Stored], Stored], among: Callable[[str, Stored], bool]) -> Iterator[Case]:
     """Each tensor that `among` takes, changed."""
     for subject in subjects(name):
@@ -158,6 +166,7 @@ FAULTS = (
     removed_but_still_in_the_index,
     added,
     added_behind_the_index,
+    added_cache_scale,
     one_row_too_many,
     one_row_too_few,
     one_column_too_many,

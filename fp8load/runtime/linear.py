@@ -71,9 +71,13 @@ class ScaledLinear(torch.nn.Module):
     ) -> ScaledLinear:
         """The layer of a plan around parameters that were made for it, filled or not.
 
-        A row-parallel layer's bias belongs into `params` of one rank only.
+        A row-parallel layer's bias belongs into `params` of one rank only. A backend that was asked for is chosen now:
+        raises `BackendError` BKD801 where it cannot run, `UsageError` BKD800 where there is none of this name.
         """
-        return ScaledLinear(params, scheme=spec.scheme, name=spec.name, backend=backend, sources=sources)
+        layer = ScaledLinear(params, scheme=spec.scheme, name=spec.name, backend=backend, sources=sources)
+        if backend is not None:
+            layer._chosen()
+        return layer
 
     @property
     def shape(self) -> tuple[int, int]:

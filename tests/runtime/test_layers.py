@@ -265,3 +265,13 @@ def test_a_split_that_cuts_a_block_lists_the_sizes_that_work() -> None:
         RowParallelLinear(256, 64, scheme=BLOCK, tp_size=3)
     with pytest.raises(PlanError, match="works: 1, 3, 6"):
         QKVParallelLinear(64, 128, 6, 3, scheme=CHANNEL, tp_size=4)
+
+
+def test_a_planned_layer_refuses_a_forced_backend_before_it_is_filled() -> None:
+    rows = (SlotSource("o_proj", (8, 16), whole((8, 16)), whole((8, 16))),)
+    params = make_parameters([ParamLayout(Role.WEIGHT, DType.F8_E4M3, (8, 16), rows)], "a.o_proj", scheme=WEIGHT_ONLY)
+    spec = LayerSpec(name="a.o_proj", scheme=WEIGHT_ONLY, parts=(("o_proj", 8),), num_cols=16)
+    with pytest.raises(BackendError, match=r"a\.o_proj"):
+        ScaledLinear.from_spec(spec, params, backend="torch_scaled_mm")
+    with pytest.raises(UsageError, match=r"a\.o_proj"):
+        ScaledLinear.from_spec(spec, params, backend="none such")

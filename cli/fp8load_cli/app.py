@@ -61,7 +61,9 @@ def _take_global_options(callback: Any) -> None:
     """Give the callback the global options and --version as its signature."""
     import inspect
 
-    option = typer.Option("--version", help="Print the version.", is_eager=True, callback=_version, rich_help_panel=PANEL)
+    option = typer.Option(
+        "--version", help="Print the version.", is_eager=True, callback=_version, rich_help_panel=PANEL
+    )
     version = inspect.Parameter(
         "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
     )

@@ -1,4 +1,4 @@
-"""What `doctor` finds out. torch and the backends are asked in a process of their own: a broken one cannot take us along."""
+"""What `doctor` finds out. torch and the backends are asked in another process: a broken one cannot take us along."""
 
 from __future__ import annotations
 
@@ -103,10 +103,17 @@ def _cache() -> CheckReport:
         free = shutil.disk_usage(existing).free
     except OSError as error:
         return _check("cache", "warn", f"{folder}: {error.strerror or error}")
+    shown = _short(folder)
     made = "" if folder.exists() else " (not made yet)"
     state: Literal["ok", "warn"] = "ok" if free >= _LOW_SPACE and os.access(existing, os.W_OK) else "warn"
     writable = "" if os.access(existing, os.W_OK) else ", not writable"
-    return _check("cache", state, f"{folder}{made}, {size(free)} free{writable}")
+    return _check("cache", state, f"{shown}{made}, {size(free)} free{writable}")
+
+
+def _short(folder: Path) -> str:
+    """A path that does not give away the user's name in a pasted report."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises where there is none
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) and home != Path("/") else str(folder)
 
 
 def _check(name: str, state: Literal["ok", "warn", "no", "broken"], text: str) -> CheckReport:

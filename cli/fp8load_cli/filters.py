@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -174,8 +175,8 @@ def _of_baseline(path: Path) -> Iterator[_Suppression]:
         entries = [(entry["code"], entry["pattern"], entry["file"]) for entry in document["findings"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(Problem(
-            code="USE012", message="the baseline cannot be read", file=str(path), got=f"{type(error).__name__}: {error}",
-            expected="a file of --write-baseline",
+            code="USE012", message="the baseline cannot be read", file=str(path),
+            expected="a file of --write-baseline", got=f"{type(error).__name__}: {error}",
         )) from error  # fmt: skip
     for entry in entries:
         yield _Suppression(f"{path.name}: {entry[0]} {entry[1]}", _drop_identity(entry))
@@ -187,20 +188,31 @@ def _drop_identity(entry: tuple[str, str, str]) -> Callable[[Finding], Finding |
 
 def unfold(report: VerifyReport) -> VerifyReport:
     """One finding for each name. What a finding does not list stays one finding with its count."""
-    return with_findings(report, [single for finding in report.findings for single in _singles(finding)])
+    one_file = report.source.files == 1
+    return with_findings(report, [single for finding in report.findings for single in _singles(finding, one_file)])
 
 
-def _singles(finding: Finding) -> Iterator[Finding]:
+_OTHERS = re.compile(r" \.\.\. and [\d,]+ others?$")
+
+
+def _singles(finding: Finding, one_file: bool) -> Iterator[Finding]:
+    """A folded finding has the facts of its first name; the others get only those that are the same for all."""
     names = finding.tensors or finding.modules
     if finding.count <= 1 or not names:
         yield finding
         return
-    for name in names:
-        is_tensor = bool(finding.tensors)
-        module = name.rpartition(".")[0] if is_tensor else name
-        update: Mapping[str, object] = {
-            "count": 1, "pattern": name, "tensors": [name] if is_tensor else [], "modules": [module] if module else []
-        }  # fmt: skip
-        yield finding.model_copy(update=dict(update))
+    facts = {"expected": finding.expected, "got": finding.got}
+    of_first = {label: _OTHERS.sub("", text) for label, text in facts.items()}
+    of_others = {label: "" if _OTHERS.search(text) else text for label, text in facts.items()}
+    by_file = finding.code.startswith("F8L0") or one_file
+    for number, name in enumerate(names):
+        update: dict[str, object] = {"count": 1, "pattern": name, "tensors": [], "modules": [name]}
+        if finding.tensors:
+            module = name.rpartition(".")[0]
+            update |= {"tensors": [name], "modules": [module] if module else []}
+        update |= of_others if number else of_first
+        if number and not by_file:
+            update["file"] = ""
+        yield finding.model_copy(update=update)
     if finding.count > len(names):
         yield finding.model_copy(update={"count": finding.count - len(names), "tensors": [], "modules": []})

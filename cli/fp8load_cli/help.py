@@ -59,7 +59,7 @@ class Command(TyperCommand):
         """The options, each group under its heading; those without a group first."""
         _write_options(self, ctx, formatter)
 
-    def format_epilog(self, ctx: Any, formatter: Formatter) -> None:
+    def format_epilog(self, ctx: Any, formatter: Formatter) -> None:  # noqa: ARG002 - typer's signature
         """Exit codes, environment, examples."""
         _write_epilog(self.epilog, formatter)
 
@@ -72,7 +72,7 @@ class Group(TyperGroup):
         self.format_commands(ctx, formatter)  # type: ignore[arg-type]
         _write_options(self, ctx, formatter)
 
-    def format_epilog(self, ctx: Any, formatter: Formatter) -> None:
+    def format_epilog(self, ctx: Any, formatter: Formatter) -> None:  # noqa: ARG002 - typer's signature
         """Exit codes, environment, examples."""
         _write_epilog(self.epilog, formatter)
 

@@ -17,35 +17,71 @@ PANEL = "Global options"
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="SOURCE", help="Folder, file.safetensors, x.skel, org/repo, org/repo@rev, hf://... or - (a skeleton on stdin)."
+        metavar="SOURCE",
+        help="Folder, file.safetensors, x.skel, org/repo, org/repo@rev, hf://... or - (a skeleton on stdin).",
     ),
 ]
 
 
-def global_options(
-    format: Annotated[  # noqa: A002 - the option's name
-        str | None, typer.Option("--format", "-f", metavar="FORMAT", help="How to write the report.", rich_help_panel=PANEL)
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Same as --format json.", rich_help_panel=PANEL)] = False,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write the report there.", rich_help_panel=PANEL)
-    ] = None,
-    quiet: Annotated[
-        int,
-        typer.Option("--quiet", "-q", count=True, show_default=False, help="Only findings; -qq: only the exit code.", rich_help_panel=PANEL),
-    ] = 0,
-    verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="More detail, and a log on stderr; -vv: debug.", rich_help_panel=PANEL)
-    ] = 0,
-    color: Annotated[
-        str | None, typer.Option("--color", metavar="auto|always|never", help="Also NO_COLOR, FORCE_COLOR.", rich_help_panel=PANEL)
-    ] = None,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress on stderr.", rich_help_panel=PANEL)] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Same as HF_HUB_OFFLINE=1.", rich_help_panel=PANEL)] = False,
-    config: Annotated[
-        str | None,
-        typer.Option("--config", metavar="FILE", help="Default: the nearest fp8load.toml or pyproject.toml.", rich_help_panel=PANEL),
-    ] = None,
+_Format = Annotated[
+    str | None,
+    typer.Option("--format", "-f", metavar="FORMAT", help="How to write the report.", rich_help_panel=PANEL),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Same as --format json.", rich_help_panel=PANEL)]
+_Output = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write the report there.", rich_help_panel=PANEL),
+]
+_Quiet = Annotated[
+    int,
+    typer.Option(
+        "--quiet",
+        "-q",
+        count=True,
+        show_default=False,
+        help="Only findings; -qq: only the exit code.",
+        rich_help_panel=PANEL,
+    ),
+]
+_Verbose = Annotated[
+    int,
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        show_default=False,
+        help="More detail, and a log on stderr; -vv: debug.",
+        rich_help_panel=PANEL,
+    ),
+]
+_Color = Annotated[
+    str | None,
+    typer.Option("--color", metavar="auto|always|never", help="Also NO_COLOR, FORCE_COLOR.", rich_help_panel=PANEL),
+]
+_NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress on stderr.", rich_help_panel=PANEL)]
+_Offline = Annotated[bool, typer.Option("--offline", help="Same as HF_HUB_OFFLINE=1.", rich_help_panel=PANEL)]
+_Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Default: the nearest fp8load.toml or pyproject.toml.",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
+def global_options(  # noqa: PLR0913 - every one of them
+    *,
+    format: _Format = None,
+    json: _Json = False,
+    output: _Output = None,
+    quiet: _Quiet = 0,
+    verbose: _Verbose = 0,
+    color: _Color = None,
+    no_progress: _NoProgress = False,
+    offline: _Offline = False,
+    config: _Config = None,
 ) -> dict[str, Any]:
     """The global options as typed, unset ones as None, False or 0."""
     return dict(locals())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from fp8load.errors import Problem, UsageError
+from fp8load_cli.render.document import Span, line
 from fp8load_cli.render.text import Style, draw
 from fp8load_cli.settings import Settings
 
@@ -59,8 +60,8 @@ class Output:
             _write(sys.stderr, draw(problem_document(problem), _style(sys.stderr, self.settings.colour)))
 
     def _say(self, style: str, label: str, text: str) -> None:
-        paint = _style(sys.stderr, self.settings.colour).paint
-        _write(sys.stderr, f"{paint(label + ':', style)} {text}\n")
+        drawn = draw([line(Span(f"{label}:", style), f" {text}", hang=2)], _style(sys.stderr, self.settings.colour))
+        _write(sys.stderr, drawn)
 
 
 def write_file(path: Path, text: str) -> None:

@@ -25,7 +25,10 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     run: Run,
-    md: Annotated[bool, typer.Option("--md", help="Markdown, to be pasted into an issue; same as --format md.")] = False,
+    *,
+    md: Annotated[
+        bool, typer.Option("--md", help="Markdown, to be pasted into an issue; same as --format md.")
+    ] = False,
 ) -> ExitCode:
     """Show what this machine offers.
 

@@ -21,6 +21,23 @@ SORTS = ("name", "bytes", "count")
 _LOOK = "What to show"
 
 
+_Tree = Annotated[bool, typer.Option("--tree", help="Tensors as a tree of dotted names.", rich_help_panel=_LOOK)]
+_Tensors = Annotated[bool, typer.Option("--tensors", help="Every tensor with its place.", rich_help_panel=_LOOK)]
+_Skeleton = Annotated[bool, typer.Option("--skeleton", help="The headers as a .skel.", rich_help_panel=_LOOK)]
+_Module = Annotated[
+    str | None,
+    typer.Option(
+        "--module", metavar="GLOB", help="Only these modules; * is one component, ** many.", rich_help_panel=_LOOK
+    ),
+]
+_Sort = Annotated[
+    str | None, typer.Option("--sort", metavar="name|bytes|count", help="Order of the rows.", rich_help_panel=_LOOK)
+]
+_Depth = Annotated[
+    int | None, typer.Option("--depth", min=1, metavar="N", help="Levels of the tree.", rich_help_panel=_LOOK)
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     command(
@@ -39,26 +56,22 @@ def register(app: typer.Typer) -> None:
 def inspect(
     run: Run,
     source: Source,
-    tree: Annotated[bool, typer.Option("--tree", help="Tensors as a tree of dotted names.", rich_help_panel=_LOOK)] = False,
-    tensors: Annotated[bool, typer.Option("--tensors", help="Every tensor with its place.", rich_help_panel=_LOOK)] = False,
-    skeleton: Annotated[bool, typer.Option("--skeleton", help="The headers as a .skel.", rich_help_panel=_LOOK)] = False,
-    module: Annotated[
-        str | None,
-        typer.Option("--module", metavar="GLOB", help="Only these modules; * is one component, ** many.", rich_help_panel=_LOOK),
-    ] = None,
-    sort: Annotated[
-        str | None, typer.Option("--sort", metavar="name|bytes|count", help="Order of the rows.", rich_help_panel=_LOOK)
-    ] = None,
-    depth: Annotated[
-        int | None, typer.Option("--depth", min=1, metavar="N", help="Levels of the tree.", rich_help_panel=_LOOK)
-    ] = None,
+    *,
+    tree: _Tree = False,
+    tensors: _Tensors = False,
+    skeleton: _Skeleton = False,
+    module: _Module = None,
+    sort: _Sort = None,
+    depth: _Depth = None,
 ) -> ExitCode:
     """Show what a checkpoint holds.
 
     Format, sizes, dtypes, quantized modules folded by name, fusion. Reads headers only.
     """
     if sort not in (None, *SORTS):
-        raise UsageError(Problem(code="USE010", message="--sort is not known", expected=", ".join(SORTS), got=str(sort)))
+        raise UsageError(
+            Problem(code="USE010", message="--sort is not known", expected=", ".join(SORTS), got=str(sort))
+        )
     with opened(run, source) as checkpoint:
         if skeleton:
             from fp8load.index.skeleton import write_skeleton
@@ -76,7 +89,9 @@ def inspect(
 
     show(run, report, _document(report, tree=tree, sort=sort, depth=depth, brief=bool(run.settings.quiet or module)))
     if not (tensors or tree or module):
-        run.out.hint(f"`fp8load verify {source}` checks all of this; `fp8load plan {source}` shows what would be loaded")
+        run.out.hint(
+            f"`fp8load verify {source}` checks all of this; `fp8load plan {source}` shows what would be loaded"
+        )
     return ExitCode.OK
 
 

@@ -14,10 +14,29 @@ from fp8load_cli.run import Run
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
+    from fp8load.plan.plan import Rank
     from fp8load.report import PlanReport
 
 _RANK = "Which rank"
 _SHOW = "What to show"
+
+
+_Tp = Annotated[int, typer.Option("--tp", min=1, metavar="N", help="Tensor-parallel size.", rich_help_panel=_RANK)]
+_Ep = Annotated[int, typer.Option("--ep", min=1, metavar="N", help="Expert-parallel size.", rich_help_panel=_RANK)]
+_Rank = Annotated[
+    str,
+    typer.Option("--rank", metavar="R|all", help="Rank R is tp rank R % tp and ep rank R % ep.", rich_help_panel=_RANK),
+]
+_Explain = Annotated[
+    str | None,
+    typer.Option("--explain", metavar="TENSOR", help="Follow one tensor into its parameter.", rich_help_panel=_SHOW),
+]
+_Module = Annotated[
+    str | None,
+    typer.Option(
+        "--module", metavar="GLOB", help="List these layers; * is one component, ** many.", rich_help_panel=_SHOW
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,33 +60,29 @@ def register(app: typer.Typer) -> None:
 def plan(
     run: Run,
     source: Source,
-    tp: Annotated[int, typer.Option("--tp", min=1, metavar="N", help="Tensor-parallel size.", rich_help_panel=_RANK)] = 1,
-    ep: Annotated[int, typer.Option("--ep", min=1, metavar="N", help="Expert-parallel size.", rich_help_panel=_RANK)] = 1,
-    rank: Annotated[
-        str, typer.Option("--rank", metavar="R|all", help="Rank R is tp rank R % tp and ep rank R % ep.", rich_help_panel=_RANK)
-    ] = "0",
-    explain: Annotated[
-        str | None, typer.Option("--explain", metavar="TENSOR", help="Follow one tensor into its parameter.", rich_help_panel=_SHOW)
-    ] = None,
-    module: Annotated[
-        str | None,
-        typer.Option("--module", metavar="GLOB", help="List these layers; * is one component, ** many.", rich_help_panel=_SHOW),
-    ] = None,
+    *,
+    tp: _Tp = 1,
+    ep: _Ep = 1,
+    rank: _Rank = "0",
+    explain: _Explain = None,
+    module: _Module = None,
 ) -> ExitCode:
     """Show what a rank would load.
 
-    Parameters, memory, bytes to read, and the proof that every element is written exactly once. -v lists what is skipped.
+    Parameters, memory, bytes to read, and the proof that every element is written exactly once.
+    -v lists what is skipped.
     """
+    from fp8load.plan.plan import Rank
     from fp8load_cli.render import show
     from fp8load_cli.render.views.plan import explained_document, plan_document, plans_document
     from fp8load_cli.reports import PlansReport
     from fp8load_cli.select import checked_glob
 
-    ranks = _ranks(rank, max(tp, ep))
+    ranks = [Rank(tp_rank=at % tp, tp_size=tp, ep_rank=at % ep, ep_size=ep) for at in _ranks(rank, max(tp, ep))]
     if module is not None:
         checked_glob(module)
     with opened(run, source) as checkpoint:
-        reports = [_report(checkpoint, number, tp, ep, explain, module) for number in ranks]
+        reports = [_report(checkpoint, member, explain, module) for member in ranks]
     first = reports[0]
     if explain is not None and rank != "all":
         show(run, first, explained_document(first))
@@ -82,17 +97,17 @@ def _ranks(text: str, world: int) -> list[int]:
     if text == "all":
         return list(range(world))
     if not text.isdecimal() or int(text) >= world:
-        raise UsageError(Problem(code="USE010", message="there is no such rank", expected=f"0..{world - 1}, or all", got=text))
+        raise UsageError(
+            Problem(code="USE010", message="there is no such rank", expected=f"0..{world - 1}, or all", got=text)
+        )
     return [int(text)]
 
 
-def _report(
-    checkpoint: Checkpoint, number: int, tp: int, ep: int, explain: str | None, module: str | None
-) -> PlanReport:
+def _report(checkpoint: Checkpoint, rank: Rank, explain: str | None, module: str | None) -> PlanReport:
     from fp8load.inspection import plan_report
     from fp8load.patterns import glob_match
 
-    plan = checkpoint.plan(tp_rank=number % tp, tp_size=tp, ep_rank=number % ep, ep_size=ep)
+    plan = checkpoint.plan(tp_rank=rank.tp_rank, tp_size=rank.tp_size, ep_rank=rank.ep_rank, ep_size=rank.ep_size)
     report = plan_report(plan)
     if explain is not None:
         report = report.model_copy(update={"explained": plan.explain(explain).split("\n")})

@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
 
 def rule(
     run: Run,
-    code: Annotated[str | None, typer.Argument(metavar="[CODE|NAME]", help="F8L201, or the rule's name.", show_default=False)] = None,
+    code: Annotated[
+        str | None, typer.Argument(metavar="CODE|NAME", help="F8L201, or the rule's name.", show_default=False)
+    ] = None,
+    *,
     every: Annotated[bool, typer.Option("--all", help="List every rule.")] = False,
 ) -> ExitCode:
     """Explain a rule of `verify`.
@@ -42,7 +45,9 @@ def rule(
     from fp8load_cli.reports import RuleReport
 
     if every == (code is not None):
-        raise UsageError(Problem(code="USE010", message="give one code or name, or --all", expected="fp8load rule F8L201"))
+        raise UsageError(
+            Problem(code="USE010", message="give one code or name, or --all", expected="fp8load rule F8L201")
+        )
     if code is not None:
         entry = _entry(find_rule(code))
         show(run, RuleReport(rules=[entry]), rule_document(entry))

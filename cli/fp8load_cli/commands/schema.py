@@ -32,7 +32,8 @@ def register(app: typer.Typer) -> None:
 def schema(
     run: Run,
     report: Annotated[
-        str | None, typer.Argument(metavar="[COMMAND]", help=f"{', '.join(NAMES)}; without it, all of them.", show_default=False)
+        str | None,
+        typer.Argument(metavar="COMMAND", help=f"{', '.join(NAMES)}; without it, all of them.", show_default=False),
     ] = None,
 ) -> ExitCode:
     """Print the JSON Schema of a report.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from fp8load_cli.options import Source, comma_list, command
 from fp8load_cli.run import Run
 
 if TYPE_CHECKING:
+    from fp8load.checkpoint import Level
     from fp8load.report import VerifyReport
 
 FORMATS = ("text", "concise", "json", "jsonl", "github", "gitlab", "sarif", "junit", "md")
@@ -21,6 +22,55 @@ _WHAT = "What to check"
 _RESULT = "What to make of it"
 _SHOW = "What to show"
 _RANK = {Severity.INFO: 0, Severity.WARNING: 1, Severity.ERROR: 2}
+
+
+_Level = Annotated[
+    str | None,
+    typer.Option(
+        "--level",
+        metavar="headers|scales|weights",
+        help="What may be read. Default: scales; headers where reading is slow.",
+        rich_help_panel=_WHAT,
+    ),
+]
+_Select = Annotated[
+    list[str] | None,
+    typer.Option("--select", metavar="CODES", help="Only these rules; F8L2 is every F8L2xx.", rich_help_panel=_WHAT),
+]
+_ExtendSelect = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extend-select", metavar="CODES", help="These too, after --select or --ignore.", rich_help_panel=_WHAT
+    ),
+]
+_Ignore = Annotated[
+    list[str] | None, typer.Option("--ignore", metavar="CODES", help="Not these.", rich_help_panel=_WHAT)
+]
+_Tp = Annotated[
+    list[str] | None,
+    typer.Option("--tp", metavar="1,2,8", help="Tensor-parallel sizes that have to work.", rich_help_panel=_WHAT),
+]
+_FailOn = Annotated[
+    str, typer.Option("--fail-on", metavar="error|warning", help="Exit 1 from here on.", rich_help_panel=_RESULT)
+]
+_ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever is found.", rich_help_panel=_RESULT)]
+_Baseline = Annotated[
+    Path | None,
+    typer.Option("--baseline", metavar="FILE", help="Leave out the findings that FILE knows.", rich_help_panel=_RESULT),
+]
+_WriteBaseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--write-baseline", metavar="FILE", help="Write the findings there and exit 0.", rich_help_panel=_RESULT
+    ),
+]
+_MaxFindings = Annotated[
+    int | None, typer.Option("--max-findings", min=0, metavar="N", help="Show at most N.", rich_help_panel=_SHOW)
+]
+_Group = Annotated[bool, typer.Option("--group/--no-group", help="Fold equal findings.", rich_help_panel=_SHOW)]
+_Statistics = Annotated[
+    bool, typer.Option("--statistics", help="Only how often each rule fires.", rich_help_panel=_SHOW)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,66 +92,56 @@ def register(app: typer.Typer) -> None:
     )(verify)
 
 
-def verify(
+def verify(  # noqa: PLR0913 - its options
     run: Run,
     source: Source,
-    level: Annotated[
-        str | None,
-        typer.Option("--level", metavar="headers|scales|weights", help="What may be read. Default: scales; headers where reading is slow.",
-                     rich_help_panel=_WHAT),
-    ] = None,
-    select: Annotated[
-        list[str] | None, typer.Option("--select", metavar="CODES", help="Only these rules; F8L2 is every F8L2xx.", rich_help_panel=_WHAT)
-    ] = None,
-    extend_select: Annotated[
-        list[str] | None, typer.Option("--extend-select", metavar="CODES", help="These too, after --select or --ignore.", rich_help_panel=_WHAT)
-    ] = None,
-    ignore: Annotated[list[str] | None, typer.Option("--ignore", metavar="CODES", help="Not these.", rich_help_panel=_WHAT)] = None,
-    tp: Annotated[
-        list[str] | None, typer.Option("--tp", metavar="1,2,8", help="Tensor-parallel sizes that have to work.", rich_help_panel=_WHAT)
-    ] = None,
-    fail_on: Annotated[str, typer.Option("--fail-on", metavar="error|warning", help="Exit 1 from here on.", rich_help_panel=_RESULT)] = "error",
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever is found.", rich_help_panel=_RESULT)] = False,
-    baseline: Annotated[
-        Path | None, typer.Option("--baseline", metavar="FILE", help="Leave out the findings that FILE knows.", rich_help_panel=_RESULT)
-    ] = None,
-    write_baseline: Annotated[
-        Path | None, typer.Option("--write-baseline", metavar="FILE", help="Write the findings there and exit 0.", rich_help_panel=_RESULT)
-    ] = None,
-    max_findings: Annotated[
-        int | None, typer.Option("--max-findings", min=0, metavar="N", help="Show at most N.", rich_help_panel=_SHOW)
-    ] = None,
-    group: Annotated[bool, typer.Option("--group/--no-group", help="Fold equal findings.", rich_help_panel=_SHOW)] = True,
-    statistics: Annotated[bool, typer.Option("--statistics", help="Only how often each rule fires.", rich_help_panel=_SHOW)] = False,
+    *,
+    level: _Level = None,
+    select: _Select = None,
+    extend_select: _ExtendSelect = None,
+    ignore: _Ignore = None,
+    tp: _Tp = None,
+    fail_on: _FailOn = "error",
+    exit_zero: _ExitZero = False,
+    baseline: _Baseline = None,
+    write_baseline: _WriteBaseline = None,
+    max_findings: _MaxFindings = None,
+    group: _Group = True,
+    statistics: _Statistics = False,
 ) -> ExitCode:
     """Check whether a checkpoint can be loaded and is sane.
 
     Faults of its files are findings, not failures. Rules that need more than --level allows are listed as not run.
     """
-    if fail_on not in ("error", "warning"):
-        raise UsageError(Problem(code="USE010", message="--fail-on is not known", expected="error, warning", got=fail_on))
-    if statistics and run.settings.format not in ("text", "md"):
-        raise UsageError(Problem(code="USE010", message="--statistics is for people", expected="--format text or md", got=run.settings.format))
-    from fp8load_cli.filters import Selection, load_filters, unfold
+    _check_choices(fail_on, run.settings.format, statistics=statistics)
+    from fp8load_cli.filters import Selection, load_filters, unfold, write_known
     from fp8load_cli.render.verify import render
 
     wanted = Selection.of(comma_list(select), comma_list(ignore), comma_list(extend_select))
     filters = load_filters(run.settings.config, baseline)
     with opened(run, source) as checkpoint:
-        report = checkpoint.verify(cast("Literal['headers', 'scales', 'weights'] | None", level), tp=_sizes(tp))
+        report = checkpoint.verify(cast("Level | None", level), tp=_sizes(tp))
     report, unused = filters.apply(wanted.apply(report))
     for text in unused:
         run.out.warning(text)
     if write_baseline is not None:
-        from fp8load_cli.filters import write_known
-
         write_known(write_baseline, report)
         run.out.note(f"wrote {len(report.findings)} findings to {write_baseline}")
-    shown = report if group else unfold(report)
-    run.out.report(render(run, shown, limit=max_findings, statistics=statistics))
+    run.out.report(render(run, report if group else unfold(report), limit=max_findings, statistics=statistics))
     if report.summary.crashed:
         run.out.warning(f"rules that crashed: {', '.join(report.summary.crashed)}; -v shows why")
     return _exit_code(report, fail_on, forgiving=exit_zero or write_baseline is not None)
+
+
+def _check_choices(fail_on: str, chosen: str, *, statistics: bool) -> None:
+    if fail_on not in ("error", "warning"):
+        raise UsageError(
+            Problem(code="USE010", message="--fail-on is not known", expected="error, warning", got=fail_on)
+        )
+    if statistics and chosen not in ("text", "md"):
+        raise UsageError(
+            Problem(code="USE010", message="--statistics is for people", expected="--format text or md", got=chosen)
+        )
 
 
 def _sizes(texts: list[str] | None) -> list[int] | None:
@@ -109,7 +149,9 @@ def _sizes(texts: list[str] | None) -> list[int] | None:
     try:
         return [int(item) for item in items] or None
     except ValueError as error:
-        raise UsageError(Problem(code="USE010", message="--tp takes numbers", expected="1,2,8", got=", ".join(items))) from error
+        raise UsageError(
+            Problem(code="USE010", message="--tp takes numbers", expected="1,2,8", got=", ".join(items))
+        ) from error
 
 
 def _exit_code(report: VerifyReport, fail_on: str, *, forgiving: bool) -> ExitCode:

@@ -12,5 +12,6 @@ def draw(report: VerifyReport) -> str:
     for finding in report.findings:
         place = f"{report.source.id}:{finding.file}" if finding.file else report.source.id
         times = f"{finding.count}x " if finding.count > 1 else ""
-        lines.append(escape(f"{place}: {finding.code} [{finding.severity}] {times}{finding.pattern}: {finding.message}"))
+        head = f"{place}: {finding.code} [{finding.severity}]"
+        lines.append(escape(f"{head} {times}{finding.pattern}: {finding.message}"))
     return "".join(text + "\n" for text in lines)

@@ -48,7 +48,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: `right` aligns numbers; `cut` may be shortened in the middle; `drop` > 0 leaves first on a narrow terminal."""
+    """A column: `right` aligns numbers; `cut` may lose its middle; on little room the largest `drop` goes first."""
 
     title: str
     right: bool = False

@@ -40,12 +40,13 @@ def _result(finding: Finding, rule_index: int) -> dict[str, Any]:
     if names:
         kind = "variable" if finding.tensors else "module"
         location["logicalLocations"] = [{"fullyQualifiedName": escape(name), "kind": kind} for name in names]
-    facts = [finding.message, f"expected {finding.expected}" if finding.expected else "", f"got {finding.got}" if finding.got else ""]
+    facts = [finding.message]
+    facts += [f"{label} {text}" for label, text in (("expected", finding.expected), ("got", finding.got)) if text]
     return {
         "ruleId": finding.code,
         "ruleIndex": rule_index,
         "level": _LEVELS[finding.severity],
-        "message": {"text": escape(f"{finding.pattern}: " + "; ".join(filter(None, facts)))},
+        "message": {"text": escape(f"{finding.pattern}: " + "; ".join(facts))},
         "occurrenceCount": finding.count,
         "locations": [location] if location else [],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fp8load.report import VerifyReport
@@ -23,9 +24,16 @@ def render(run: Run, report: VerifyReport, *, limit: int | None, statistics: boo
     chosen = run.settings.format
     if chosen == "json":
         return shown.to_json() + "\n"
-    machine = {"concise": concise, "jsonl": jsonl, "github": github, "gitlab": gitlab, "sarif": sarif, "junit": junit}
+    machine: dict[str, Callable[[VerifyReport], str]] = {
+        "concise": concise.draw,
+        "jsonl": jsonl.draw,
+        "github": github.draw,
+        "gitlab": gitlab.draw,
+        "sarif": sarif.draw,
+        "junit": junit.draw,
+    }
     if chosen in machine:
-        return machine[chosen].draw(shown)
+        return machine[chosen](shown)
     if run.settings.quiet > 1:
         return ""
     if statistics:

@@ -27,7 +27,7 @@ class _Row(NamedTuple):
 
     pattern: str
     place: int
-    count: int
+    num_modules: int
     nbytes: int
     key: tuple[str, str, str, str]
 
@@ -36,7 +36,7 @@ _ORDERS: dict[str | None, Callable[[_Row], Any]] = {
     None: lambda row: row.place,
     "name": lambda row: natural_key(row.pattern),
     "bytes": lambda row: -row.nbytes,
-    "count": lambda row: -row.count,
+    "count": lambda row: -row.num_modules,
 }
 
 
@@ -74,6 +74,9 @@ def _facts(report: InspectReport) -> Iterator[tuple[str, Cell]]:
         yield "KV cache", plural(report.kv_scales, "stored scale")
     if report.unknown_keys:
         yield "Unknown", Span("config keys that nobody reads: " + ", ".join(report.unknown_keys), "warning")
+    if not report.read.requests:
+        yield "Read", "nothing: a skeleton has no data"
+        return
     yield "Read", f"{size(report.read.nbytes)} in {plural(report.read.requests, 'request')}: headers and configuration"
 
 
@@ -89,14 +92,15 @@ def _fusion(report: InspectReport) -> str:
     stored = {slot.module for module in layers for slot in module.slots}
     fused = sum(len(module.slots) > 1 for module in layers)
     on_disk = sum(module.fused_on_disk for module in layers)
-    text = f"family {report.arch}: {plural(len(stored), 'quantized module')} -> {plural(len(layers), 'layer')}, {fused:,} fused"
+    made = f"{plural(len(stored), 'quantized module')} -> {plural(len(layers), 'layer')}"
+    text = f"family {report.arch}: {made}, {fused:,} fused"
     return f"{text} ({on_disk:,} of them on disk already)" if on_disk else text
 
 
 def _dtypes(report: InspectReport) -> Table:
     columns = (
-        Column("dtype"), Column("of"), Column("tensors", right=True), Column("elements", right=True),
-        Column("bytes", right=True), Column("share", right=True, drop=1),
+        Column("dtype"), Column("of"), Column("tensors", right=True), Column("elements", right=True, drop=1),
+        Column("bytes", right=True), Column("share", right=True, drop=2),
     )  # fmt: skip
     plural_of = {"weight": "weights", "scale": "scales", "other": "other"}
     rows = tuple(
@@ -118,7 +122,7 @@ def _modules(report: InspectReport, sort: str | None) -> Document:
     if plain:
         if document:
             document.append(Gap())
-        document += [Heading("High precision", plural(len(plain), "module")), _stored_table(plain, sort)]
+        document += [Heading("Not quantized", f"{len(plain):,}"), _stored_table(plain, sort, kind="dtype")]
     return document or [line("No modules: nothing here has a weight, or nothing matches.")]
 
 
@@ -131,7 +135,8 @@ def _stored(modules: Iterable[ModuleReport]) -> Iterator[_Stored]:
             first = slots[0]
             scale = "" if first.scale_shape is None else str(list(first.scale_shape))
             kind = module.scheme if module.scheme is not None else module.dtype
-            yield _Stored(name=name, key=(str(list(first.shape)), scale, _slot(module, slots), kind), nbytes=first.nbytes)
+            key = (str(list(first.shape)), scale, _slot(module, slots), kind)
+            yield _Stored(name=name, key=key, nbytes=first.nbytes)
 
 
 def _slot(module: ModuleReport, slots: list[SlotReport]) -> str:
@@ -142,7 +147,7 @@ def _slot(module: ModuleReport, slots: list[SlotReport]) -> str:
     return f"{module.name.rpartition('.')[2]}:{names}"
 
 
-def _stored_table(modules: list[_Stored], sort: str | None) -> Table:
+def _stored_table(modules: list[_Stored], sort: str | None, *, kind: str = "scheme") -> Table:
     place = {module.name: number for number, module in enumerate(modules)}
     several = len(Counter(module.key[3] for module in modules)) > 1
     groups: dict[tuple[str, str, str, str], list[_Stored]] = {}
@@ -152,13 +157,14 @@ def _stored_table(modules: list[_Stored], sort: str | None) -> Table:
     for key, members in groups.items():
         nbytes = {member.name: member.nbytes for member in members}
         for pattern, names in fold(nbytes):
-            rows.append(_Row(pattern, min(place[name] for name in names), len(names), sum(nbytes[name] for name in names), key))
+            first, total = min(place[name] for name in names), sum(nbytes[name] for name in names)
+            rows.append(_Row(pattern, first, len(names), total, key))
     rows.sort(key=_ORDERS[sort])
     columns = (
         Column("module", cut=True), Column("count", right=True), Column("weight"), Column("scale", drop=1),
-        Column("bytes", right=True, drop=2), Column("slot", drop=3), Column("scheme", cut=True, drop=4),
+        Column("bytes", right=True, drop=2), Column("slot", drop=3), Column(kind, cut=True, drop=4),
     )  # fmt: skip
     return Table(columns, tuple(
-        (row.pattern, f"{row.count:,}", row.key[0], row.key[1], size(row.nbytes), row.key[2], row.key[3] if several else "")
+        (row.pattern, f"{row.num_modules:,}", *row.key[:2], size(row.nbytes), row.key[2], row.key[3] if several else "")
         for row in rows
     ))  # fmt: skip

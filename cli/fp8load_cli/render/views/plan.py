@@ -30,12 +30,13 @@ def _rank(report: PlanReport) -> str:
 def _facts(report: PlanReport) -> tuple[tuple[str, str | Span], ...]:
     layers = f"{plural(report.num_layers, 'quantized layer')} with {plural(report.num_slots, 'slot')}"
     made = f"{plural(report.num_tensors, 'tensor')} -> {plural(report.num_params, 'parameter')}: {layers}"
+    parts = f"weights and scales {size(report.nbytes_quantized)}, high precision {size(report.nbytes_plain)}"
     skipped = plural(len(report.skips), "tensor") + " left on disk (-v lists them)" if report.skips else "nothing"
     return (
         ("Family", report.arch or "unknown: modules stay as they lie on disk"),
         ("Plan", f"{made}, {plural(report.num_copies, 'copy', 'copies')}"),
         ("Proof", Span(f"{report.num_elements:,} elements, every one written exactly once", "ok")),
-        ("Memory", f"{size(report.nbytes)}: weights and scales {size(report.nbytes_quantized)}, high precision {size(report.nbytes_plain)}"),
+        ("Memory", f"{size(report.nbytes)}: {parts}"),
         ("Read", f"{size(report.nbytes_read)} of {size(report.source.nbytes)}"),
         ("Skipped", skipped),
     )  # fmt: skip
@@ -46,10 +47,13 @@ def _layers(layers: Sequence[dict[str, Any]]) -> Document:
         return [line("No quantized layer matches.")]
     groups: dict[tuple[str, str, str], list[str]] = {}
     for layer in layers:
-        parts = ", ".join(f"{part['slot']} {part['rows']:,}" for part in layer["parts"]) if len(layer["parts"]) > 1 else ""
+        fused = layer["parts"] if len(layer["parts"]) > 1 else []
+        parts = ", ".join(f"{part['slot']} {part['rows']:,}" for part in fused)
         groups.setdefault((str(list(layer["shape"])), parts, layer["scheme"]), []).append(layer["name"])
+    schemes = {layer["scheme"] for layer in layers}
+    several = len(schemes) > 1
     rows = [
-        (pattern, f"{len(names):,}", shape, parts, scheme)
+        (pattern, f"{len(names):,}", shape, parts, scheme if several else "")
         for (shape, parts, scheme), members in groups.items()
         for pattern, names in fold(members)
     ]
@@ -57,7 +61,8 @@ def _layers(layers: Sequence[dict[str, Any]]) -> Document:
         Column("layer", cut=True), Column("count", right=True), Column("weight"), Column("rows of slots", drop=1),
         Column("scheme", cut=True, drop=2),
     )  # fmt: skip
-    return [Heading("Quantized layers", f"{len(layers):,}"), Table(columns, tuple(rows))]
+    remark = f"{len(layers):,}" if several else f"{len(layers):,}, all {min(schemes)}"
+    return [Heading("Quantized layers", remark), Table(columns, tuple(rows))]
 
 
 def _skips(skips: Sequence[dict[str, str]]) -> Table:
@@ -82,8 +87,8 @@ def plans_document(reports: Sequence[PlanReport]) -> Document:
     first = reports[0]
     columns = (
         Column("rank", right=True), Column("memory", right=True), Column("weights+scales", right=True, drop=1),
-        Column("high precision", right=True, drop=2), Column("read", right=True), Column("parameters", right=True, drop=3),
-        Column("proved elements", right=True, drop=4),
+        Column("high precision", right=True, drop=2), Column("read", right=True),
+        Column("parameters", right=True, drop=3), Column("proved elements", right=True, drop=4),
     )  # fmt: skip
     rows = tuple(
         (

@@ -11,17 +11,19 @@ from fp8load_cli.reports import ExampleReport, RuleEntry
 
 def rule_document(rule: RuleEntry) -> Document:
     """One rule: what, why, fix, its examples, how to suppress it."""
+    texts = (("What it checks", rule.what), ("Why it matters", rule.why), ("How to fix", rule.fix))
     document: Document = [
         line(
             Span(f"{rule.code} {rule.name}", "bold"), "     ", Span(str(rule.severity), str(rule.severity)),
             Span(f", reads {rule.level}, since {rule.since}", "dim"),
         ),
         Gap(),
-        Facts((("What it checks", one_line(rule.what)), ("Why it matters", one_line(rule.why)), ("How to fix", one_line(rule.fix)))),
+        Facts(tuple((label, one_line(text)) for label, text in texts)),
     ]  # fmt: skip
     for example in rule.examples:
         document += [Gap(), *_example(example)]
-    return [*document, Gap(), Facts((("Suppress", f'--ignore {rule.code}, or in fp8load.toml: ignore = ["{rule.code}"]'),))]
+    suppress = f'--ignore {rule.code}, or in fp8load.toml: ignore = ["{rule.code}"]'
+    return [*document, Gap(), Facts((("Suppress", suppress),), min_label=14)]
 
 
 def _example(example: ExampleReport) -> Document:
@@ -32,7 +34,10 @@ def _example(example: ExampleReport) -> Document:
 
 def list_document(rules: Sequence[RuleEntry]) -> Document:
     """One row for each rule."""
-    columns = (Column("code"), Column("severity"), Column("reads", drop=1), Column("name", cut=True), Column("checks that", cut=True, drop=2))
+    columns = (
+        Column("code"), Column("severity"), Column("reads", drop=1), Column("name", cut=True),
+        Column("checks that", cut=True, drop=2),
+    )  # fmt: skip
     rows = tuple((r.code, Span(str(r.severity), str(r.severity)), r.level, r.name, one_line(r.what)) for r in rules)
     return [Table(columns, rows, indent=0)]
 

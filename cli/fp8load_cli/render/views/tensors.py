@@ -64,7 +64,10 @@ def tree_document(report: InspectReport, *, depth: int | None, sort: str | None)
         return [line("No tensor matches.")]
     rows: list[tuple[Cell, ...]] = []
     _walk(root, 0, depth, _ORDERS[sort], rows)
-    columns = (Column("", cut=True), Column("tensors", right=True), Column("bytes", right=True), Column("", drop=1), Column("", drop=1))
+    columns = (
+        Column("", cut=True), Column("tensors", right=True), Column("bytes", right=True), Column("", drop=1),
+        Column("", drop=1),
+    )  # fmt: skip
     return [
         Table(columns, tuple(rows), indent=0),
         line(Span(f"{plural(root.count, 'tensor')}, {size(root.nbytes)}", "dim")),

@@ -26,11 +26,12 @@ _FAMILIES = {
 
 
 def verify_document(report: VerifyReport, *, hidden: int = 0, brief: bool = False, detail: bool = False) -> Document:
-    """What was checked, each finding, and the verdict. `brief` gives findings only, `detail` also the facts of notes."""
+    """What was checked, each finding, the verdict. `brief` gives findings only, `detail` also the facts of notes."""
     document: Document = []
     if not brief:
         tp = f"tp {','.join(map(str, report.tp))}" if report.tp else ""
-        document += [title(report.source, f"level {report.level}: {size(report.read.nbytes)} read", tp), Gap()]
+        read = f": {size(report.read.nbytes)} read" if report.read.requests else ""
+        document += [title(report.source, f"level {report.level}{read}", tp), Gap()]
         document += [_families(report), Gap()]
     for finding in report.findings:
         document += _finding(finding, detail=detail)
@@ -49,17 +50,19 @@ def _families(report: VerifyReport) -> Table:
     found: dict[str, Counter[str]] = {}
     for finding in report.findings:
         found.setdefault(finding.code[:4], Counter())[finding.severity] += 1
-    passed, not_run, crashed = (Counter(code[:4] for code in codes) for codes in (summary.passed, summary.not_run, summary.crashed))
+    lists = (summary.passed, summary.not_run, summary.crashed)
+    passed, not_run, crashed = (Counter(code[:4] for code in codes) for codes in lists)
     rows = []
     for family in sorted({*found, *passed, *not_run, *crashed}):
         counts = found.get(family, Counter())
         rows.append((
             family, _FAMILIES.get(family, ""),
-            _count(passed[family], "passed", "ok"), _counted(counts["error"], "error"), _counted(counts["warning"], "warning"),
-            _count(counts["info"], "info", "info"), _count(not_run[family], "not run", "dim"),
-            _count(crashed[family], "crashed", "error"),
+            _count(passed[family], "passed", "ok"), _counted(counts["error"], "error"),
+            _counted(counts["warning"], "warning"), _count(counts["info"], "info", "info"),
+            _count(not_run[family], "not run", "dim"), _count(crashed[family], "crashed", "error"),
         ))  # fmt: skip
-    columns = (Column("", drop=1), Column("", cut=True), *(Column("", right=True) for _ in range(6)))
+    leaving = (2, 0, 0, 1, 3, 0)  # which of the counts leave a narrow terminal first: not run, passed, info
+    columns = (Column("", drop=4), Column("", cut=True), *(Column("", right=True, drop=drop) for drop in leaving))
     return Table(columns, tuple(rows))
 
 
@@ -73,13 +76,12 @@ def _counted(number: int, word: str) -> Cell:
 
 def _finding(finding: Finding, *, detail: bool) -> Document:
     times = f"{finding.count:,} x " if finding.count > 1 else ""
-    head: tuple[Cell, ...] = (
-        Span(f"{finding.severity}[{finding.code}]", str(finding.severity)), f" {finding.name}: ", f"{times}{finding.message}",
-    )  # fmt: skip
+    label = Span(f"{finding.severity}[{finding.code}]", str(finding.severity))
+    head: tuple[Cell, ...] = (label, f" {finding.name}: {times}{finding.message}")
     if finding.severity is Severity.INFO and not detail:
         return [line(*head, f" ({finding.pattern})" if finding.pattern else "", hang=2)]
     rows = tuple(_facts(finding))
-    place = ((finding.file, finding.pattern) if finding.file != finding.pattern else (finding.pattern, ""))
+    place = (finding.file, finding.pattern) if finding.file != finding.pattern else (finding.pattern, "")
     where = ": ".join(filter(None, place))
     document: Document = [line(*head, hang=2)]
     if where:
@@ -90,9 +92,8 @@ def _finding(finding: Finding, *, detail: bool) -> Document:
 
 
 def _facts(finding: Finding) -> Iterator[tuple[str, Cell]]:
-    for label, text in (("expected", finding.expected), ("got", finding.got), ("hint", finding.hint), ("fix", finding.fix or "")):
-        if text:
-            yield label, text
+    texts = (("expected", finding.expected), ("got", finding.got), ("hint", finding.hint), ("fix", finding.fix or ""))
+    yield from ((label, text) for label, text in texts if text)
     if finding.explained_by:
         yield "see", f"{finding.explained_by}, which explains this"
 
@@ -115,7 +116,8 @@ def _verdict(report: VerifyReport) -> Document:
     if summary.not_run:
         document.append(line(Span(f"not run: {', '.join(summary.not_run)}", "dim"), indent=2, hang=2))
     if summary.crashed:
-        document.append(line(Span(f"crashed: {', '.join(summary.crashed)}; nothing is proved", "error"), indent=2, hang=2))
+        crashed = f"crashed: {', '.join(summary.crashed)}; nothing is proved"
+        document.append(line(Span(crashed, "error"), indent=2, hang=2))
     if report.legal_tp and not failed:
         document.append(line("splits over tp " + ", ".join(map(str, report.legal_tp)), indent=2, hang=2))
     return document

@@ -1,0 +1,182 @@
+"""One test for each row of the exit code table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from .conftest import BROKEN, CLEAN, ROOT, shell
+
+
+def test_0_nothing_at_or_above_fail_on(run):
+    assert run("verify", CLEAN).code == 0
+
+
+def test_1_findings(run):
+    assert run("verify", BROKEN).code == 1
+
+
+def test_1_a_warning_counts_under_fail_on_warning(run, skeleton):
+    source = "fixtures/checkpoints/ar-llama128-fp8static-llmc"
+    findings = json.loads(run("verify", source, "--json").out)["findings"]
+    loud = {finding["severity"] for finding in findings} - {"info"}
+
+    assert loud == {"warning"} or loud == {"error"}
+    assert run("verify", source, "--fail-on", "warning").code == 1
+
+
+def test_1_the_plan_is_impossible_and_the_sizes_that_work_are_named(run):
+    result = run("plan", CLEAN, "--tp", "3")
+
+    assert result.code == 1
+    assert "1, 2, 4, 8" in result.err
+
+
+def test_1_a_broken_file_is_a_finding_of_verify(run, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+    assert run("verify", tmp_path).code == 1
+
+
+def test_3_the_same_file_cannot_be_inspected(run, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+    assert run("inspect", tmp_path).code == 3
+
+
+def test_exit_zero_turns_1_into_0_only(run):
+    assert run("verify", BROKEN, "--exit-zero").code == 0
+    assert run("verify", BROKEN, "--exit-zero", "--select", "F9").code == 2
+    assert run("verify", "no/such/path", "--exit-zero").code == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--no-such-option",),
+        ("no-such-command",),
+        ("inspect",),
+        ("inspect", CLEAN, "--sort", "colour"),
+        ("inspect", CLEAN, "--module", "{"),
+        ("inspect", CLEAN, "-f", "sarif"),
+        ("inspect", CLEAN, "--json", "-f", "md"),
+        ("inspect", CLEAN, "--color", "blue"),
+        ("inspect", CLEAN, "-o", "no/such/folder/x.txt"),
+        ("verify", CLEAN, "--tp", "two"),
+        ("verify", CLEAN, "--tp", "0"),
+        ("verify", CLEAN, "--level", "everything"),
+        ("verify", CLEAN, "--fail-on", "info"),
+        ("verify", CLEAN, "--baseline", "no-such-file.json"),
+        ("verify", CLEAN, "--config", "no-such-file.toml"),
+        ("verify", CLEAN, "--statistics", "-f", "sarif"),
+        ("plan", CLEAN, "--rank", "1"),
+        ("plan", CLEAN, "--explain", "no.such.tensor"),
+        ("rule",),
+        ("rule", "F8L999"),
+        ("schema", "diff"),
+    ],
+)
+def test_2_usage(run, words):
+    result = run(*words)
+
+    assert result.code == 2
+    assert result.err.startswith("error[USE")
+    assert "Traceback" not in result.err
+
+
+def test_2_an_unknown_code_says_what_was_meant(run):
+    result = run("verify", CLEAN, "--select", "F8K2")
+
+    assert result.code == 2
+    assert "Did you mean F8L2 (" in result.err
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "plan"])
+@pytest.mark.parametrize("source", ["./no-such-folder", "no-such-org/no-such-repo"])
+def test_3_not_found_or_offline(run, command, source):
+    result = run(command, source)
+
+    assert result.code == 3
+    assert result.err.startswith("error[SRC")
+
+
+def test_3_a_rule_crashed_and_findings_are_still_printed(run, monkeypatch):
+    from fp8load import verify
+
+    def crash(context):
+        raise RuntimeError("boom")
+
+    first, *rest = verify.rules()
+    monkeypatch.setattr(verify, "rules", lambda: (replace(first, check=crash), *rest))
+    result = run("verify", BROKEN, "--json")
+
+    report = json.loads(result.out)
+    assert result.code == 3
+    assert report["summary"]["crashed"] == [first.code]
+    assert report["findings"]
+    assert run("verify", BROKEN, "--exit-zero").code == 3
+
+
+def test_3_an_unknown_exception_is_one_message(run, monkeypatch):
+    from fp8load.checkpoint import Checkpoint
+
+    def crash(self):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(Checkpoint, "summary", crash)
+    result = run("inspect", CLEAN)
+
+    assert result.code == 3
+    assert "RuntimeError: boom" in result.err
+    assert "Traceback" not in result.err
+    monkeypatch.setenv("FP8LOAD_DEBUG", "1")
+    assert "Traceback" in run("inspect", CLEAN).err
+
+
+def test_130_interrupted(run, monkeypatch):
+    from fp8load.checkpoint import Checkpoint
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "summary", interrupt)
+    result = run("inspect", CLEAN)
+
+    assert (result.code, result.out, result.err) == (130, "", "interrupted; nothing was written\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_130_a_real_signal():
+    command = [sys.executable, "-m", "fp8load", "inspect", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert err == b"interrupted; nothing was written\n"
+
+
+@pytest.mark.parametrize("words", [("inspect", CLEAN, "--tensors"), ("verify", BROKEN), ("-h",), ("schema",)])
+def test_a_reader_that_has_gone_is_no_error(words):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "fp8load", *words]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=ROOT, timeout=60, check=False)
+    os.close(write)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_console_script_and_the_module_are_the_same():
+    script = subprocess.run(["fp8load", "--version"], capture_output=True, check=True)
+
+    assert script.stdout == shell("--version").stdout
+    assert script.stdout.startswith(b"fp8load ")

@@ -1,0 +1,133 @@
+"""Terminals, encodings, hostile names."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import BROKEN, CLEAN, EVIL, ROOT, shell
+
+pty = pytest.importorskip("pty")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def in_terminal(columns: int, *words: str, **environment: str) -> str:
+    """What a terminal of so many columns shows."""
+    import fcntl
+    import struct
+    import termios
+
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environ = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", "HF_HUB_OFFLINE": "1", **environment}
+    command = [sys.executable, "-m", "fp8load", *map(str, words)]
+    process = subprocess.Popen(command, stdout=child, stderr=child, stdin=child, env=environ, cwd=ROOT)
+    os.close(child)
+    chunks = []
+    while True:
+        try:
+            chunk = os.read(parent, 65536)
+        except OSError:  # EIO: the other side has closed
+            break
+        if not chunk:
+            break
+        chunks.append(chunk)
+    process.wait(timeout=30)
+    os.close(parent)
+    return b"".join(chunks).decode().replace("\r\n", "\n")
+
+
+WORDS = {
+    "inspect": ("inspect", CLEAN),
+    "tensors": ("inspect", CLEAN, "--tensors"),
+    "verify": ("verify", BROKEN),
+    "plan": ("plan", CLEAN, "--module", "**"),
+    "rules": ("rule", "--all"),
+    "error": ("inspect", "./no-such-folder"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_nothing_is_wider_than_the_terminal(name, columns):
+    shown = ANSI.sub("", in_terminal(columns, *WORDS[name]))
+
+    assert shown.strip()
+    assert max(map(len, shown.splitlines())) <= columns, shown
+
+
+def test_a_terminal_gets_colour_unless_it_is_not_wanted():
+    assert "\x1b[" in in_terminal(80, "verify", BROKEN)
+    assert "\x1b[" not in in_terminal(80, "verify", BROKEN, TERM="dumb")
+    assert "\x1b[" not in in_terminal(80, "verify", BROKEN, NO_COLOR="1")
+    assert "\x1b[" not in in_terminal(80, "verify", BROKEN, "--color", "never")
+
+
+def test_a_pipe_gets_colour_only_when_it_is_forced(run, monkeypatch):
+    assert "\x1b[" in run("verify", BROKEN, "--color", "always").out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in run("verify", BROKEN).out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in run("verify", BROKEN).out
+
+
+def test_hints_are_for_terminals(run):
+    assert run("inspect", CLEAN).err == ""
+    assert "hint:" in in_terminal(80, "inspect", CLEAN)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize(
+    "words", [("verify",), ("verify", "-f", "concise"), ("inspect", "--tree"), ("inspect", "--json")]
+)
+def test_names_that_stdout_cannot_encode_do_not_crash(skeleton, encoding, words):
+    text = 'config {"model_type": "llama"}\nmodel.μ層.weight  BF16  [4, 4]\n'
+    done = shell(words[0], skeleton(text), *words[1:], PYTHONIOENCODING=encoding)
+
+    assert done.returncode in (0, 1), done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_no_home_is_no_problem():
+    assert shell("inspect", CLEAN).returncode == 0
+    assert shell("doctor", "--json").returncode == 0
+
+
+FORMATS = [("verify", f) for f in ("text", "concise", "json", "jsonl", "github", "gitlab", "sarif", "junit", "md")]
+FORMATS += [("inspect", f) for f in ("text", "json", "md")] + [("plan", f) for f in ("text", "json")]
+
+
+@pytest.mark.parametrize(("command", "chosen"), FORMATS)
+@pytest.mark.parametrize("extra", [(), ("--color", "always")])
+def test_an_evil_name_is_inert(run, skeleton, command, chosen, extra):
+    options = {"inspect": ("--tensors",), "plan": ("--module", "**"), "verify": ("-v",)}[command]
+    result = run(command, skeleton(EVIL), "-f", chosen, *options, *extra)
+    shown = result.out + result.err
+
+    assert "evil" in shown
+    assert "\x1b[31m[bold]evil" not in shown
+    assert "\x1b" not in ANSI.sub("", shown)
+    assert not re.search(r"\x1b\[31m", shown)
+    assert "\u202e" not in shown
+    if chosen == "md":
+        assert "<b>" not in shown
+
+
+def test_an_evil_name_survives_skeletons_and_explain(run, skeleton):
+    name = "model.\x1b[31m[bold]evil\u202e|<b>.weight"
+    for words in (("inspect", "--skeleton"), ("plan", "--explain", name), ("inspect", "--tree")):
+        result = run(words[0], skeleton(EVIL), *words[1:])
+        assert "evil" in result.out + result.err
+        assert "\x1b" not in result.out + result.err
+
+
+def test_a_skeleton_may_come_from_stdin():
+    command = [sys.executable, "-m", "fp8load", "inspect", "-"]
+    done = subprocess.run(command, input=(ROOT / CLEAN).read_bytes(), capture_output=True, check=False)
+
+    assert done.returncode == 0
+    assert b"28 quantized modules" in done.stdout

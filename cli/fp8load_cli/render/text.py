@@ -17,6 +17,7 @@ from fp8load_cli.render.document import (
     Gap,
     Heading,
     Line,
+    Span,
     Table,
     style_of,
     text_of,
@@ -54,8 +55,8 @@ def _draw(block: Block, style: Style) -> Iterator[str]:
         case Code():
             yield from (" " * block.indent + escape(text) for text in block.lines)
         case Heading():
-            remark = style.paint(f"  {escape(block.remark)}", "dim") if block.remark else ""
-            yield style.paint(escape(block.title), "bold") + remark
+            remark = (Span(f"  {block.remark}", "dim"),) if block.remark else ()
+            yield from _line(Line((Span(block.title, "bold"), *remark), hang=2), style)
         case Line():
             yield from _line(block, style)
         case Facts():

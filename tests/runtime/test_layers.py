@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fp8load.boxes import whole
-from fp8load.dtypes import DType
+from fp8load.dtypes import DType, decode_table
 from fp8load.errors import BackendError, PlanError, UnfilledSlotError, UsageError
 from fp8load.plan.layout import ParamLayout, SlotSource
 from fp8load.plan.plan import LayerSpec
@@ -19,7 +19,17 @@ from fp8load.runtime.layers import (
     ScaledLinear,
 )
 from fp8load.runtime.parameters import make_parameters
-from fp8load.scheme import LinearScheme, PerBlock, PerGroup, PerTensor, PerToken, Role
+from fp8load.scheme import (
+    LinearScheme,
+    PerBlock,
+    PerGroup,
+    PerTensor,
+    PerToken,
+    QuantSpec,
+    Role,
+    SecondLevel,
+    Storage,
+)
 from runtime.cases import BLOCK, CHANNEL, DYNAMIC, MXFP8, STATIC, WEIGHT_ONLY, dequantized, part, scheme
 
 SCHEMES = {
@@ -275,3 +285,31 @@ def test_a_planned_layer_refuses_a_forced_backend_before_it_is_filled() -> None:
         ScaledLinear.from_spec(spec, params, backend="torch_scaled_mm")
     with pytest.raises(UsageError, match=r"a\.o_proj"):
         ScaledLinear.from_spec(spec, params, backend="none such")
+
+
+@pytest.mark.parametrize("divides", [True, False])
+def test_two_levels_of_scales_stay_apart_for_each_part(divides: bool) -> None:
+    layer = LinearScheme(
+        weight=QuantSpec(dtype=DType.F4, granularity=PerGroup(16), scale_dtype=DType.F8_E4M3),
+        second_level=SecondLevel(dtype=DType.F32, divides=divides), storage=Storage(elements_per_byte=2),
+    )  # fmt: skip
+    made = MergedColumnParallelLinear(64, [4, 6], scheme=layer, tp_rank=1, tp_size=2, name="m")
+    rng, expected = np.random.default_rng(0), []
+    for i, (num_rows, second) in enumerate(((4, 0.37), (6, 3.1))):
+        elements = rng.integers(0, 16, (num_rows, 64))
+        packed = torch.from_numpy((elements[:, ::2] | elements[:, 1::2] << 4).astype(np.uint8))
+        scale = torch.rand(num_rows, 4).to(torch.float8_e4m3fn)
+        for param, tensor in (
+            (made.weight, packed), (made.weight_scale, scale), (made.weight_global_scale, torch.tensor(second))
+        ):
+            param.weight_loader(param, tensor, i)
+        number = np.float32(second)
+        factor = scale.float().numpy() / number if divides else scale.float().numpy() * number
+        whole_part = decode_table(DType.F4)[elements] * np.repeat(factor, 16, axis=1)
+        expected.append(whole_part[num_rows // 2 :])
+    w = np.concatenate(expected)
+    assert np.array_equal(made.finalize().dequantize().numpy(), w)
+    x = torch.randn(3, 64)
+    assert made.shape == (5, 64)
+    assert made.backend.name == "emulated"
+    torch.testing.assert_close(made(x), x @ torch.from_numpy(w).T, rtol=1e-5, atol=1e-4)

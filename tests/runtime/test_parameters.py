@@ -99,6 +99,8 @@ def test_storage_of_another_shape_or_dtype_is_refused() -> None:
 ALLOWED = {
     (Role.WEIGHT, DType.F8_E4M3): {DType.F8_E4M3},
     (Role.WEIGHT, DType.F8_E5M2): {DType.F8_E5M2},
+    (Role.WEIGHT, DType.F32): {DType.F32},
+    (Role.WEIGHT, DType.BF16): {DType.BF16},
     (Role.WEIGHT_SCALE, DType.F32): {DType.F32, DType.BF16, DType.F16},
     (Role.INPUT_SCALE, DType.F32): {DType.F32, DType.BF16, DType.F16},
     (Role.WEIGHT_SCALE, DType.F8_E8M0): {DType.F8_E8M0},

@@ -13,6 +13,9 @@ from fp8load.formats.lower import KV_ROLES, Lowered, ModuleInfo
 from fp8load.index.index import TensorMeta
 from fp8load.scheme import Role
 
+MAX_LAYERS = 1024
+"""A config.json that asks for more is wrong, and must not make anyone enumerate them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
@@ -30,13 +33,13 @@ class Model:
         """Entries of the root, then layer by layer."""
         for entry in self.arch.root:
             yield ("" if isinstance(entry, Tower) else self.prefix), entry
-        for layer in range(self.sizes.num_layers):
+        for layer in range(min(self.sizes.num_layers, MAX_LAYERS)):
             for entry in self.arch.layer:
                 yield f"{self.prefix}{self.arch.layers}.{layer}.", entry
 
     def attentions(self) -> Iterator[str]:
         """The attention module of each layer, which KV scales belong to."""
-        for layer in range(self.sizes.num_layers):
+        for layer in range(min(self.sizes.num_layers, MAX_LAYERS)):
             yield f"{self.prefix}{self.arch.layers}.{layer}.{self.arch.attention}"
 
 
@@ -55,6 +58,9 @@ def arch_problems(model: Model, lowered: Lowered) -> Iterator[Problem]:
     """Tensors that the family needs and the checkpoint lacks, tensors of another shape, and tensors of no use."""
     known: set[str] = set()
     towers: list[str] = []
+    if model.sizes.num_layers > MAX_LAYERS:
+        yield Problem(code="F8L109", message="config.json asks for more layers than any model has", file="config.json",
+                      expected=f"num_hidden_layers of at most {MAX_LAYERS}", got=f"{model.sizes.num_layers:,}")
     for at, entry in model.entries():
         match entry:
             case Linear():
@@ -130,7 +136,7 @@ def _lost_fused(model: Model, lowered: Lowered, at: str, entry: Linear) -> bool:
     """Whether a layer of which nothing is stored would be fused on disk, because it is so in other layers."""
     if len(entry.parts) == 1 or any(at + part.module in lowered.modules for part in entry.parts):
         return False
-    layers = (f"{model.prefix}{model.arch.layers}.{layer}." for layer in range(model.sizes.num_layers))
+    layers = (f"{model.prefix}{model.arch.layers}.{layer}." for layer in range(min(model.sizes.num_layers, MAX_LAYERS)))
     return any(layer + entry.target in lowered.modules for layer in layers)
 
 

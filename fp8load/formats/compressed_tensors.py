@@ -17,7 +17,7 @@ from fp8load.dtypes import DType
 from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located, Unclaimed
 from fp8load.formats.document import validated
-from fp8load.formats.match import exact_or_regex, first_cover, is_embedding
+from fp8load.formats.match import checked, exact_or_regex, first_cover, is_embedding
 from fp8load.scheme import (
     Granularity,
     KVScheme,
@@ -101,10 +101,13 @@ def parse(located: Located) -> CheckpointFormat:
     if config.transform_config:
         raise _unsupported(located, "transform_config", "no transform", str(config.transform_config))
     groups = [
-        (tuple(group.targets), Claimed(scheme=_scheme(group, located, name), by=f"group {name}", explicit=True))
+        (
+            checked(group.targets, located.place),
+            Claimed(scheme=_scheme(group, located, name), by=f"group {name}", explicit=True),
+        )
         for name, group in config.config_groups.items()
     ]
-    ignored = first_cover(config.ignore, exact_or_regex)
+    ignored = first_cover(checked(config.ignore, located.place), exact_or_regex)
 
     def claim(module: str) -> Claim:
         entry = ignored(module)

@@ -22,7 +22,7 @@ from fp8load.dtypes import DType
 from fp8load.errors import Problem
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located
 from fp8load.formats.document import validated
-from fp8load.formats.match import component_run, exact_or_regex, first_cover
+from fp8load.formats.match import checked, component_run, exact_or_regex, first_cover
 from fp8load.scheme import (
     Granularity,
     KVScheme,
@@ -89,7 +89,7 @@ def covers(entry: str, module: str) -> bool:
 def build(config: Fp8Config, located: Located, *, name: str) -> CheckpointFormat:
     """A format from the parsed keys; other dialects that write the same tensors (auto-round) build on it."""
     listed = config.ignored_layers if config.ignored_layers is not None else config.modules_to_not_convert
-    ignore = tuple(listed or ())
+    ignore = checked(listed or (), located.place)
     find = first_cover(ignore, covers)
     claimed = Claimed(scheme=_scheme(config), by=located.place, explicit=listed is not None)
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
+from fp8load.errors import ConfigError, Problem
+
 EMBEDDING_NAMES = frozenset({
     "embed_tokens", "word_embeddings", "wte", "wpe", "tok_embeddings", "embed", "embeddings", "embed_positions",
     "position_embedding", "patch_embedding", "embedding",
@@ -22,6 +24,20 @@ def is_embedding(module: str) -> bool:
 @lru_cache(maxsize=4096)
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
+
+
+def checked(entries: Iterable[str], place: str) -> tuple[str, ...]:
+    """The entries of a list, each `re:` among them a valid expression. Raises `ConfigError` that names the entry."""
+    listed = tuple(entries)
+    for entry in listed:
+        try:
+            _compiled(entry[3:] if entry.startswith("re:") else "")
+        except re.error as error:
+            raise ConfigError(Problem(
+                code="F8L107", message="an entry of a module list is not a valid regular expression", file=place,
+                expected="re: and a Python regular expression", got=f"{entry}: {error}",
+            )) from error  # fmt: skip
+    return listed
 
 
 def exact_or_regex(entry: str, module: str) -> bool:

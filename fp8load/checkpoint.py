@@ -101,7 +101,7 @@ class Checkpoint:
         from fp8load.verify import verify_report
 
         if engine is not None:
-            raise UsageError(Problem(code="USE003", message="engine profiles are not part of this version",
+            raise UsageError(Problem(code="USE011", message="engine profiles are not part of this version",
                                      got=engine, hint="leave engine out: findings then hold for every reader"))  # fmt: skip
         return verify_report(self, level=level, tp=tp)
 
@@ -118,7 +118,7 @@ class Checkpoint:
         try:
             rank = Rank(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size)
         except ValueError as error:
-            raise UsageError(Problem(code="USE004", message=str(error))) from error
+            raise UsageError(Problem(code="USE012", message=str(error))) from error
         raise_first(self.problems)
         try:
             with quiet_gc():

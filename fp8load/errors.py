@@ -206,12 +206,14 @@ def error_for(problem: Problem) -> CheckpointError:
 
 
 def raise_first(problems: tuple[Problem, ...] | list[Problem]) -> None:
-    """Raise the first problem that refuses loading; say how many more there are."""
+    """Raise the first problem that refuses loading; its hint names the next ones and says how many there are."""
     refusing = [p for p in problems if p.refuses]
     if not refusing:
         return
     first = refusing[0]
-    if len(refusing) > 1:
-        more = f"{len(refusing) - 1} more like this or other; `fp8load verify` lists all"
+    others = list(dict.fromkeys(p.where for p in refusing[1:] if p.where != first.where))
+    if others:
+        listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        more = f"{len(others)} more places: {listed}; `fp8load verify` explains all"
         first = replace(first, hint=f"{first.hint} ({more})" if first.hint else more)
     raise error_for(first)

@@ -165,19 +165,28 @@ def _strangers(model: Model, lowered: Lowered, known: set[str], towers: tuple[st
 
 
 def _kv(model: Model, lowered: Lowered) -> Iterator[Problem]:
-    """KV scales are there for every layer and for k and v, or for none: a missing one must not become 1.0 silently."""
+    """KV scales are there for every layer and for k and v, or for none: a missing one must not become 1.0 silently.
+
+    Where at most half of the layers have a scale, those that have it are named too: one may be a leftover.
+    """
     if not lowered.kv:
         return
-    roles = [role for role in KV_ROLES if any(stored is role for _, stored in lowered.kv)]
-    attentions = set(model.attentions())
-    for attention in attentions:
-        for role in (*roles, *(r for r in KV_ROLES[:2] if r not in roles)):
-            if (attention, role) not in lowered.kv:
-                yield Problem(
-                    code="F8L901", message="a KV-cache scale is missing", tensor=attention + _kv_suffix(lowered, role),
-                    expected="a scale [1], as other layers have", got="none",
-                    hint="engines run this layer's cache at scale 1.0 without saying so",
-                )  # fmt: skip
+    attentions = list(model.attentions())
+    missing: list[Problem] = []
+    for role in KV_ROLES:
+        there = [attention for attention in attentions if (attention, role) in lowered.kv]
+        if role is Role.Q_SCALE and not there:
+            continue
+        if 2 * len(there) <= len(attentions):
+            for attention in there:
+                meta = lowered.kv[attention, role]
+                got = f"{len(there)} of {len(attentions)} layers have one"
+                yield _kv_problem("a KV-cache scale stands alone", meta.name, meta.file, "one in every layer", got)
+        suffix = _kv_suffix(lowered, role)
+        for attention in attentions:
+            if attention not in there:
+                missing.append(_kv_problem("a KV-cache scale is missing", attention + suffix, "", "a scale [1]", "none"))
+    yield from missing
     for (attention, _), meta in lowered.kv.items():
         if meta.shape not in ((), (1,), (1, 1)):
             yield Problem(code="F8L501", message="a KV-cache scale is not one number", tensor=meta.name, file=meta.file,
@@ -185,6 +194,11 @@ def _kv(model: Model, lowered: Lowered) -> Iterator[Problem]:
         if attention not in attentions:
             yield Problem(code="F8L902", message="a KV-cache scale belongs to no attention module", tensor=meta.name,
                           file=meta.file, expected=f"one of {len(attentions)} attention modules", got=attention)  # fmt: skip
+
+
+def _kv_problem(message: str, tensor: str, file: str, expected: str, got: str) -> Problem:
+    return Problem(code="F8L901", message=message, tensor=tensor, file=file, expected=expected, got=got,
+                   hint="engines run a cache without its scale at 1.0, and do not say so")  # fmt: skip
 
 
 def _kv_suffix(lowered: Lowered, role: Role) -> str:

@@ -61,7 +61,9 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
         if role is None or not base:
             loose[name] = meta
         elif role in KV_ROLES:
-            kv[_attention(base), role] = meta
+            other = kv.setdefault((_attention(base), role), meta)
+            if other is not meta:
+                problems += [_twice(role, meta, other), _twice(role, other, meta)]
         elif role in (roles := grouped.setdefault(base, {})):
             problems.append(_twice(role, meta, roles[role]))
         else:
@@ -97,7 +99,7 @@ def _attention(base: str) -> str:
 def _twice(role: Role, meta: TensorMeta, other: TensorMeta) -> Problem:
     return Problem(
         code="F8L203", message=f"a module has two tensors for its {role}", tensor=meta.name, file=meta.file,
-        expected="one", got=f"{meta.name} and {other.name}", hint="which one is meant? remove the other",
+        expected="one", got=f"also {other.name}", hint="which one is meant? remove the other",
     )  # fmt: skip
 
 

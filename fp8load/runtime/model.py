@@ -94,9 +94,9 @@ def _check_kv(plan: FusionPlan, scales: Mapping[str, torch.Tensor]) -> None:
     sources = {copy.param: copy.source for copy in plan.copies if copy.param in scales}
     for name, scale in scales.items():
         value = scale.item()
-        if not 0 <= value < float("inf"):
+        if not 0 < value < float("inf"):
             source = sources[name]
             raise UnfilledSlotError(Problem(
-                code="FILL701", message="a KV-cache scale is not a finite number >= 0", tensor=source,
-                file=plan.index.tensors[source].file, expected="a finite number >= 0", got=str(value),
+                code="FILL701", message="a KV-cache scale is not a finite number > 0", tensor=source,
+                file=plan.index.tensors[source].file, expected="a finite number > 0", got=str(value),
             ))  # fmt: skip

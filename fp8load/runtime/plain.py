@@ -33,7 +33,7 @@ def dequantize_module(checkpoint: Checkpoint, module: str) -> torch.Tensor:
     """See `Checkpoint.dequantize`."""
     info = checkpoint.lowered.modules.get(module)
     if info is None:
-        raise UsageError(Problem(code="USE002", message="no such module in the checkpoint", module=module,
+        raise UsageError(Problem(code="USE010", message="no such module in the checkpoint", module=module,
                                  expected="a module on disk, such as " + next(iter(checkpoint.lowered.modules), "none"),
                                  hint="`fp8load inspect --tree` lists them"))  # fmt: skip
     return _weight(checkpoint, info)

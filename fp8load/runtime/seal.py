@@ -12,6 +12,7 @@ from fp8load.plan.layout import SlotSource
 from fp8load.runtime.dequantize import decode_scale
 from fp8load.runtime.slots import is_scale
 from fp8load.runtime.typed import TypedParameter
+from fp8load.scheme import Role
 
 Sources = Mapping[tuple[str, str], str]
 """(parameter, slot) -> the tensor on disk that should fill it, where a plan knows it."""
@@ -37,19 +38,27 @@ def _problems(param: TypedParameter, sources: Sources) -> Iterable[Problem]:
     for slot in param.param_layout.sources:
         if not param.written[slot.slot]:
             yield _unwritten(param, slot, sources)
-    if is_scale(param.param_layout.role) and param.device.type != "meta" and not _all_finite(param.detach(), param):
+    if is_scale(param.param_layout.role) and param.device.type != "meta" and not _all_sound(param.detach(), param):
         for slot in param.param_layout.sources:
             if param.written[slot.slot]:
                 yield from _poisoned(param, slot, sources)
 
 
-def _all_finite(scale: torch.Tensor, param: TypedParameter) -> bool:
-    """Whether all values are finite and not negative: both comparisons are False for a NaN."""
+_DIVIDES = (Role.INPUT_SCALE, Role.INPUT_GLOBAL_SCALE)
+"""Scales that the input is divided by: zero is no more use than a NaN. A zero weight scale makes a zero block."""
+
+
+def _sound(values: torch.Tensor, role: Role) -> torch.Tensor:
+    """Which values may be scales: every comparison is False for a NaN."""
+    return ((values > 0) if role in _DIVIDES else (values >= 0)) & (values < torch.inf)
+
+
+def _all_sound(scale: torch.Tensor, param: TypedParameter) -> bool:
+    """Whether a whole parameter is sound, from its extremes."""
     values = decode_scale(scale, param.param_layout.dtype)
     if not values.numel():
         return True
-    low, high = values.aminmax()
-    return bool((low >= 0) & (high < torch.inf))
+    return bool(_sound(torch.stack(values.aminmax()), param.param_layout.role).all())
 
 
 def _unwritten(param: TypedParameter, slot: SlotSource, sources: Sources) -> Problem:
@@ -62,14 +71,15 @@ def _unwritten(param: TypedParameter, slot: SlotSource, sources: Sources) -> Pro
 
 def _poisoned(param: TypedParameter, slot: SlotSource, sources: Sources) -> Iterable[Problem]:
     values = decode_scale(param.slot_view(slot), param.param_layout.dtype)
-    bad = (~((values >= 0) & (values < torch.inf))).nonzero()
+    bad = (~_sound(values, param.param_layout.role)).nonzero()
     if not len(bad):
         return
     index = bad[0].tolist()
+    bound = "> 0" if param.param_layout.role in _DIVIDES else ">= 0"
     tensor = sources.get((param.full_name, slot.slot), "")
     yield Problem(
         code="FILL701", tensor=f"{param.full_name}[{slot.slot}]", expected=_expected(param, slot, tensor),
-        message=f"{len(bad)} of {values.numel()} scales of slot {slot.slot} are not finite numbers >= 0",
+        message=f"{len(bad)} of {values.numel()} scales of slot {slot.slot} are not finite numbers {bound}",
         got=f"{values[tuple(index)].item()} at {index} of the slot",
     )  # fmt: skip
 

@@ -64,9 +64,7 @@ class Staged:
             values = decode(self.meta.dtype, data).reshape(self.shape)[self.src.slices()]
             piece = torch.from_numpy(np.ascontiguousarray(values))
         view = self.target[self.dst.slices()] if self.dst.lo else self.target
-        as_bytes(view).copy_(as_bytes(piece.to(view.dtype).reshape(view.shape))) if view.element_size() == 1 else view.copy_(
-            piece.reshape(view.shape)
-        )
+        view.copy_(piece.reshape(view.shape))
 
 
 Segment = Direct | Staged

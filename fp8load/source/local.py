@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -38,15 +39,9 @@ def unsafe_name(name: str) -> str | None:
 class _Handle:
     """An open file that closes itself when its last reader lets go, so that eviction never closes it under a read."""
 
-    __slots__ = ("fd",)
-
     def __init__(self, path: Path) -> None:
-        self.fd = -1  # __del__ runs even when the next line raises
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+        weakref.finalize(self, os.close, self.fd)  # __del__ would run after `os` is gone when Python exits
 
 
 class LocalSource:

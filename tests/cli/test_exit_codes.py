@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 import time
 from dataclasses import replace
 
@@ -176,7 +177,7 @@ def test_a_reader_that_has_gone_is_no_error(words):
 
 
 def test_the_console_script_and_the_module_are_the_same():
-    script = subprocess.run(["fp8load", "--version"], capture_output=True, check=True)
+    script = subprocess.run([Path(sys.executable).with_name("fp8load"), "--version"], capture_output=True, check=True)
 
     assert script.stdout == shell("--version").stdout
     assert script.stdout.startswith(b"fp8load ")

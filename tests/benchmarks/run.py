@@ -1,0 +1,123 @@
+"""`make bench`: speed and size of what the project promises, each beside its goal or its floor.
+
+    python tests/benchmarks/run.py [--folder DIR] [--repeats N] [--json FILE]
+
+Every figure is a median over fresh processes. Absolute times of a CPU mean nothing elsewhere; ratios within a run do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import deepseek_v3
+import loading
+
+COMMAND = [sys.executable, "-m", "fp8load"]
+IMPORTS = "import sys; assert 'torch' not in sys.modules"
+
+INSPECT = f"""
+import sys, io
+sys.argv = ["fp8load", "inspect", sys.argv[1]]
+from fp8load_cli.app import main
+code = None
+try:
+    sys.stdout = io.StringIO()
+    main()
+except SystemExit as stop:
+    code = stop.code
+finally:
+    sys.stdout = sys.__stdout__
+assert not code, code
+{IMPORTS}
+"""
+PLAN = f"""
+import json, sys, time
+import fp8load
+checkpoint = fp8load.open(sys.argv[1])
+begin = time.perf_counter()
+plan = checkpoint.plan()
+seconds = time.perf_counter() - begin
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+{IMPORTS}
+print(json.dumps({{"seconds": seconds, "peak_mib": int(peak.split()[1]) / 1024, "elements": plan.num_elements}}))
+"""
+
+
+def timed(command: list[str], repeats: int) -> float:
+    """Median wall time of a command, seconds, after one run that warms caches."""
+    found = []
+    for i in range(repeats + 1):
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        if i:
+            found.append(time.perf_counter() - begin)
+    return statistics.median(found)
+
+
+def planned(folder: Path, repeats: int) -> dict[str, float]:
+    """Medians of plan and proof in a fresh process, and its peak memory."""
+    runs = []
+    for _ in range(repeats):
+        done = subprocess.run([sys.executable, "-c", PLAN, str(folder)], check=True, capture_output=True, text=True)
+        runs.append(json.loads(done.stdout))
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def report(rows: list[tuple[str, str, str]]) -> None:
+    """Columns: what, measured, goal."""
+    width = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        print("  ".join(cell.ljust(width[i]) for i, cell in enumerate(row)).rstrip())
+
+
+def machine() -> dict[str, str]:
+    """What the figures hold for."""
+    packages = {name: version(name) for name in ("torch", "safetensors", "pydantic", "typer", "numpy")}
+    return {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "cores": str(os.cpu_count()), **packages}
+
+
+def main() -> None:
+    """Run everything and print one table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "fp8load-bench")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    large, dense = deepseek_v3.make(options.folder / "deepseek-v3"), loading.make(options.folder / "llama-2.2gb")
+    measure: Callable[[list[str]], float] = lambda command: timed(command, options.repeats)  # noqa: E731
+    help_s = measure([*COMMAND, "--help"])
+    inspect_s = measure([sys.executable, "-c", INSPECT, str(large)])
+    plan = planned(large, options.repeats)
+    loads = loading.measure(dense, options.repeats)
+    rate = {name: run["nbytes"] / run["seconds"] / 1e9 for name, run in loads.items()}
+    rows = [
+        ("what", "measured", "goal"),
+        ("fp8load --help", f"{help_s:.2f} s", "<= 0.2 s"),
+        ("inspect, DeepSeek-V3-sized (163 shards, 91,991 tensors)", f"{inspect_s:.2f} s", "<= 1.0 s, no torch"),
+        ("plan and proof of it", f"{plan['seconds']:.2f} s", "<= 2 s"),
+        ("peak memory of that process", f"{plan['peak_mib']:.0f} MiB", "<= 400 MiB"),
+        ("floor: threaded read into fresh huge pages", f"{rate['floor']:.2f} GB/s", "1"),
+        ("fp8load.load of the same bytes", f"{rate['fp8load']:.2f} GB/s", f"floor / this = {rate['floor'] / rate['fp8load']:.2f} <= 1.3"),
+        ("safetensors load_file and copy", f"{rate['safetensors + copy']:.2f} GB/s", ""),
+        ("extra memory of fp8load.load", f"{loads['fp8load']['extra_mib']:.0f} MiB", "<= 64 MiB"),
+    ]
+    print(" ".join(f"{key} {value}" for key, value in machine().items()))
+    report(rows)
+    if options.json:
+        figures = {"help_s": help_s, "inspect_s": inspect_s, "plan": plan, "load": loads}
+        options.json.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

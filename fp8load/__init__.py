@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fp8load.errors import ExitCode, Fp8LoadError, Severity
-from fp8load.version import VERSION as __version__
+from fp8load.version import VERSION
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ExitCode", "Fp8LoadError", "Severity", "__version__", "load", "open"]
 
+__version__ = VERSION
+
 logging.getLogger("fp8load").addHandler(logging.NullHandler())
 
 
-def open(source: str | Path | Source) -> Checkpoint:  # noqa: A001 - the verb that users expect, as in PIL.Image.open
+def open(source: str | Path | Source) -> Checkpoint:
     """Open a checkpoint by its headers and small files.
 
     `source` is a folder, a .safetensors file, a .skel skeleton, "org/repo", "org/repo@rev", an hf:// or huggingface.co

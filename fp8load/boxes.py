@@ -42,9 +42,7 @@ class Box(NamedTuple):
 
     def intersects(self, other: Box) -> bool:
         """Whether both boxes share an element."""
-        return all(
-            max(a, b) < min(c, d) for a, b, c, d in zip(self.lo, other.lo, self.hi, other.hi, strict=True)
-        )
+        return all(max(a, b) < min(c, d) for a, b, c, d in zip(self.lo, other.lo, self.hi, other.hi, strict=True))
 
     def slices(self) -> tuple[slice, ...]:
         """The box as an index for arrays and tensors."""

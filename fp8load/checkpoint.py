@@ -19,7 +19,8 @@ from fp8load.formats.unquantized import UNQUANTIZED
 from fp8load.fusion import FusionPlan
 from fp8load.index.index import Index
 from fp8load.index.quiet_gc import quiet_gc
-from fp8load.plan.build import SplitError, build
+from fp8load.plan.build import build
+from fp8load.plan.linear import SplitError
 from fp8load.plan.plan import Rank
 from fp8load.plan.prove import prove
 from fp8load.plan.sizes import legal_sizes
@@ -102,12 +103,16 @@ class Checkpoint:
 
         if engine is not None:
             raise UsageError(Problem(code="USE011", message="engine profiles are not part of this version",
-                                     got=engine, hint="leave engine out: findings then hold for every reader"))  # fmt: skip
+                                     got=engine, hint="leave it out: findings hold for every reader"))  # fmt: skip
         return verify_report(self, level=level, tp=tp)
 
     def legal_tp(self) -> list[int]:
         """Tensor-parallel sizes up to 64 that split every layer; [1] for an unknown family."""
-        return [1] if self.model is None else legal_sizes(self.model, self.lowered)
+        return list(self._legal_tp)
+
+    @cached_property
+    def _legal_tp(self) -> tuple[int, ...]:
+        return (1,) if self.model is None else tuple(legal_sizes(self.model, self.lowered))
 
     def plan(self, *, tp_rank: int = 0, tp_size: int = 1, ep_rank: int = 0, ep_size: int = 1) -> FusionPlan:
         """The proved plan for one rank.

@@ -1,7 +1,7 @@
 """The dtypes of safetensors 0.8: size, range, poison byte, and exact decoding of the small floats with numpy.
 
 Sources: the safetensors format (names and bit sizes); OCP 8-bit Floating Point Specification 1.0 (E4M3, E5M2); OCP
-Microscaling Formats 1.0 (E8M0, E2M1, E2M3, E3M2); Graphcore/AMD fnuz variants (bias one higher, no infinity, 0x80 is NaN).
+Microscaling Formats 1.0 (E8M0, E2M1, E2M3, E3M2); Graphcore/AMD fnuz (bias one higher, no infinity, 0x80 is NaN).
 """
 
 from __future__ import annotations

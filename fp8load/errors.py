@@ -10,7 +10,7 @@ checkpoint collect problems, so that `verify` can report all of them; stages tha
     │   ├── AccessError              gated, private, or a token that was refused
     │   ├── OfflineError             not in the cache, and the network is off
     │   └── NetworkError             the connection failed, broke, or answered nonsense
-    ├── CheckpointError              the files contradict the format or each other             exit 3 (verify: a finding)
+    ├── CheckpointError              the files contradict the format or each other             exit 3; verify: 1
     │   ├── HeaderError              a safetensors file or header is broken
     │   ├── ConfigError              a config file is broken, or names an unknown method
     │   └── FormatError              tensors and configuration contradict each other

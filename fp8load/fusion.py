@@ -81,8 +81,9 @@ class FusionPlan:
         meta = self.index.tensors.get(tensor)
         if meta is None:
             close = next((name for name in self.index.tensors if name.startswith(tensor)), "")
-            raise UsageError(Problem(code="USE010", message="no such tensor in the checkpoint", tensor=tensor,
-                                     hint=f"did you mean {close}?" if close else "`fp8load inspect --tensors` lists all"))  # fmt: skip
+            hint = f"did you mean {close}?" if close else "`fp8load inspect --tensors` lists all"
+            problem = Problem(code="USE010", message="no such tensor in the checkpoint", tensor=tensor, hint=hint)
+            raise UsageError(problem)
         return "\n".join(self._explained(meta))
 
     def _explained(self, meta: TensorMeta) -> Iterator[str]:

@@ -11,7 +11,7 @@ from fp8load.archs.base import Head, Linear
 from fp8load.archs.expected import is_fused_on_disk
 from fp8load.dtypes import BITS, DType
 from fp8load.formats.lower import ModuleInfo
-from fp8load.index.index import Index, TensorMeta
+from fp8load.index.index import Index
 from fp8load.report import (
     DTypeReport,
     FileReport,
@@ -167,16 +167,16 @@ def _members(at: str, entry: Linear | Head, modules: Mapping[str, ModuleInfo]) -
 def _module(name: str, members: list[tuple[str, ModuleInfo]], texts: Mapping[int, str], *, fused: bool) -> ModuleReport:
     slots = tuple([_slot(slot, info) for slot, info in members])
     stored = slots[:1] if fused else slots
-    first = members[0][1]
-    num_rows = sum(slot.shape[0] for slot in stored if slot.shape)
+    first, scheme = stored[0], members[0][1].scheme
+    single = len(stored) == 1
     return ModuleReport(
         name=name,
-        kind="plain" if first.scheme is None else "quantized",
-        scheme=texts.get(id(first.scheme)),
-        shape=(num_rows, *stored[0].shape[1:]) if stored[0].shape else (),
-        dtype=first.tensors[Role.WEIGHT].dtype,
-        scale_shape=stored[0].scale_shape if len(stored) == 1 else None,
-        nbytes=sum([slot.nbytes for slot in stored]),
+        kind="plain" if scheme is None else "quantized",
+        scheme=texts.get(id(scheme)),
+        shape=first.shape if single else (sum(slot.shape[0] for slot in stored if slot.shape), *first.shape[1:]),
+        dtype=members[0][1].tensors[Role.WEIGHT].dtype,
+        scale_shape=first.scale_shape if single else None,
+        nbytes=first.nbytes if single else sum(slot.nbytes for slot in stored),
         fused_on_disk=fused,
         slots=slots,
     )

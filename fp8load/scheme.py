@@ -34,7 +34,7 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PerTensor:
-    """One scale. Weight [N, K] -> scale [], [1] or [1, 1] on disk, one element for each logical shard in a parameter."""
+    """One scale. Weight [N, K] -> scale [], [1] or [1, 1] on disk, one element for each shard in a parameter."""
 
     def __str__(self) -> str:
         return "per tensor"
@@ -72,7 +72,7 @@ class PerBlock:
 
 @dataclass(frozen=True, slots=True)
 class PerGroup:
-    """One scale for `cols` neighbours of a row. Weight [N, K] -> [N, ceil(K/cols)]; activation [M, K] -> [M, ceil(K/cols)]."""
+    """One scale for `cols` neighbours of a row. Weight [N, K] -> [N, ceil(K/cols)]; activations alike."""
 
     cols: int
 

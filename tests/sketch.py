@@ -54,7 +54,10 @@ class Llama:
         """Linear modules of a layer."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         if self.fused:
-            first = {"self_attn.qkv_proj": (q + 2 * kv, self.hidden), "mlp.gate_up_proj": (2 * self.intermediate, self.hidden)}
+            first = {
+                "self_attn.qkv_proj": (q + 2 * kv, self.hidden),
+                "mlp.gate_up_proj": (2 * self.intermediate, self.hidden),
+            }
         else:
             first = {"self_attn.q_proj": (q, self.hidden), "self_attn.k_proj": (kv, self.hidden),
                      "self_attn.v_proj": (kv, self.hidden), "mlp.gate_proj": (self.intermediate, self.hidden),

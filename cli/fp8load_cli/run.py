@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fp8load.errors import ExitCode, Fp8LoadError, Problem
+from fp8load.index.quiet_gc import quiet_gc
 from fp8load_cli.output import Output, close_stdout, flush
 from fp8load_cli.settings import Settings, merge, resolve
 
@@ -44,7 +45,8 @@ def execute(
         handler = _start_log(settings.verbose)
         if settings.offline:
             os.environ["HF_HUB_OFFLINE"] = "1"
-        code = body(run)
+        with quiet_gc():  # a command is one pass over values that all stay
+            code = body(run)
         flush()
     except BrokenPipeError:
         close_stdout()

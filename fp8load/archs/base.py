@@ -79,7 +79,7 @@ class Part:
 class Linear:
     """A linear layer [sum of rows, cols]: one module on disk, or several that are fused into `target`.
 
-    A layer of several parts is also accepted fused on disk, as one module called `target` with the parts' rows in order.
+    A layer of several parts is also accepted fused on disk: one module `target` with the parts' rows in order.
     """
 
     target: str
@@ -91,7 +91,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """A one-dimensional tensor that every rank holds whole: a norm. `name` is the full tensor name within its prefix."""
+    """A one-dimensional tensor that every rank holds whole: a norm. `name` is the tensor's, within its prefix."""
 
     name: str
     length: Dim
@@ -138,7 +138,7 @@ class Arch:
     layer       entries under "<layers>.<number>."
     root        entries beside the layers
     attention   the module that KV scales belong to, within a layer
-    prefixes    what may stand before every name, e.g. "" or "language_model."; the one that the checkpoint uses is found
+    prefixes    what may stand before every name, e.g. "" or "language_model."; the one in use is found
     text_config the key under which a multimodal config keeps the numbers of the language model
     """
 

@@ -1,8 +1,8 @@
-"""A family written out for one config: every linear layer and tensor by its full name; and what a checkpoint lacks of it."""
+"""A family written out for one config: every layer and tensor by its full name; and what a checkpoint lacks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -59,8 +59,13 @@ def arch_problems(model: Model, lowered: Lowered) -> Iterator[Problem]:
     known: set[str] = set()
     towers: list[str] = []
     if model.sizes.num_layers > MAX_LAYERS:
-        yield Problem(code="F8L109", message="config.json asks for more layers than any model has", file="config.json",
-                      expected=f"num_hidden_layers of at most {MAX_LAYERS}", got=f"{model.sizes.num_layers:,}")
+        yield Problem(
+            code="F8L109",
+            message="config.json asks for more layers than any model has",
+            file="config.json",
+            expected=f"num_hidden_layers of at most {MAX_LAYERS}",
+            got=f"{model.sizes.num_layers:,}",
+        )
     for at, entry in model.entries():
         match entry:
             case Linear():
@@ -96,7 +101,7 @@ def _shaped(meta: TensorMeta, shape: tuple[int, ...]) -> Iterator[Problem]:
     transposed = len(shape) == 2 and meta.shape == shape[::-1]
     yield Problem(
         code="F8L506" if transposed else "F8L109",
-        message="a weight is stored transposed" if transposed else "a tensor's shape is not what the configuration says",
+        message="a weight is stored transposed" if transposed else "a tensor's shape is not what the config says",
         tensor=meta.name, file=meta.file, expected=str(list(shape)), got=str(list(meta.shape)),
     )  # fmt: skip
 
@@ -172,28 +177,31 @@ def _kv(model: Model, lowered: Lowered) -> Iterator[Problem]:
     if not lowered.kv:
         return
     attentions = list(model.attentions())
-    missing: list[Problem] = []
-    for role in KV_ROLES:
+    has_q = any(role is Role.Q_SCALE for _, role in lowered.kv)
+    roles = KV_ROLES if has_q else (Role.K_SCALE, Role.V_SCALE)
+    for role in roles:
         there = [attention for attention in attentions if (attention, role) in lowered.kv]
-        if role is Role.Q_SCALE and not there:
-            continue
         if 2 * len(there) <= len(attentions):
-            for attention in there:
-                meta = lowered.kv[attention, role]
-                got = f"{len(there)} of {len(attentions)} layers have one"
+            got = f"{len(there)} of {len(attentions)} layers have one"
+            for meta in (lowered.kv[attention, role] for attention in there):
                 yield _kv_problem("a KV-cache scale stands alone", meta.name, meta.file, "one in every layer", got)
+    for role in roles:
         suffix = _kv_suffix(lowered, role)
         for attention in attentions:
-            if attention not in there:
-                missing.append(_kv_problem("a KV-cache scale is missing", attention + suffix, "", "a scale [1]", "none"))
-    yield from missing
+            if (attention, role) not in lowered.kv:
+                yield _kv_problem("a KV-cache scale is missing", attention + suffix, "", "a scale [1]", "none")
     for (attention, _), meta in lowered.kv.items():
-        if meta.shape not in ((), (1,), (1, 1)):
-            yield Problem(code="F8L501", message="a KV-cache scale is not one number", tensor=meta.name, file=meta.file,
-                          expected="[1]", got=str(list(meta.shape)))  # fmt: skip
-        if attention not in attentions:
-            yield Problem(code="F8L902", message="a KV-cache scale belongs to no attention module", tensor=meta.name,
-                          file=meta.file, expected=f"one of {len(attentions)} attention modules", got=attention)  # fmt: skip
+        yield from _kv_misplaced(attention, meta, attentions)
+
+
+def _kv_misplaced(attention: str, meta: TensorMeta, attentions: Collection[str]) -> Iterator[Problem]:
+    """A KV scale that is not one number, or belongs to no attention module of the family."""
+    if meta.shape not in ((), (1,), (1, 1)):
+        yield Problem(code="F8L501", message="a KV-cache scale is not one number", tensor=meta.name, file=meta.file,
+                      expected="[1]", got=str(list(meta.shape)))  # fmt: skip
+    if attention not in attentions:
+        yield Problem(code="F8L902", message="a KV-cache scale belongs to no attention module", tensor=meta.name,
+                      file=meta.file, expected=f"one of {len(attentions)} modules", got=attention)  # fmt: skip
 
 
 def _kv_problem(message: str, tensor: str, file: str, expected: str, got: str) -> Problem:
@@ -202,7 +210,7 @@ def _kv_problem(message: str, tensor: str, file: str, expected: str, got: str) -
 
 
 def _kv_suffix(lowered: Lowered, role: Role) -> str:
-    """What a missing KV scale would be called after its attention module: as another layer's, or as the other role's."""
+    """What a missing KV scale would be called after its attention module: as another layer's, or the other role's."""
     stored = ((other, meta.name[len(attention) :]) for (attention, other), meta in lowered.kv.items())
     other, suffix = min(stored, key=lambda item: item[0] is not role, default=(role, f".{role}"))
     return suffix.replace(f".{other[0]}_", f".{role[0]}_")

@@ -69,7 +69,7 @@ class CheckpointFormat:
     ignore: tuple[str, ...] = ()
     covers: Callable[[str, str], bool] = lambda entry, module: entry == module
     unknown_keys: tuple[str, ...] = ()
-    unconverted: Callable[[tuple[int, ...]], str | None] = lambda shape: None
+    unconverted: Callable[[tuple[int, ...]], str | None] = lambda _shape: None
     problems: tuple[Problem, ...] = ()
 
 

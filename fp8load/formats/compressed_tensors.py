@@ -198,7 +198,9 @@ def _input(args: Args | None, located: Located, where: str) -> QuantSpec | None:
         case "group" if args.group_size is not None:
             granularity = PerGroup(args.group_size)
         case _:
-            raise _unsupported(located, f"{where}.strategy", "tensor, token, or group with a group_size", str(args.strategy))
+            raise _unsupported(
+                located, f"{where}.strategy", "tensor, token, or group with a group_size", str(args.strategy)
+            )
     if args.dynamic is False and granularity != PerTensor():
         raise _unsupported(located, where, "dynamic activations, or static ones per tensor", f"static {granularity}")
     return QuantSpec(dtype=DType.F8_E4M3, granularity=granularity)

@@ -164,11 +164,11 @@ def _contradictions(config: Fp8Config, located: Located) -> tuple[Problem, ...]:
         return (Problem(code="F8L502", message="weight_block_size is not a size", file=located.place,
                         expected="two integers >= 1", got=str(list(config.weight_block_size))),)  # fmt: skip
     if config.activation_scheme == "static" and config.weight_block_size is not None:
-        return (Problem(code="F8L106", message="static activations are declared beside block scales", file=located.place,
+        return (Problem(code="F8L106", message="static activations beside block scales", file=located.place,
                         expected="activation_scheme: dynamic with weight_block_size", got="static",
                         hint="no engine reads a static input scale for block-quantized weights"),)  # fmt: skip
     if config.activation_scheme is None and config.weight_block_size is None:
         return (Problem(code="F8L106", message="activation_scheme is missing", file=located.place,
                         expected='"static" or "dynamic"', got="no key",
-                        hint="add it to quantization_config: static if input scales are stored, else dynamic"),)  # fmt: skip
+                        hint="add it to quantization_config: static if input scales are stored"),)  # fmt: skip
     return ()

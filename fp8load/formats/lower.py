@@ -10,13 +10,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from fp8load.dtypes import DType
-from fp8load.errors import Problem, Severity
+from fp8load.errors import Problem
 from fp8load.formats.base import CheckpointFormat, Claimed, Ignored
+from fp8load.formats.contradictions import (
+    contradiction,
+    input_faults,
+    no_scale,
+    no_weight,
+    not_quantized,
+    orphan,
+    quantized_without_claim,
+    scale_faults,
+    stray_input_scale,
+    twice,
+)
 from fp8load.formats.match import is_embedding
 from fp8load.formats.uniform import mixed_dtypes
 from fp8load.index.index import TensorMeta
-from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerTensor, Role, scale_shape
+from fp8load.scheme import LinearScheme, Role
 
 KV_ROLES = (Role.K_SCALE, Role.V_SCALE, Role.Q_SCALE)
 _PROJECTIONS = frozenset({"k_proj", "v_proj", "q_proj", "qkv_proj"})
@@ -63,9 +74,9 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
         elif role in KV_ROLES:
             other = kv.setdefault((_attention(base), role), meta)
             if other is not meta:
-                problems += [_twice(role, meta, other), _twice(role, other, meta)]
+                problems += [twice(role, meta, other), twice(role, other, meta)]
         elif role in (roles := grouped.setdefault(base, {})):
-            problems.append(_twice(role, meta, roles[role]))
+            problems.append(twice(role, meta, roles[role]))
         else:
             roles[role] = meta
     modules: dict[str, ModuleInfo] = {}
@@ -81,26 +92,18 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
         for role, reason in left_out.items():
             unused[roles.pop(role).name] = reason
         modules[base] = ModuleInfo(base, roles, scheme)
-    scales = {meta.name for roles in grouped.values() for meta in _scales(roles)} | {meta.name for meta in kv.values()}
-    problems.extend(mixed_dtypes(tensors, scales, unused))
+    problems.extend(mixed_dtypes(tensors, lambda name: _is_scale(suffixes.get(name.rpartition(".")[2])), unused))
     return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, problems=tuple(problems))
 
 
-def _scales(roles: Mapping[Role, TensorMeta]) -> Iterator[TensorMeta]:
-    return (meta for role, meta in roles.items() if role not in (Role.WEIGHT, Role.BIAS))
+def _is_scale(role: Role | None) -> bool:
+    return role not in (None, Role.WEIGHT, Role.BIAS)
 
 
 def _attention(base: str) -> str:
     """The attention module of a KV scale: ModelOpt writes `self_attn.k_proj.k_scale`, others `self_attn.k_scale`."""
     parent, _, last = base.rpartition(".")
     return parent if last in _PROJECTIONS else base
-
-
-def _twice(role: Role, meta: TensorMeta, other: TensorMeta) -> Problem:
-    return Problem(
-        code="F8L203", message=f"a module has two tensors for its {role}", tensor=meta.name, file=meta.file,
-        expected="one", got=f"also {other.name}", hint="which one is meant? remove the other",
-    )  # fmt: skip
 
 
 def _spelling(grouped: Iterable[Mapping[Role, TensorMeta]], fmt: CheckpointFormat) -> dict[Role, str]:
@@ -123,11 +126,7 @@ def _without_weight(base: str, roles: dict[Role, TensorMeta], loose: dict[str, T
         if role is Role.BIAS:
             loose[meta.name] = meta
             continue
-        yield Problem(
-            code="F8L202", message="a scale has no weight", tensor=meta.name, file=meta.file, module=base,
-            expected=f"{base}.weight beside it", got="no such tensor",
-            hint="the weight was lost, or the scale is a leftover",
-        )  # fmt: skip
+        yield no_weight(meta, base)
 
 
 _Cache = dict[tuple[object, ...], LinearScheme]
@@ -148,28 +147,8 @@ def _lower_module(
         return None, [fault] if len(weight.shape) == 2 else [], {}
     claim = fmt.claim(name)
     if not isinstance(claim, Claimed):
-        return None, [_quantized_without_claim(weight, fmt, claim)], {}
+        return None, [quantized_without_claim(weight, fmt, claim)], {}
     return _quantized(roles, claim.scheme, cache, spelling)
-
-
-def _quantized_without_claim(weight: TensorMeta, fmt: CheckpointFormat, claim: object) -> Problem:
-    if fmt.name == "unquantized":
-        return Problem(
-            code="F8L101", message="the weight is quantized and no configuration says so", tensor=weight.name,
-            file=weight.file, expected="a quantization_config in config.json", got=f"{weight} and no configuration",
-            hint="readers cast the raw codes: every weight would be wrong by its scale",
-        )  # fmt: skip
-    if isinstance(claim, Ignored):
-        return Problem(
-            code="F8L303", message="the ignore list covers a module that is stored quantized", tensor=weight.name,
-            file=weight.file, expected=f"an unquantized weight, by the entry {claim.by!r}", got=str(weight),
-            hint="remove the entry from the list, or dequantize the module",
-        )  # fmt: skip
-    return Problem(
-        code="F8L105", message="no config group claims a module that is stored quantized", tensor=weight.name,
-        file=weight.file, expected=f"a group of {fmt.place} whose targets match", got=str(weight),
-        hint="add the module to a group's targets",
-    )  # fmt: skip
 
 
 def _unquantized(
@@ -184,20 +163,9 @@ def _unquantized(
     claim = fmt.claim(name)
     explained = fmt.unconverted(weight.shape) if isinstance(claim, Claimed) else None
     ignored = isinstance(claim, Ignored)
-    for meta in orphans.values():
-        problems.append(Problem(
-            code="F8L202", message="a scale stands beside a weight that is not quantized", tensor=meta.name,
-            file=meta.file, module=name, expected=f"a quantized {weight.name}", got=str(weight),
-            severity=Severity.WARNING if ignored else Severity.ERROR, refuses=not (ignored or explained),
-            hint=explained or ("drop the scale" if ignored else "the weight was replaced, or the scale is a leftover"),
-        ))  # fmt: skip
+    problems += [orphan(meta, weight, ignored=ignored, explained=explained) for meta in orphans.values()]
     if isinstance(claim, Claimed) and not explained and (claim.explicit or orphans):
-        problems.append(Problem(
-            code="F8L302", message="the configuration quantizes a module that is stored unquantized",
-            tensor=weight.name, file=weight.file, module=name, expected=f"{claim.scheme.weight.dtype}, by {claim.by}",
-            got=str(weight), refuses=False,
-            hint="its scale is stored: was the weight replaced?" if orphans else "add the module to the ignore list",
-        ))  # fmt: skip
+        problems.append(not_quantized(weight, claim, with_scale=bool(orphans)))
     reason = explained or "the weight beside it is not quantized"
     return problems, dict.fromkeys(orphans, reason)
 
@@ -217,31 +185,22 @@ def _quantized(
         return clean, [], {}
     problems: list[Problem] = []
     if weight.dtype is not template.weight.dtype:
-        problems.append(_contradiction("F8L105", weight, str(template.weight.dtype), str(weight.dtype)))
+        problems.append(contradiction("F8L105", weight, str(template.weight.dtype), str(weight.dtype)))
     if len(weight.shape) != 2:
-        problems.append(_contradiction("F8L501", weight, "a matrix [N, K]", str(list(weight.shape))))
+        problems.append(contradiction("F8L501", weight, "a matrix [N, K]", str(list(weight.shape))))
         return None, problems, {}
     scale = roles.get(Role.WEIGHT_SCALE)
     if scale is None:
-        problems.append(Problem(
-            code="F8L201", message="an FP8 weight has no scale", tensor=_beside(weight, spelling[Role.WEIGHT_SCALE]),
-            expected=f"{list(scale_shape(template.weight.granularity, weight.shape))} for {weight.name} {weight}",
-            file=weight.file, got="no such tensor",
-            hint="re-export it; loaders that start scales at an arbitrary value serve wrong numbers silently",
-        ))  # fmt: skip
+        problems.append(no_scale(weight, template, _beside(weight, spelling[Role.WEIGHT_SCALE])))
         return None, problems, {}
-    problems.extend(_scale_faults(scale, weight, template))
+    problems.extend(scale_faults(scale, weight, template))
     left_out = {role: f"no role in {template}" for role in roles if role not in _USED}
     stray = Role.INPUT_SCALE in roles and not template.input_static
     if stray:
-        meta = roles[Role.INPUT_SCALE]
         left_out[Role.INPUT_SCALE] = "activations are quantized dynamically, a stored input scale has no use"
-        problems.append(Problem(
-            code="F8L106", message="an input scale is stored although activations are dynamic", tensor=meta.name,
-            file=meta.file, expected="none", got=str(meta), severity=Severity.INFO, refuses=False,
-        ))  # fmt: skip
+        problems.append(stray_input_scale(roles[Role.INPUT_SCALE]))
     input_scale = None if stray else roles.get(Role.INPUT_SCALE)
-    problems.extend(_input_faults(weight, input_scale, template, _beside(weight, spelling[Role.INPUT_SCALE])))
+    problems.extend(input_faults(weight, input_scale, template, _beside(weight, spelling[Role.INPUT_SCALE])))
     suffixes = tuple((role, meta.name.rpartition(".")[2]) for role, meta in roles.items() if role not in left_out)
     scheme = _filled(template, scale, input_scale, suffixes)
     if not problems and not left_out:
@@ -265,53 +224,3 @@ def _filled(
         activation = replace(activation, scale_dtype=input_scale.dtype)
     weight = replace(template.weight, scale_dtype=scale.dtype)
     return replace(template, weight=weight, input=activation, suffixes=suffixes)
-
-
-def _contradiction(code: str, meta: TensorMeta, expected: str, got: str) -> Problem:
-    return Problem(code=code, message="tensor and configuration contradict each other", tensor=meta.name,
-                   file=meta.file, expected=expected, got=got)  # fmt: skip
-
-
-def accepted_shapes(scheme: LinearScheme, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Every spelling in which the scale of a weight of `shape` may be stored, the canonical one first."""
-    canonical = scale_shape(scheme.weight.granularity, shape)
-    match scheme.weight.granularity:
-        case PerTensor():
-            return (canonical, (), (1, 1))
-        case PerChannel():
-            return (canonical, (shape[0],))
-        case _:
-            return (canonical,)
-
-
-def _scale_faults(scale: TensorMeta, weight: TensorMeta, template: LinearScheme) -> Iterator[Problem]:
-    if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
-        yield _contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))
-    accepted = accepted_shapes(template, weight.shape)
-    if scale.shape not in accepted:
-        blocks = template.weight.granularity
-        size = f" (weight_block_size [{blocks.rows}, {blocks.cols}])" if isinstance(blocks, PerBlock) else ""
-        yield Problem(
-            code="F8L501", message="the scale's shape does not fit its weight", tensor=scale.name, file=scale.file,
-            expected=f"{list(accepted[0])} for {weight.name} {list(weight.shape)}{size}", got=str(list(scale.shape)),
-            hint="the scale belongs to another weight, or the block size in the configuration is wrong",
-        )  # fmt: skip
-
-
-def _input_faults(
-    weight: TensorMeta, scale: TensorMeta | None, template: LinearScheme, name: str
-) -> Iterator[Problem]:
-    if not template.input_static:
-        return
-    if scale is None:
-        yield Problem(
-            code="F8L204", message="a static input scale is missing", tensor=name, file=weight.file,
-            expected=f"[1] for {weight.name}", got="no such tensor",
-            hint="not calibrated? engines would read an arbitrary value; calibrate it, or declare dynamic activations",
-        )  # fmt: skip
-        return
-    if scale.shape not in ((), (1,), (1, 1)):
-        yield Problem(code="F8L501", message="an input scale is not one number", tensor=scale.name, file=scale.file,
-                      expected="[1]", got=str(list(scale.shape)))  # fmt: skip
-    if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
-        yield _contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))

@@ -13,7 +13,7 @@ EMBEDDING_NAMES = frozenset({
     "embed_tokens", "word_embeddings", "wte", "wpe", "tok_embeddings", "embed", "embeddings", "embed_positions",
     "position_embedding", "patch_embedding", "embedding",
 })  # fmt: skip
-"""Last components of embeddings: two-dimensional weights that are no linear layer. Whole components, never substrings."""
+"""Last components of embeddings: two-dimensional weights that are no linear layer. Never substrings."""
 
 
 def is_embedding(module: str) -> bool:
@@ -75,6 +75,9 @@ def first_cover(entries: Iterable[str], covers: Callable[[str, str], bool]) -> C
     patterns = tuple(entry for entry in listed if entry not in plain)
     firsts = {entry.partition(".")[0] for entry in plain}
     lasts = {entry.rpartition(".")[2] for entry in plain}
+
+    if not listed:
+        return lambda _module: None
 
     def find(module: str) -> str | None:
         if module in listed:

@@ -1,9 +1,11 @@
 """NVIDIA ModelOpt, FP8 per tensor: `quantization_config` of config.json, or hf_quant_config.json.
 
 Source: Model-Optimizer's HF export (0.33 and 0.47 seen). The old form nests everything under `quantization` beside
-`producer`, spells the list `exclude_modules` and the cache `kv_cache_quant_algo: "FP8"`; config.json holds it flat, with
-`ignore` and `kv_cache_scheme` (a dict, or the string "FP8" in 0.33, which has no quant_method either). Entries are shell
-globs. Tensors: `weight` F8_E4M3, `weight_scale` and `input_scale` F32 [], KV scales `k_proj.k_scale`, `v_proj.v_scale`.
+`producer`, spells the list `exclude_modules` and the cache `kv_cache_quant_algo: "FP8"`; config.json holds it flat,
+with `ignore` and `kv_cache_scheme` (a dict; in 0.33, which has no quant_method either, the string "FP8"). Entries are
+shell globs.
+
+Tensors: `weight` F8_E4M3, `weight_scale` and `input_scale` F32 [], KV scales `k_proj.k_scale`, `v_proj.v_scale`.
 """
 
 from __future__ import annotations

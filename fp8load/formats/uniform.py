@@ -1,15 +1,15 @@
 """Tensors that stand in the same place of every layer are stored in one dtype; the odd one out is a fault.
 
 A tensor relabelled from BF16 to F16 keeps its size and loads without an error anywhere. Exporters choose a dtype for
-each place (norms in F32, scales in BF16), so a place whose layers disagree was edited or damaged. Only floats of 16 bits
-and more are compared: which layers are quantized may differ from layer to layer.
+each place (norms in F32, scales in BF16), so a place whose layers disagree was edited or damaged. Only floats of 16
+bits and more are compared: which layers are quantized may differ from layer to layer.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from fp8load.dtypes import DType
 from fp8load.errors import Problem
@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 def mixed_dtypes(
-    tensors: Mapping[str, TensorMeta], scales: Collection[str], unused: Collection[str]
+    tensors: Mapping[str, TensorMeta], is_scale: Callable[[str], bool], unused: Collection[str]
 ) -> Iterator[Problem]:
     """A problem for each tensor whose dtype differs from its siblings'; for a tie, from the rest of the checkpoint's.
 
@@ -30,12 +30,12 @@ def mixed_dtypes(
     for name, meta in tensors.items():
         if meta.dtype.is_wide_float and name not in unused:
             families[_NUMBER.sub(".#", name)].append(meta)
+    kinds = {family: is_scale(members[0].name) for family, members in families.items()}
     overall = {True: Counter[DType](), False: Counter[DType]()}
-    for members in families.values():
-        overall[members[0].name in scales].update(meta.dtype for meta in members)
-    for members in families.values():
-        is_scale = members[0].name in scales
-        common = overall[is_scale]
+    for family, members in families.items():
+        overall[kinds[family]].update([meta.dtype for meta in members])
+    for family, members in families.items():
+        common = overall[kinds[family]]
         counts = Counter(meta.dtype for meta in members)
         if len(members) == 1 and (common[members[0].dtype] > 1 or common.total() < 3):
             continue
@@ -46,10 +46,10 @@ def mixed_dtypes(
             usual = common.most_common(1)[0][0]
         for meta in members:
             if meta.dtype is not usual:
-                yield _odd(meta, usual, is_scale)
+                yield _odd(meta, usual, is_scale=kinds[family])
 
 
-def _odd(meta: TensorMeta, usual: DType, is_scale: bool) -> Problem:
+def _odd(meta: TensorMeta, usual: DType, *, is_scale: bool) -> Problem:
     return Problem(
         code="F8L601" if is_scale else "F8L109",
         message="a tensor's dtype differs from that of its siblings",

@@ -18,7 +18,6 @@ from fp8load.plan.scales import scale_box
 from fp8load.plan.shard import CutError, Span
 from fp8load.scheme import LinearScheme, PerTensor, Role, scale_shape
 
-
 __all__ = ["ParamLayout", "PartSpan", "SlotSource", "linear_layout", "memory_dtype", "stack"]
 
 

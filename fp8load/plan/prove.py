@@ -13,8 +13,12 @@ from fp8load.index.index import TensorMeta
 from fp8load.plan.plan import Copy, Layout, ParamLayout
 
 
-def _fault(message: str, **facts: str) -> PlanError:
-    return PlanError(Problem(code="PLAN001", message=message, hint="this is a bug in fp8load: please report it", **facts))  # type: ignore[arg-type]
+def _fault(
+    message: str, *, tensor: str = "", file: str = "", module: str = "", expected: str = "", got: str = ""
+) -> PlanError:
+    hint = "this is a bug in fp8load: please report it"
+    return PlanError(Problem(code="PLAN001", message=message, tensor=tensor, file=file, module=module,
+                             expected=expected, got=got, hint=hint))  # fmt: skip
 
 
 def prove(layout: Layout, tensors: Mapping[str, TensorMeta]) -> int:
@@ -59,8 +63,10 @@ def prove(layout: Layout, tensors: Mapping[str, TensorMeta]) -> int:
 def _prove_copy(copy: Copy, meta: TensorMeta, wanted: DType) -> None:
     if not copy.src.within(meta.shape) or copy.src.num_elements != copy.dst.num_elements:
         raise _fault("a copy does not fit", tensor=copy.source, file=meta.file,
-                     expected=f"a box of {list(meta.shape)} with {copy.dst.num_elements} elements", got=str(copy.src))  # fmt: skip
-    widens = copy.cast is None or (meta.dtype.is_wide_float and copy.cast.is_wide_float and copy.cast.bits > meta.dtype.bits)
+                     expected=f"{copy.dst.num_elements} elements of {list(meta.shape)}", got=str(copy.src))  # fmt: skip
+    widens = copy.cast is None or (
+        meta.dtype.is_wide_float and copy.cast.is_wide_float and copy.cast.bits > meta.dtype.bits
+    )
     if (copy.cast or meta.dtype) is not wanted or not widens:
         raise _fault("a copy would change a value", tensor=copy.source, file=meta.file,
                      expected=str(wanted), got=str(copy.cast or meta.dtype))  # fmt: skip

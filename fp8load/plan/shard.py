@@ -33,7 +33,7 @@ class Span(NamedTuple):
 
 
 class CutError(ValueError):
-    """A logical shard cannot be cut where a rank's share begins or ends. `str()` is the reason, `slot` says which shard."""
+    """A logical shard cannot be cut where a rank's share begins or ends. `str()` is the reason, `slot` the shard."""
 
     slot: str = ""
 

@@ -9,7 +9,8 @@ from fp8load.archs.base import Head, Linear
 from fp8load.archs.expected import Model
 from fp8load.errors import Problem
 from fp8load.formats.lower import Lowered
-from fp8load.plan.build import SplitError, build_entry
+from fp8load.plan.build import build_entry
+from fp8load.plan.linear import SplitError
 from fp8load.plan.plan import Rank
 from fp8load.scheme import Role
 

@@ -73,7 +73,9 @@ class _Files:
         if descriptor is None:
             data = memoryview(self._source.read(batch.file, batch.begin, batch.end))
             if len(data) != batch.end - batch.begin:
-                raise _changed(batch.file, f"{batch.end - batch.begin:,} bytes at {batch.begin:,}", f"{len(data):,} bytes")
+                raise _changed(
+                    batch.file, f"{batch.end - batch.begin:,} bytes at {batch.begin:,}", f"{len(data):,} bytes"
+                )
             at = 0
             for buffer in buffers:
                 buffer[:] = data[at : at + len(buffer)]
@@ -141,7 +143,7 @@ def execute(plan: FusionPlan, found: Sequence[Segment], progress: Progress | Non
 
 
 def _bounded(pool: ThreadPoolExecutor, files: _Files, work: Iterable[Batch], limit: int) -> Iterator[int]:
-    """Bytes of each finished batch, with at most `limit` batches submitted at a time; the first error stops the rest."""
+    """Bytes of each finished batch, with at most `limit` of them submitted at a time; an error stops the rest."""
     waiting = iter(work)
     running: set[Future[int]] = set()
     try:

@@ -1,8 +1,8 @@
 """Empty layers for engines: their rows and columns for a tensor-parallel rank, filled by `weight_loader` calls alone.
 
-    layer = QKVParallelLinear(2048, 128, 16, 4, scheme=scheme, tp_rank=3, tp_size=8, name="layers.0.self_attn.qkv_proj")
-    layer.weight.weight_loader(layer.weight, q_tensor, "q")     # ... every slot of every parameter
-    layer.finalize()
+layer = QKVParallelLinear(2048, 128, 16, 4, scheme=scheme, tp_rank=3, tp_size=8, name="layers.0.self_attn.qkv_proj")
+layer.weight.weight_loader(layer.weight, q_tensor, "q")     # ... every slot of every parameter
+layer.finalize()
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ def allocate(specs: Iterable[ParamSpec], device: torch.device) -> dict[str, torc
     """Uninitialised storage for each parameter, by name: views of huge-page mappings on the CPU, tensors elsewhere."""
     listed = list(specs)
     if device.type != "cpu":
-        return {spec.name: torch.empty(stored_shape(spec.dtype, spec.shape), dtype=torch_dtype(spec.dtype), device=device)
-                for spec in listed}  # fmt: skip
+        return {spec.name: _on_device(spec, device) for spec in listed}
     storage: dict[str, torch.Tensor] = {}
     batch: dict[str, ParamSpec] = {}
     batch_nbytes = 0
@@ -43,6 +42,10 @@ def allocate(specs: Iterable[ParamSpec], device: torch.device) -> dict[str, torc
         batch_nbytes += nbytes
     storage.update(_carve(batch, batch_nbytes))
     return storage
+
+
+def _on_device(spec: ParamSpec, device: torch.device) -> torch.Tensor:
+    return torch.empty(stored_shape(spec.dtype, spec.shape), dtype=torch_dtype(spec.dtype), device=device)
 
 
 def _nbytes(spec: ParamSpec) -> int:

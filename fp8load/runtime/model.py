@@ -61,7 +61,9 @@ def load_plan(plan: FusionPlan, *, device: str, backend: str | None, progress: P
             by_name[copy.param].mark_written(copy.slot)
     _seal(plan, by_name)
     _check_kv(plan, {name: tensors[name] for name in kv})
-    layers = {name: ScaledLinear.from_spec(plan.layers[name], params, backend=backend) for name, params in typed.items()}
+    layers = {
+        name: ScaledLinear.from_spec(plan.layers[name], params, backend=backend) for name, params in typed.items()
+    }
     return LoadedModel(plan, layers, tensors)
 
 

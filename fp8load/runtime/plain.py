@@ -23,7 +23,7 @@ def read_tensor(checkpoint: Checkpoint, meta: TensorMeta) -> torch.Tensor:
     data = checkpoint.source.read(meta.file, meta.begin, meta.end)
     if len(data) != meta.nbytes:
         raise ChangedError(Problem(code="FILL710", message="the file changed after it was opened", tensor=meta.name,
-                                   file=meta.file, expected=f"{meta.nbytes} bytes", got=f"{len(data)} bytes"))  # fmt: skip
+                                   file=meta.file, expected=f"{meta.nbytes} bytes", got=str(len(data))))  # fmt: skip
     if not data:
         return torch.empty(meta.shape, dtype=torch_dtype(meta.dtype))
     return torch.frombuffer(bytearray(data), dtype=torch_dtype(meta.dtype)).reshape(meta.shape)

@@ -70,7 +70,9 @@ class Staged:
 Segment = Direct | Staged
 
 
-def segments(copies: Iterator[Copy], tensors: Mapping[str, TensorMeta], targets: Mapping[str, torch.Tensor]) -> list[Segment]:
+def segments(
+    copies: Iterator[Copy], tensors: Mapping[str, TensorMeta], targets: Mapping[str, torch.Tensor]
+) -> list[Segment]:
     """Every read that the copies need, sorted by file and position, none longer than about `CHUNK_NBYTES`."""
     memory: dict[str, NDArray[np.uint8]] = {}
     found: list[Segment] = []

@@ -89,9 +89,11 @@ def _shape_error(
 ) -> LoadError:
     slots = ", ".join(source.slot for source in sources)
     piece = (sum(source.src.shape[0] for source in sources), *sources[0].src.shape[1:])
-    hint = "pass the whole tensor as it is on disk: the loader takes this rank's piece" if (
-        piece == tuple(loaded.shape)
-    ) else ""
+    hint = (
+        "pass the whole tensor as it is on disk: the loader takes this rank's piece"
+        if (piece == tuple(loaded.shape))
+        else ""
+    )
     if len(sources) > 1 and not hint:
         hint = f"without a shard id the tensor must hold {slots}; name the slot if it holds one part"
     return LoadError(Problem(

@@ -140,9 +140,7 @@ class TypedParameter(torch.nn.Parameter):
         view.copy_(piece.reshape(view.shape))
         self.mark_written(source.slot)
 
-    def _cut(
-        self, loaded: torch.Tensor, sources: tuple[SlotSource, ...]
-    ) -> Iterator[tuple[SlotSource, torch.Tensor]]:
+    def _cut(self, loaded: torch.Tensor, sources: tuple[SlotSource, ...]) -> Iterator[tuple[SlotSource, torch.Tensor]]:
         if isinstance(self.granularity, PerBlock) and len(sources) > 1:
             refuse_shared_blocks(sources, self.granularity, self.num_rows, self.full_name)
         stored = [source._replace(shape=stored_shape(self.param_layout.dtype, source.shape)) for source in sources]

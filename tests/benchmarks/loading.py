@@ -36,9 +36,10 @@ def make(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, torch.Tensor]] = [{} for _ in range(4)]
     kv = KV_HEADS * HIDDEN // HEADS
-    matrices = {"self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (kv, HIDDEN), "self_attn.v_proj": (kv, HIDDEN),
-                "self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
-                "mlp.up_proj": (INTERMEDIATE, HIDDEN), "mlp.down_proj": (HIDDEN, INTERMEDIATE)}  # fmt: skip
+    wide, narrow, up, down = (HIDDEN, HIDDEN), (kv, HIDDEN), (INTERMEDIATE, HIDDEN), (HIDDEN, INTERMEDIATE)
+    attention = {"q_proj": wide, "k_proj": narrow, "v_proj": narrow, "o_proj": wide}
+    mlp = {"gate_proj": up, "up_proj": up, "down_proj": down}
+    matrices = {f"self_attn.{k}": v for k, v in attention.items()} | {f"mlp.{k}": v for k, v in mlp.items()}
     for layer in range(NUM_LAYERS):
         at, shard = f"model.layers.{layer}", shards[layer * 4 // NUM_LAYERS]
         for name, (rows, cols) in matrices.items():
@@ -126,7 +127,9 @@ def measure(folder: Path, repeats: int = 5) -> dict[str, dict[str, float]]:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in RUNS}
     for i in range(repeats + 1):
         for name in RUNS:
-            out = subprocess.run([sys.executable, __file__, str(folder), name], check=True, capture_output=True, text=True)
+            out = subprocess.run(
+                [sys.executable, __file__, str(folder), name], check=True, capture_output=True, text=True
+            )
             if i:
                 found[name].append(json.loads(out.stdout.splitlines()[-1]))
     return {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()}

@@ -84,7 +84,12 @@ def report(rows: list[tuple[str, str, str]]) -> None:
 def machine() -> dict[str, str]:
     """What the figures hold for."""
     packages = {name: version(name) for name in ("torch", "safetensors", "pydantic", "typer", "numpy")}
-    return {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "cores": str(os.cpu_count()), **packages}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "cores": str(os.cpu_count()),
+        **packages,
+    }
 
 
 def main() -> None:
@@ -108,7 +113,11 @@ def main() -> None:
         ("plan and proof of it", f"{plan['seconds']:.2f} s", "<= 2 s"),
         ("peak memory of that process", f"{plan['peak_mib']:.0f} MiB", "<= 400 MiB"),
         ("floor: threaded read into fresh huge pages", f"{rate['floor']:.2f} GB/s", "1"),
-        ("fp8load.load of the same bytes", f"{rate['fp8load']:.2f} GB/s", f"floor / this = {rate['floor'] / rate['fp8load']:.2f} <= 1.3"),
+        (
+            "fp8load.load of the same bytes",
+            f"{rate['fp8load']:.2f} GB/s",
+            f"floor / this = {rate['floor'] / rate['fp8load']:.2f} <= 1.3",
+        ),
         ("safetensors load_file and copy", f"{rate['safetensors + copy']:.2f} GB/s", ""),
         ("extra memory of fp8load.load", f"{loads['fp8load']['extra_mib']:.0f} MiB", "<= 64 MiB"),
     ]

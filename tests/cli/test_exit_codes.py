@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 

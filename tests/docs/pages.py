@@ -2,7 +2,7 @@
 
     ```python            run; the blocks of a page share their names
     ```python file=a.py  written to a file first, importable by the blocks that follow
-    ```console           lines that begin with "$ " are commands, run in the repository; the rest is their output, exactly
+    ```console           lines that begin with "$ " are commands, run in the repository; the rest is their output
     ```toml plugin       an installed package's entry points: made visible to everything that follows
 
 `python tests/docs/pages.py --write` puts the real output into every page; the change is then reviewed as a diff.
@@ -37,7 +37,9 @@ class Runner:
 
     def environment(self) -> dict[str, str]:
         """The user's, without colour and at a fixed width; the page's files are importable."""
-        keep = {key: value for key, value in os.environ.items() if not key.startswith(("FP8LOAD_", "COLUMNS", "FORCE_"))}
+        keep = {
+            key: value for key, value in os.environ.items() if not key.startswith(("FP8LOAD_", "COLUMNS", "FORCE_"))
+        }
         path = f"{Path(sys.executable).parent}{os.pathsep}{keep.get('PATH', '')}"
         return {**keep, "PATH": path, "PYTHONPATH": str(self.work), "NO_COLOR": "1", "COLUMNS": "100"}
 
@@ -46,8 +48,16 @@ class Runner:
         lines = []
         for line in text.splitlines():
             if line.startswith("$ "):
-                done = subprocess.run(["bash", "-c", line[2:]], cwd=ROOT, env=self.environment(), text=True,
-                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)  # fmt: skip
+                done = subprocess.run(
+                    ["bash", "-c", line[2:]],
+                    cwd=ROOT,
+                    env=self.environment(),
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    timeout=300,
+                    check=False,
+                )
                 lines += [line, *done.stdout.splitlines()]
                 if done.returncode:
                     lines.append(f"exit {done.returncode}")
@@ -58,7 +68,7 @@ class Runner:
         script = self.work / "page_blocks.py"
         script.write_text("\n".join(blocks))
         done = subprocess.run([sys.executable, str(script)], cwd=ROOT, env=self.environment(), text=True,
-                              capture_output=True, timeout=300)  # fmt: skip
+                              capture_output=True, timeout=300, check=False)  # fmt: skip
         if done.returncode:
             raise AssertionError(done.stderr)
 

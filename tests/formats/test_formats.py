@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from fp8load.dtypes import DType
 from fp8load.errors import ConfigError
 from fp8load.formats.base import CheckpointFormat, Claimed, Ignored, Located, Unclaimed
@@ -14,7 +15,8 @@ from fp8load.scheme import PerBlock, PerChannel, PerGroup, PerTensor, PerToken, 
 FP8_BLOCK = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 FP8_STATIC = {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]}
 MODELOPT = {"producer": {"name": "modelopt", "version": "0.31"},
-            "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head", "*.gate"]}}  # fmt: skip
+            "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8",
+                             "exclude_modules": ["lm_head", "*.gate"]}}  # fmt: skip
 
 
 def ct(weights: dict[str, Any], inputs: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -97,7 +99,8 @@ def test_compressed_tensors_strategies(weights: dict[str, Any], granularity: obj
 
 @pytest.mark.parametrize(
     ("inputs", "granularity", "static"),
-    [({"strategy": "tensor", "dynamic": False}, PerTensor(), True), ({"strategy": "token", "dynamic": True}, PerToken(), False),
+    [({"strategy": "tensor", "dynamic": False}, PerTensor(), True),
+     ({"strategy": "token", "dynamic": True}, PerToken(), False),
      ({"strategy": "group", "group_size": 128, "dynamic": True}, PerGroup(128), False)],
 )  # fmt: skip
 def test_compressed_tensors_inputs(inputs: dict[str, Any], granularity: object, static: bool) -> None:
@@ -184,7 +187,8 @@ def test_what_is_not_known_is_an_error_that_names_it(document: dict[str, Any], n
 
 @pytest.mark.parametrize(
     "document",
-    [{"quant_method": "fp8"}, {**FP8_BLOCK, "activation_scheme": "static"}, {**FP8_BLOCK, "weight_block_size": [0, 128]}],
+    [{"quant_method": "fp8"}, {**FP8_BLOCK, "activation_scheme": "static"},
+     {**FP8_BLOCK, "weight_block_size": [0, 128]}],
 )  # fmt: skip
 def test_contradictions_inside_the_configuration_are_problems_that_refuse(document: dict[str, Any]) -> None:
     problems = parse(document).problems

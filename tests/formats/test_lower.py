@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fp8load.errors import Problem, Severity
 from fp8load.scheme import Role
 from sketch import Llama, open_skeleton
@@ -97,7 +98,9 @@ def test_fp8_without_any_configuration() -> None:
 
 @pytest.mark.parametrize("shape", ["[95, 1]", "[96, 2]", "[1]", "[1, 96]"])
 def test_a_channel_scale_of_another_shape(shape: str) -> None:
-    assert only(edited(CHANNEL, f"= {UP}.weight_scale BF16 {shape}"), "F8L501", f"{UP}.weight_scale").expected.startswith("[96, 1]")
+    assert only(
+        edited(CHANNEL, f"= {UP}.weight_scale BF16 {shape}"), "F8L501", f"{UP}.weight_scale"
+    ).expected.startswith("[96, 1]")
 
 
 @pytest.mark.parametrize("shape", ["[]", "[1]", "[1, 1]"])
@@ -132,7 +135,7 @@ def test_two_scales_for_one_weight() -> None:
 def test_the_odd_dtype_among_siblings_is_named(name: str, was: str, now: str) -> None:
     problem = next(problem for problem in edited(CHANNEL, f"= {name} {now}") if problem.tensor == name)
 
-    assert (problem.expected, problem.got) == (was.split()[0], now.split()[0])
+    assert (problem.expected, problem.got) == (was.split(maxsplit=1)[0], now.split(maxsplit=1)[0])
     assert problem.refuses
 
 

@@ -28,8 +28,10 @@ pytestmark = [
 
 
 def scheme(weight: Granularity, given: Granularity | None, *, static: bool = False) -> LinearScheme:
-    spec = None if given is None else QuantSpec(
-        dtype=DType.F8_E4M3, granularity=given, scale_dtype=DType.F32 if static else None
+    spec = (
+        None
+        if given is None
+        else QuantSpec(dtype=DType.F8_E4M3, granularity=given, scale_dtype=DType.F32 if static else None)
     )
     return LinearScheme(weight=QuantSpec(dtype=DType.F8_E4M3, granularity=weight, scale_dtype=DType.F32), input=spec,
                         input_static=static)  # fmt: skip

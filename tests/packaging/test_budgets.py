@@ -21,7 +21,9 @@ def sources(package: str) -> Iterator[Path]:
 
 
 def test_no_file_is_too_long() -> None:
-    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for package in PACKAGES for path in sources(package)}
+    lengths = {
+        path.relative_to(ROOT): len(path.read_text().splitlines()) for package in PACKAGES for path in sources(package)
+    }
 
     assert {path: length for path, length in lengths.items() if length > MAX_FILE} == {}
 
@@ -46,7 +48,9 @@ def test_reflection_stays_out() -> None:
             f"{path.relative_to(ROOT)}:{node.lineno}"
             for path in sources(package)
             for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "setattr", "hasattr")
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("getattr", "setattr", "hasattr")
         ]
         assert len(found) <= allowed, found
 

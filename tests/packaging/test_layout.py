@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fp8load
 import pytest
+
+import fp8load
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +24,9 @@ sys.meta_path.insert(0, Refuse())
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter, in the repository."""
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_the_public_names_are_what_all_says() -> None:
@@ -33,9 +36,14 @@ def test_the_public_names_are_what_all_says() -> None:
     assert fp8load.__version__
 
 
-@pytest.mark.parametrize("question", ["c.summary()", "c.verify()", "c.verify(tp=(1, 2))", "c.plan(tp_size=2)", "c.plan().explain('lm_head.weight')"])
+@pytest.mark.parametrize(
+    "question",
+    ["c.summary()", "c.verify()", "c.verify(tp=(1, 2))", "c.plan(tp_size=2)", "c.plan().explain('lm_head.weight')"],
+)
 def test_questions_about_a_checkpoint_are_answered_without_torch(question: str) -> None:
-    done = python(f"{WITHOUT_TORCH}\nimport fp8load\nc = fp8load.open('fixtures/checkpoints/ct-llama128-fp8-static')\n{question}")
+    done = python(
+        f"{WITHOUT_TORCH}\nimport fp8load\nc = fp8load.open('fixtures/checkpoints/ct-llama128-fp8-static')\n{question}"
+    )
 
     assert done.returncode == 0, done.stderr
 
@@ -47,7 +55,9 @@ def test_nothing_shadows_the_package_kernels() -> None:
 
 
 def test_the_module_is_the_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "fp8load", "--version"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "fp8load", "--version"], capture_output=True, text=True, timeout=60, check=False
+    )
 
     assert done.returncode == 0
     assert fp8load.__version__ in done.stdout

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fp8load.boxes import Box, overlap, rows, tiling_fault, whole
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
+from fp8load.boxes import Box, overlap, rows, tiling_fault, whole
 
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
 
@@ -33,7 +34,9 @@ def test_a_partition_tiles(case: tuple[tuple[int, ...], list[Box]]) -> None:
 
 
 @given(tilings(), st.data())
-def test_a_partition_without_one_box_leaves_a_hole(case: tuple[tuple[int, ...], list[Box]], data: st.DataObject) -> None:
+def test_a_partition_without_one_box_leaves_a_hole(
+    case: tuple[tuple[int, ...], list[Box]], data: st.DataObject
+) -> None:
     shape, boxes = case
     gone = boxes.pop(data.draw(st.integers(0, len(boxes) - 1)))
     assume(gone.num_elements)

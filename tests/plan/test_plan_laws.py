@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
 from fp8load.errors import Fp8LoadError, PlanError
 from fp8load.plan.plan import Rank
 from fp8load.plan.prove import prove_ranks
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from sketch import Llama
 
 
@@ -101,13 +102,17 @@ def test_kv_heads_are_repeated_where_ranks_outnumber_them() -> None:
 
 
 def test_nine_and_three_heads_of_64_rows_keep_a_grid_for_each_member() -> None:
-    """9 x 64 rows are 4.5 blocks: k and v begin a grid row of their own, and nobody overwrites a neighbour's last row."""
+    """9 x 64 rows are 4.5 blocks: k and v begin a grid row of their own, nobody overwrites a neighbour's."""
     checkpoint = Llama(heads=9, kv_heads=3, head_dim=64, hidden=576, scale=(128, 128), intermediate=1536).open()
 
     scale = checkpoint.plan().params["model.layers.0.self_attn.qkv_proj.weight_scale"]
 
     assert scale.shape == (5 + 2 + 2, 5)
-    assert [(slot.name, slot.box.lo[0], slot.box.hi[0]) for slot in scale.slots] == [("q", 0, 5), ("k", 5, 7), ("v", 7, 9)]
+    assert [(slot.name, slot.box.lo[0], slot.box.hi[0]) for slot in scale.slots] == [
+        ("q", 0, 5),
+        ("k", 5, 7),
+        ("v", 7, 9),
+    ]
 
 
 def test_fused_on_disk_one_scalar_fills_every_slot() -> None:
@@ -120,7 +125,9 @@ def test_fused_on_disk_one_scalar_fills_every_slot() -> None:
 
 
 def test_fused_on_disk_blocks_that_run_across_members_stay_together_and_refuse_to_split() -> None:
-    checkpoint = Llama(fused=True, scale=(128, 128), heads=3, kv_heads=3, head_dim=64, hidden=192, intermediate=64).open()
+    checkpoint = Llama(
+        fused=True, scale=(128, 128), heads=3, kv_heads=3, head_dim=64, hidden=192, intermediate=64
+    ).open()
 
     layer = checkpoint.plan().layers["model.layers.0.self_attn.qkv_proj"]
 

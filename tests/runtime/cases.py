@@ -36,8 +36,10 @@ def scheme(
     static: bool = False,
 ) -> LinearScheme:
     """E4M3 weights; `given` is the input's granularity, None for weight-only."""
-    spec = None if given is None else QuantSpec(
-        dtype=DType.F8_E4M3, granularity=given, scale_dtype=DType.F32 if static else None
+    spec = (
+        None
+        if given is None
+        else QuantSpec(dtype=DType.F8_E4M3, granularity=given, scale_dtype=DType.F32 if static else None)
     )
     rounding = ScaleRounding.POWER_OF_TWO if scale in (DType.U8, DType.F8_E8M0) else ScaleRounding.ANY
     return LinearScheme(

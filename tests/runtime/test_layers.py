@@ -62,9 +62,11 @@ def quantized_input(x: np.ndarray, layer: LinearScheme, static: float | None) ->
         return x.astype(np.float64)
     cols = {PerGroup: lambda: layer.input.granularity.cols}.get(type(layer.input.granularity), lambda: x.shape[1])()
     out = np.zeros(x.shape, dtype=np.float64)
-    pieces = [(slice(None), slice(None))] if layer.input.granularity == PerTensor() else [
-        (slice(i, i + 1), slice(j, j + cols)) for i in range(x.shape[0]) for j in range(0, x.shape[1], cols)
-    ]
+    pieces = (
+        [(slice(None), slice(None))]
+        if layer.input.granularity == PerTensor()
+        else [(slice(i, i + 1), slice(j, j + cols)) for i in range(x.shape[0]) for j in range(0, x.shape[1], cols)]
+    )
     for rows, columns in pieces:
         piece = x[rows, columns].astype(np.float32)
         scale = np.float32(static) if static is not None else np.float32(np.abs(piece).max() / np.float32(448.0))
@@ -300,7 +302,9 @@ def test_two_levels_of_scales_stay_apart_for_each_part(divides: bool) -> None:
         packed = torch.from_numpy((elements[:, ::2] | elements[:, 1::2] << 4).astype(np.uint8))
         scale = torch.rand(num_rows, 4).to(torch.float8_e4m3fn)
         for param, tensor in (
-            (made.weight, packed), (made.weight_scale, scale), (made.weight_global_scale, torch.tensor(second))
+            (made.weight, packed),
+            (made.weight_scale, scale),
+            (made.weight_global_scale, torch.tensor(second)),
         ):
             param.weight_loader(param, tensor, i)
         number = np.float32(second)

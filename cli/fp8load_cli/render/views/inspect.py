@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fp8load.patterns import fold, natural_key
@@ -12,13 +11,15 @@ from fp8load.report import InspectReport, ModuleReport, SchemeReport, SlotReport
 from fp8load_cli.render.document import Cell, Column, Document, Facts, Gap, Heading, Line, Span, Table, line
 from fp8load_cli.render.units import many, plural, share, size
 
+_Key = tuple[str, str, str, str]
+"""Shape, scale shape, slot of a fused layer, scheme."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stored:
+
+class _Stored(NamedTuple):
     """A module as it lies on disk, and the slot that it fills."""
 
     name: str
-    key: tuple[str, str, str, str]  # shape, scale shape, slot of a fused layer, scheme
+    key: _Key
     nbytes: int
 
 
@@ -29,7 +30,7 @@ class _Row(NamedTuple):
     place: int
     num_modules: int
     nbytes: int
-    key: tuple[str, str, str, str]
+    key: _Key
 
 
 _ORDERS: dict[str | None, Callable[[_Row], Any]] = {
@@ -127,16 +128,27 @@ def _modules(report: InspectReport, sort: str | None) -> Document:
 
 
 def _stored(modules: Iterable[ModuleReport]) -> Iterator[_Stored]:
+    """Modules on disk with what tables group them by. Keys of modules that are alike are one object."""
+    keys: dict[tuple[object, ...], _Key] = {}
     for module in modules:
-        by_module: dict[str, list[SlotReport]] = {}
-        for slot in module.slots:
-            by_module.setdefault(slot.module, []).append(slot)
-        for name, slots in by_module.items():
-            first = slots[0]
-            scale = "" if first.scale_shape is None else str(list(first.scale_shape))
-            kind = module.scheme if module.scheme is not None else module.dtype
-            key = (str(list(first.shape)), scale, _slot(module, slots), kind)
+        kind = module.scheme if module.scheme is not None else module.dtype
+        for name, slots in _by_module(module).items():
+            first, slot = slots[0], _slot(module, slots)
+            alike = (first.shape, first.scale_shape, slot, kind)
+            key = keys.get(alike)
+            if key is None:
+                scale = "" if first.scale_shape is None else str(list(first.scale_shape))
+                key = keys[alike] = (str(list(first.shape)), scale, slot, kind)
             yield _Stored(name=name, key=key, nbytes=first.nbytes)
+
+
+def _by_module(module: ModuleReport) -> dict[str, list[SlotReport]]:
+    if len(module.slots) == 1:
+        return {module.slots[0].module: [module.slots[0]]}
+    by_module: dict[str, list[SlotReport]] = {}
+    for slot in module.slots:
+        by_module.setdefault(slot.module, []).append(slot)
+    return by_module
 
 
 def _slot(module: ModuleReport, slots: list[SlotReport]) -> str:
@@ -150,7 +162,7 @@ def _slot(module: ModuleReport, slots: list[SlotReport]) -> str:
 def _stored_table(modules: list[_Stored], sort: str | None, *, kind: str = "scheme") -> Table:
     place = {module.name: number for number, module in enumerate(modules)}
     several = len(Counter(module.key[3] for module in modules)) > 1
-    groups: dict[tuple[str, str, str, str], list[_Stored]] = {}
+    groups: dict[_Key, list[_Stored]] = {}
     for module in modules:
         groups.setdefault(module.key, []).append(module)
     rows: list[_Row] = []

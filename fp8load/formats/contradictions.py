@@ -1,0 +1,137 @@
+"""Where a configuration and the tensors it speaks of disagree: each disagreement as a problem under its rule's code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fp8load.dtypes import DType
+from fp8load.errors import Problem, Severity
+from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored
+from fp8load.index.index import TensorMeta
+from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerTensor, Role, scale_shape
+
+
+def twice(role: Role, meta: TensorMeta, other: TensorMeta) -> Problem:
+    """Two tensors for one role."""
+    return Problem(
+        code="F8L203", message=f"a module has two tensors for its {role}", tensor=meta.name, file=meta.file,
+        expected="one", got=f"also {other.name}", hint="which one is meant? remove the other",
+    )  # fmt: skip
+
+
+def contradiction(code: str, meta: TensorMeta, expected: str, got: str) -> Problem:
+    """A tensor's dtype or shape is not what the configuration says."""
+    return Problem(code=code, message="tensor and configuration contradict each other", tensor=meta.name,
+                   file=meta.file, expected=expected, got=got)  # fmt: skip
+
+
+def quantized_without_claim(weight: TensorMeta, fmt: CheckpointFormat, claim: Claim) -> Problem:
+    """A quantized weight that the configuration does not claim."""
+    if fmt.name == "unquantized":
+        return Problem(
+            code="F8L101", message="the weight is quantized and no configuration says so", tensor=weight.name,
+            file=weight.file, expected="a quantization_config in config.json", got=f"{weight} and no configuration",
+            hint="readers cast the raw codes: every weight would be wrong by its scale",
+        )  # fmt: skip
+    if isinstance(claim, Ignored):
+        return Problem(
+            code="F8L303", message="the ignore list covers a module that is stored quantized", tensor=weight.name,
+            file=weight.file, expected=f"an unquantized weight, by the entry {claim.by!r}", got=str(weight),
+            hint="remove the entry from the list, or dequantize the module",
+        )  # fmt: skip
+    return Problem(
+        code="F8L105", message="no config group claims a module that is stored quantized", tensor=weight.name,
+        file=weight.file, expected=f"a group of {fmt.place} whose targets match", got=str(weight),
+        hint="add the module to a group's targets",
+    )  # fmt: skip
+
+
+def orphan(meta: TensorMeta, weight: TensorMeta, *, ignored: bool, explained: str | None) -> Problem:
+    """A scale beside a weight of 16 bits or more."""
+    return Problem(
+        code="F8L202", message="a scale stands beside a weight that is not quantized", tensor=meta.name,
+        file=meta.file, module=weight.name.rpartition(".")[0], expected=f"a quantized {weight.name}", got=str(weight),
+        severity=Severity.WARNING if ignored else Severity.ERROR, refuses=not (ignored or explained),
+        hint=explained or ("drop the scale" if ignored else "the weight was replaced, or the scale is a leftover"),
+    )  # fmt: skip
+
+
+def not_quantized(weight: TensorMeta, claim: Claimed, *, with_scale: bool) -> Problem:
+    """A linear module that the configuration claims and the file holds in 16 bits or more."""
+    return Problem(
+        code="F8L302", message="the configuration quantizes a module that is stored unquantized", tensor=weight.name,
+        file=weight.file, module=weight.name.rpartition(".")[0], got=str(weight), refuses=False,
+        expected=f"{claim.scheme.weight.dtype}, by {claim.by}",
+        hint="its scale is stored: was the weight replaced?" if with_scale else "add the module to the ignore list",
+    )  # fmt: skip
+
+
+def no_scale(weight: TensorMeta, template: LinearScheme, name: str) -> Problem:
+    """A quantized weight without the scale that would be called `name`."""
+    return Problem(
+        code="F8L201", message="an FP8 weight has no scale", tensor=name, file=weight.file, got="no such tensor",
+        expected=f"{list(scale_shape(template.weight.granularity, weight.shape))} for {weight.name} {weight}",
+        hint="re-export it; loaders that start scales at an arbitrary value serve wrong numbers silently",
+    )  # fmt: skip
+
+
+def stray_input_scale(meta: TensorMeta) -> Problem:
+    """An input scale that a dynamic scheme has no use for: harmless."""
+    return Problem(
+        code="F8L106", message="an input scale is stored although activations are dynamic", tensor=meta.name,
+        file=meta.file, expected="none", got=str(meta), severity=Severity.INFO, refuses=False,
+    )  # fmt: skip
+
+
+def no_weight(meta: TensorMeta, module: str) -> Problem:
+    """A scale whose weight is gone."""
+    return Problem(
+        code="F8L202", message="a scale has no weight", tensor=meta.name, file=meta.file, module=module,
+        expected=f"{module}.weight beside it", got="no such tensor",
+        hint="the weight was lost, or the scale is a leftover",
+    )  # fmt: skip
+
+
+def accepted_shapes(scheme: LinearScheme, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Every spelling in which the scale of a weight of `shape` may be stored, the canonical one first."""
+    canonical = scale_shape(scheme.weight.granularity, shape)
+    match scheme.weight.granularity:
+        case PerTensor():
+            return (canonical, (), (1, 1))
+        case PerChannel():
+            return (canonical, (shape[0],))
+        case _:
+            return (canonical,)
+
+
+def scale_faults(scale: TensorMeta, weight: TensorMeta, template: LinearScheme) -> Iterator[Problem]:
+    """Dtype and shape of a weight's scale."""
+    if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
+        yield contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))
+    accepted = accepted_shapes(template, weight.shape)
+    if scale.shape not in accepted:
+        blocks = template.weight.granularity
+        size = f" (weight_block_size [{blocks.rows}, {blocks.cols}])" if isinstance(blocks, PerBlock) else ""
+        yield Problem(
+            code="F8L501", message="the scale's shape does not fit its weight", tensor=scale.name, file=scale.file,
+            expected=f"{list(accepted[0])} for {weight.name} {list(weight.shape)}{size}", got=str(list(scale.shape)),
+            hint="the scale belongs to another weight, or the block size in the configuration is wrong",
+        )  # fmt: skip
+
+
+def input_faults(weight: TensorMeta, scale: TensorMeta | None, template: LinearScheme, name: str) -> Iterator[Problem]:
+    """A static scheme's input scale: there, one number, a float. `name` is what a missing one would be called."""
+    if not template.input_static:
+        return
+    if scale is None:
+        yield Problem(
+            code="F8L204", message="a static input scale is missing", tensor=name, file=weight.file,
+            expected=f"[1] for {weight.name}", got="no such tensor",
+            hint="not calibrated? engines would read an arbitrary value; calibrate it, or declare dynamic activations",
+        )  # fmt: skip
+        return
+    if scale.shape not in ((), (1,), (1, 1)):
+        yield Problem(code="F8L501", message="an input scale is not one number", tensor=scale.name, file=scale.file,
+                      expected="[1]", got=str(list(scale.shape)))  # fmt: skip
+    if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
+        yield contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))

@@ -10,13 +10,15 @@ import torch
 from fp8load.errors import Problem, UnfilledSlotError
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.plan.plan import LayerSpec
+from fp8load.runtime.backend import choose, device_of
 from fp8load.runtime.execute import execute
 from fp8load.runtime.layers import ScaledLinear
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.parameters import TypedParameter, make_parameter
+from fp8load.runtime.place import place
 from fp8load.runtime.seal import seal
 from fp8load.runtime.segments import segments
-from fp8load.scheme import Role
+from fp8load.scheme import LinearScheme, Role
 
 _KV = (Role.K_SCALE, Role.V_SCALE, Role.Q_SCALE)
 
@@ -43,14 +45,24 @@ class LoadedModel(Mapping[str, ScaledLinear]):
     def __len__(self) -> int:
         return len(self._layers)
 
+    def into(self, module: torch.nn.Module, *, strict: bool = True) -> None:
+        """Place everything in `module` by name: layers replace submodules, tensors become parameters or buffers.
+
+        The module has the fused names (qkv_proj, gate_up_proj) and may lie on the meta device; memory is shared, not
+        copied. `strict`: a name without a place, or a parameter that would stay as it is, raises `LoadError` before
+        anything is changed.
+        """
+        place(self._layers, self.tensors, module, strict=strict)
+
     def __repr__(self) -> str:
         return f"LoadedModel({self.plan.rank}: {len(self)} quantized layers, {len(self.tensors)} other tensors)"
 
 
 def load_plan(plan: FusionPlan, *, device: str, backend: str | None, progress: Progress | None) -> LoadedModel:
     """Allocate, poison, read, seal, prepare. See `FusionPlan.load`."""
-    place = torch.device(device)
-    storage = allocate(plan.params.values(), place)
+    where = torch.device(device)
+    _choose_early(plan, where, backend)
+    storage = allocate(plan.params.values(), where)
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
     tensors = {name: storage[name] for name, spec in plan.params.items() if spec.module not in typed}
     kv = {name for name in tensors if plan.params[name].role in _KV}
@@ -65,6 +77,16 @@ def load_plan(plan: FusionPlan, *, device: str, backend: str | None, progress: P
         name: ScaledLinear.from_spec(plan.layers[name], params, backend=backend) for name, params in typed.items()
     }
     return LoadedModel(plan, layers, tensors)
+
+
+def _choose_early(plan: FusionPlan, where: torch.device, backend: str | None) -> None:
+    """Refuse a backend that cannot run before the first byte is read. Layers that are alike are asked once."""
+    device = device_of(where)
+    asked: set[tuple[LinearScheme, tuple[int, int]]] = set()
+    for layer in plan.layers.values():
+        if (layer.scheme, layer.shape) not in asked:
+            asked.add((layer.scheme, layer.shape))
+            choose(layer.scheme, layer.shape, device, forced=backend, layer=layer.name)
 
 
 def _parameters(plan: FusionPlan, layer: LayerSpec, storage: Mapping[str, torch.Tensor]) -> dict[Role, TypedParameter]:

@@ -8,7 +8,7 @@ of the original model (BF16 mostly); `input_scale` [1] where activations are sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -56,7 +56,11 @@ class Args(BaseModel):
     group_size: int | None = None
     block_structure: tuple[int, int] | None = None
     dynamic: bool | Literal["local"] = False
+    actorder: None = None  # a permutation of columns, which FP8 schemes do not have
     scale_dtype: str | None = None
+    zp_dtype: str | None = None
+    observer: str | None = None  # how it was calibrated, not how it is stored
+    observer_kwargs: dict[str, Any] | None = None
 
 
 class Group(BaseModel):
@@ -127,8 +131,18 @@ def parse(located: Located) -> CheckpointFormat:
         kv=_kv(config.kv_cache_scheme, located),
         ignore=tuple(config.ignore),
         covers=exact_or_regex,
-        unknown_keys=tuple(config.model_extra or ()),
+        unknown_keys=tuple(_unknown(config)),
     )
+
+
+def _unknown(config: CompressedTensorsConfig) -> Iterator[str]:
+    """Keys that this version does not know, nested ones by their path."""
+    yield from config.model_extra or ()
+    for name, group in config.config_groups.items():
+        yield from (f"config_groups.{name}.{key}" for key in group.model_extra or ())
+        for part, args in (("weights", group.weights), ("input_activations", group.input_activations)):
+            if args is not None:
+                yield from (f"config_groups.{name}.{part}.{key}" for key in args.model_extra or ())
 
 
 def _targets(target: str, module: str) -> bool:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import NamedTuple
 
-from fp8load.errors import ChangedError, NotFoundError, Problem
+from fp8load.errors import ChangedError, NotFoundError, Problem, SourceError
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.runtime.segments import CHUNK_NBYTES, Direct, Segment, Staged
 from fp8load.source.base import Source
@@ -94,7 +94,12 @@ def _read_fully(descriptor: int, batch: Batch, buffers: Sequence[memoryview]) ->
     pending = list(buffers)
     at = batch.begin
     while pending:
-        count = os.preadv(descriptor, pending, at)
+        try:
+            count = os.preadv(descriptor, pending, at)
+        except OSError as error:
+            problem = Problem(code="SRC006", message="the disk failed while a file was read", file=batch.file,
+                              expected=f"bytes {batch.begin:,} to {batch.end:,}", got=error.strerror or str(error))  # fmt: skip
+            raise SourceError(problem) from error
         if count == 0:
             raise _changed(batch.file, f"{batch.end:,} bytes", f"it ends at {at:,}")
         at += count

@@ -6,7 +6,7 @@ Shape letters: N output rows of this rank, K input columns of this rank.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -136,7 +136,11 @@ class ScaledLinear(torch.nn.Module):
         prepared = self._prepared
         if prepared is None:
             raise AssertionError("finalize prepares or raises")
-        return self.backend.apply(prepared, x, None if self.bias is None else self.bias.detach())
+        bias = None if self.bias is None else self.bias.detach()
+        if not torch.is_autocast_enabled(x.device.type):
+            return self.backend.apply(prepared, x, bias)
+        with torch.autocast(x.device.type, enabled=False):  # it would compute in 16 bits what is promised in 32
+            return self.backend.apply(prepared, x, bias)
 
     def extra_repr(self) -> str:
         """Shape and scheme."""
@@ -184,6 +188,23 @@ class ScaledLinear(torch.nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
         self._choice, self._prepared = None, None
         return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        """`load_state_dict`: in place, same dtype and shape, and everything that was loaded counts as written.
+
+        Raises `LoadError` FILL702 for a tensor of another dtype, before anything of the layer is changed: torch would
+        cast it. `assign=True` copies too, because a plain tensor does not know its slots.
+        """
+        loaded = [param for param in self._typed() if prefix + param.param_layout.role in state_dict]
+        for param in loaded:
+            param.checked(state_dict[prefix + param.param_layout.role], param.param_layout.sources)
+        super()._load_from_state_dict(state_dict, prefix, {**local_metadata, "assign_to_params_buffers": False}, *args)
+        for param in loaded:
+            fits = state_dict[prefix + param.param_layout.role].shape == param.shape  # else torch says so, and raises
+            for slot in param.written if fits else ():
+                param.mark_written(slot)
 
     def __getstate__(self) -> dict[str, object]:
         """What a copy or a pickle keeps: not what was prepared, which shares memory with these parameters."""

@@ -61,7 +61,7 @@ def _carve(specs: Mapping[str, ParamSpec], nbytes: int) -> dict[str, torch.Tenso
     if not specs:
         return {}
     if nbytes < HUGE_PAGE or not sys.platform.startswith("linux"):
-        base = torch.empty(max(nbytes, 1), dtype=torch.uint8)
+        base = torch.empty(max(nbytes, 1), dtype=torch.uint8, device="cpu")
     else:
         mapping = mmap.mmap(-1, -(-nbytes // HUGE_PAGE) * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         mapping.madvise(mmap.MADV_HUGEPAGE)

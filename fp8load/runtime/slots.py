@@ -16,7 +16,7 @@ from fp8load.plan.layout import ParamLayout, SlotSource
 from fp8load.runtime.dtypes import describe
 from fp8load.scheme import Granularity, PerBlock, PerChannel, PerTensor, PerToken, Role
 
-ShardId = str | int | tuple[str | int, ...] | None
+ShardId = str | int | tuple[str | int, ...] | list[str | int] | None
 """One slot by name or position, several, or all."""
 
 
@@ -27,15 +27,15 @@ def select(layout: ParamLayout, shard_id: ShardId, name: str) -> tuple[SlotSourc
     """
     if shard_id is None:
         return layout.sources
-    ids = shard_id if isinstance(shard_id, tuple) else (shard_id,)
+    ids = tuple(shard_id) if isinstance(shard_id, tuple | list) else (shard_id,)
     by_name: dict[str | int, SlotSource] = {source.slot: source for source in layout.sources}
     by_name.update(enumerate(layout.sources))
-    chosen = tuple(by_name[one] for one in ids if one in by_name)
+    chosen = tuple(by_name[one] for one in ids if isinstance(one, str | int) and one in by_name)
     if len(chosen) != len(ids) or len({source.slot for source in chosen}) != len(ids) or not ids:
         names = [source.slot for source in layout.sources]
         raise LoadError(Problem(
             code="FILL704", message="this shard id does not name slots of the parameter, each once", tensor=name,
-            expected=f"one of {names}, a position 0..{len(names) - 1}, a tuple of these, or None for all",
+            expected=f"one of {names}, a position 0..{len(names) - 1}, a tuple or list of these, or None for all",
             got=repr(shard_id),
         ))  # fmt: skip
     return chosen

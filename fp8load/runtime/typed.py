@@ -96,7 +96,7 @@ class TypedParameter(torch.nn.Parameter):
     def load(self, loaded: torch.Tensor, shard_id: ShardId = None) -> None:
         """`weight_loader` of this parameter itself."""
         sources = select(self.param_layout, shard_id, self.full_name)
-        data = self._checked(loaded, sources)
+        data = self.checked(loaded, sources)
         for source, part in list(self._cut(data, sources)):
             self._write(source, part)
 
@@ -150,8 +150,11 @@ class TypedParameter(torch.nn.Parameter):
     def _stored(self, box: Box) -> Box:
         return Box(stored_shape(self.param_layout.dtype, box.lo), stored_shape(self.param_layout.dtype, box.hi))
 
-    def _checked(self, loaded: torch.Tensor, sources: tuple[SlotSource, ...]) -> torch.Tensor:
-        """The tensor, if its dtype may go into this parameter: the same one, or 16-bit floats into F32 (exact)."""
+    def checked(self, loaded: torch.Tensor, sources: tuple[SlotSource, ...]) -> torch.Tensor:
+        """The tensor, if its dtype may go into this parameter: the same one, or 16-bit floats into F32 (exact).
+
+        Raises `LoadError` FILL702.
+        """
         widens = loaded.dtype in (torch.bfloat16, torch.float16) and self.param_layout.dtype is DType.F32
         if loaded.dtype == self.dtype or (widens and self.param_layout.role is not Role.WEIGHT):
             return loaded

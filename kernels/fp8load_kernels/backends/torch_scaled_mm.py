@@ -90,7 +90,7 @@ def _float32_product(
     """
     if not by_row:
         return torch._scaled_mm(x_MK, w_KN, *scales, out_dtype=torch.float32)[:, :num_rows]
-    one = torch.ones((), device=x_MK.device)
+    one = torch.ones((), dtype=torch.float32, device=x_MK.device)  # not the default dtype, which may be BF16
     y_MN = torch._scaled_mm(x_MK, w_KN, one, one, out_dtype=torch.float32)[:, :num_rows]
     return y_MN.mul_(scales[0]).mul_(scales[1])
 

@@ -6,14 +6,16 @@ No tensor and no shard is ever copied as a whole: bytes land in the parameter, o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from itertools import islice
 from typing import NamedTuple
 
-from fp8load.errors import ChangedError, NotFoundError, Problem, SourceError
+from fp8load.errors import ChangedError, HeaderError, NotFoundError, Problem, SourceError
 from fp8load.fusion import FusionPlan, Progress
+from fp8load.index.header import header_length, parse_header
+from fp8load.index.index import FileMeta, TensorMeta
 from fp8load.runtime.segments import CHUNK_NBYTES, Direct, Segment, Staged
 from fp8load.source.base import Source
 
@@ -50,8 +52,9 @@ class _Files:
         self._source, self._stack = source, stack
         self._descriptors: dict[str, int | None] = {}
 
-    def open(self, file: str, nbytes: int) -> None:
-        """Open a file and refuse one whose size is not what the plan saw."""
+    def open(self, meta: FileMeta, planned: Collection[TensorMeta]) -> None:
+        """Open a file and refuse one whose size, or the place of a planned tensor, is not what the plan saw."""
+        file = meta.name
         path = self._source.path(file)
         if path is None:
             self._descriptors[file] = None
@@ -63,8 +66,9 @@ class _Files:
             raise NotFoundError(problem) from error
         self._stack.callback(os.close, descriptor)
         size = os.fstat(descriptor).st_size
-        if size != nbytes:
-            raise _changed(file, f"{nbytes:,} bytes, as when the plan was made", f"{size:,} bytes")
+        if size != meta.nbytes:
+            raise _changed(file, f"{meta.nbytes:,} bytes, as when the plan was made", f"{size:,} bytes")
+        _refuse_another_header(descriptor, meta, planned)
         self._descriptors[file] = descriptor
 
     def read(self, batch: Batch, buffers: Sequence[memoryview]) -> None:
@@ -84,9 +88,27 @@ class _Files:
         _read_fully(descriptor, batch, buffers)
 
 
-def _changed(file: str, expected: str, got: str) -> ChangedError:
+def _changed(file: str, expected: str, got: str, tensor: str = "") -> ChangedError:
     return ChangedError(Problem(code="FILL710", message="the file changed after it was planned", file=file,
-                                expected=expected, got=got, hint="open the checkpoint again"))  # fmt: skip
+                                tensor=tensor, expected=expected, got=got,
+                                hint="open the checkpoint again"))  # fmt: skip
+
+
+def _refuse_another_header(descriptor: int, meta: FileMeta, planned: Collection[TensorMeta]) -> None:
+    """Read the header once more: a file that was exported again may have the same size and its tensors elsewhere."""
+    begin = os.pread(descriptor, meta.header_nbytes, 0)
+    try:
+        if 8 + header_length(meta.name, begin, meta.nbytes) != meta.header_nbytes:
+            raise _changed(meta.name, f"a header of {meta.header_nbytes:,} bytes", "another length")
+        header = parse_header(meta.name, begin[8:], meta.nbytes)
+    except HeaderError as error:
+        raise _changed(meta.name, "the header that was planned", error.problem.message) from error
+    stored = {tensor.name: tensor for tensor in header.tensors}
+    for tensor in planned:
+        now = stored.get(tensor.name)
+        if now != tensor:
+            got = "no such tensor" if now is None else f"{now} at {now.begin:,}"
+            raise _changed(meta.name, f"{tensor} at {tensor.begin:,}", got, tensor.name)
 
 
 def _read_fully(descriptor: int, batch: Batch, buffers: Sequence[memoryview]) -> None:
@@ -98,7 +120,8 @@ def _read_fully(descriptor: int, batch: Batch, buffers: Sequence[memoryview]) ->
             count = os.preadv(descriptor, pending, at)
         except OSError as error:
             problem = Problem(code="SRC006", message="the disk failed while a file was read", file=batch.file,
-                              expected=f"bytes {batch.begin:,} to {batch.end:,}", got=error.strerror or str(error))  # fmt: skip
+                              expected=f"bytes {batch.begin:,} to {batch.end:,}",
+                              got=error.strerror or str(error))  # fmt: skip
             raise SourceError(problem) from error
         if count == 0:
             raise _changed(batch.file, f"{batch.end:,} bytes", f"it ends at {at:,}")
@@ -137,14 +160,25 @@ def execute(plan: FusionPlan, found: Sequence[Segment], progress: Progress | Non
     threads = num_threads(plan.source)
     with ExitStack() as stack:
         files = _Files(plan.source, stack)
-        for file in dict.fromkeys(segment.file for segment in found):
-            files.open(file, plan.index.files[file].nbytes)
+        needed = {segment.file: plan.index.files[segment.file] for segment in found}
+        for file, planned in _by_file(plan, needed).items():
+            files.open(needed[file], planned)
         pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="fp8load-read"))
         done = 0
         for nbytes in _bounded(pool, files, batches(found), 2 * threads):
             done += nbytes
             if progress is not None:
                 progress(done, total)
+
+
+def _by_file(plan: FusionPlan, needed: Collection[str]) -> dict[str, list[TensorMeta]]:
+    """The tensors that are copied out of each file that is read."""
+    tensors: dict[str, list[TensorMeta]] = {file: [] for file in needed}
+    for name in dict.fromkeys(copy.source for copy in plan.copies):
+        meta = plan.index.tensors[name]
+        if meta.file in tensors:  # a file of which only empty tensors are wanted is not read
+            tensors[meta.file].append(meta)
+    return tensors
 
 
 def _bounded(pool: ThreadPoolExecutor, files: _Files, work: Iterable[Batch], limit: int) -> Iterator[int]:

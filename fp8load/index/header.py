@@ -138,7 +138,9 @@ def _entries(file: str, document: dict[str, Any], data_begin: int) -> list[Tenso
             num_bits = BITS[dtype]
             sound = len(entry) == 3 and type(shape) is list and type(begin) is int and type(end) is int
             for dim in shape:
-                sound = sound and type(dim) is int and 0 <= dim < _MAX_BITS > num_bits
+                if type(dim) is not int or not 0 <= dim < _MAX_BITS > num_bits:
+                    sound = False  # and no product with it: a string times a large number fills the memory
+                    break
                 num_bits *= dim
             sound = sound and 0 <= begin <= end and num_bits == (end - begin) * 8
         except (KeyError, TypeError, ValueError) as error:

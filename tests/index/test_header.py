@@ -267,3 +267,9 @@ def test_whatever_is_accepted_without_a_problem_the_library_accepts(
         path.write_bytes(whole)
         with safetensors.safe_open(path, framework="numpy") as opened:
             assert set(opened.keys()) == {meta.name for meta in header.tensors}
+
+
+@pytest.mark.parametrize("shape", [[10**10, "x" * 100], [2**63, "8"], [4, None], [4, [1]], [True, 2]])
+def test_a_dimension_that_is_no_number_is_never_multiplied(shape: list[Any]) -> None:
+    """A string times a large number would fill the memory."""
+    assert fault(file_bytes({NAME: entry("U8", shape, (0, 8))}, bytes(8))).code == "F8L011"

@@ -25,6 +25,7 @@ from fp8load.plan.plan import Rank
 from fp8load.plan.prove import prove
 from fp8load.plan.sizes import legal_sizes
 from fp8load.source.base import Source
+from fp8load.units import size
 
 if TYPE_CHECKING:
     import torch
@@ -177,5 +178,5 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         num_quantized = sum(info.scheme is not None for info in self.lowered.modules.values())
-        size = f"{self.index.nbytes / 2**30:.1f} GiB"
-        return f"Checkpoint({self.source.info.id}: {self.format.title}, {size}, {num_quantized:,} quantized modules)"
+        held = f"{size(self.index.nbytes)}, {num_quantized:,} quantized modules"
+        return f"Checkpoint({self.source.info.id}: {self.format.title}, {held})"

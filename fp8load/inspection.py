@@ -12,15 +12,14 @@ from fp8load.archs.expected import is_fused_on_disk
 from fp8load.dtypes import BITS, DType
 from fp8load.formats.lower import ModuleInfo
 from fp8load.index.index import Index
+from fp8load.module_report import ModuleReport, SlotReport
 from fp8load.report import (
     DTypeReport,
     FileReport,
     InspectReport,
-    ModuleReport,
     PlanReport,
     Read,
     SchemeReport,
-    SlotReport,
     SourceReport,
 )
 from fp8load.scheme import LinearScheme, Role

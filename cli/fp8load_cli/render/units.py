@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-_BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+from fp8load.units import size
+
+__all__ = ["many", "plural", "share", "size"]
+
 _COUNTS = ("", "K", "M", "B", "T")
-
-
-def size(nbytes: int) -> str:
-    """Bytes with a binary unit: 512 B, 1.5 KiB, 641.3 GiB."""
-    if nbytes < 1024:
-        return f"{nbytes} B"
-    value, unit = float(nbytes), 0
-    while value >= 1023.95 and unit < len(_BYTES) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.1f} {_BYTES[unit]}"
 
 
 def many(number: int) -> str:

@@ -13,6 +13,7 @@ from fp8load.errors import Problem, UsageError
 from fp8load.index.index import Index, TensorMeta
 from fp8load.plan.plan import Copy, LayerSpec, Layout, ParamSpec, Rank, Skip
 from fp8load.source.base import Source
+from fp8load.units import size
 
 if TYPE_CHECKING:
     from fp8load.runtime.model import LoadedModel
@@ -80,11 +81,19 @@ class FusionPlan:
         """One tensor followed from disk to its parameter. Raises `UsageError` for a name the checkpoint lacks."""
         meta = self.index.tensors.get(tensor)
         if meta is None:
-            close = next((name for name in self.index.tensors if name.startswith(tensor)), "")
-            hint = f"did you mean {close}?" if close else "`fp8load inspect --tensors` lists all"
-            problem = Problem(code="USE010", message="no such tensor in the checkpoint", tensor=tensor, hint=hint)
-            raise UsageError(problem)
+            raise UsageError(Problem(code="USE010", message="no such tensor in the checkpoint", tensor=tensor,
+                                     hint=self._near(tensor)))  # fmt: skip
         return "\n".join(self._explained(meta))
+
+    def _near(self, name: str) -> str:
+        """What may have been meant by a name that no tensor has: what a parameter is made of, or a longer name."""
+        made_of = list(dict.fromkeys(copy.source for copy in self.copies if copy.param == name))
+        if made_of:
+            return f"this is a parameter of the plan, made of {', '.join(made_of)}"
+        if f"{name}.weight" in self.index.tensors:
+            return f"did you mean {name}.weight?"
+        close = next((known for known in self.index.tensors if known.startswith(name)), "")
+        return f"did you mean {close}?" if close else "`fp8load inspect --tensors` lists all"
 
     def _explained(self, meta: TensorMeta) -> Iterator[str]:
         yield f"{meta.name}    {meta}    {meta.file} @ {meta.begin:,}"
@@ -123,5 +132,5 @@ class FusionPlan:
     def __repr__(self) -> str:
         return (
             f"FusionPlan({self.rank}: {len(self.index.tensors):,} tensors -> {len(self.layers):,} quantized layers, "
-            f"{len(self.params):,} parameters, {self.nbytes / 2**30:.2f} GiB)"
+            f"{len(self.params):,} parameters, {size(self.nbytes)})"
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from fp8load.errors import Problem, Severity, VerifyError
+from fp8load.module_report import ModuleReport
+from fp8load.units import size
 from fp8load.version import VERSION
 
 
@@ -21,6 +22,9 @@ class Report(BaseModel):
         """The report as the JSON that the command prints: ASCII, so that no name can steer a terminal."""
         text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=indent)
         return text.replace("\x7f", "\\u007f")
+
+    def __str__(self) -> str:
+        return repr(self)
 
 
 class Tool(Report):
@@ -78,17 +82,6 @@ class SchemeReport(Report):
     input: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotReport:
-    """A slot of a fused parameter, and the module on disk that fills it, with its shapes as stored."""
-
-    name: str
-    module: str
-    shape: tuple[int, ...]
-    scale_shape: tuple[int, ...] | None
-    nbytes: int
-
-
 class TensorReport(Report):
     """One tensor as its header declares it; `begin` is its absolute offset in the file."""
 
@@ -98,24 +91,6 @@ class TensorReport(Report):
     nbytes: int
     file: str
     begin: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModuleReport:
-    """One module with a weight, under its fused name. `scheme` is null where it is not quantized.
-
-    A dataclass: DeepSeek-V3 has 46,124 of them, and a pydantic model takes ten times as long to make.
-    """
-
-    name: str
-    kind: Literal["quantized", "plain"]
-    scheme: str | None
-    shape: tuple[int, ...]
-    dtype: str
-    scale_shape: tuple[int, ...] | None
-    nbytes: int
-    fused_on_disk: bool
-    slots: tuple[SlotReport, ...]
 
 
 class InspectReport(Report):
@@ -141,9 +116,13 @@ class InspectReport(Report):
     unknown_keys: list[str]
     tensors: list[TensorReport] | None = None
 
+    def __repr__(self) -> str:
+        held = f"{self.num_tensors:,} tensors, {size(self.nbytes)}"
+        return f"InspectReport({self.source.id}: {self.format_title}, {held})"
+
 
 class Finding(Report):
-    """One rule's verdict on one group of equal faults. `tensors` and `modules` hold at most the first hundred."""
+    """One rule's verdict on one group of equal faults. `tensors`, `modules`, `files`: at most the first hundred."""
 
     code: str
     name: str
@@ -153,6 +132,7 @@ class Finding(Report):
     modules: list[str]
     tensors: list[str]
     file: str
+    files: list[str] = []
     message: str
     expected: str
     got: str
@@ -184,6 +164,11 @@ class VerifyReport(Report):
     read: Read
     summary: Summary
     findings: list[Finding]
+
+    def __repr__(self) -> str:
+        found = self.summary
+        counts = f"{found.error} errors, {found.warning} warnings, {found.info} info, {len(found.passed)} rules passed"
+        return f"VerifyReport({self.source.id}: {'ok' if self.ok else 'fail'}, level {self.level}, {counts})"
 
     @property
     def ok(self) -> bool:

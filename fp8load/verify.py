@@ -103,12 +103,14 @@ def _run(context: Context, level: Level) -> _Outcome:
 def _check(rule: Rule, context: Context) -> list[Problem] | None:
     """What one rule finds, or None when it failed."""
     try:
-        return list(rule.check(context))
+        found = list(rule.check(context))
     except SourceError:
         raise
     except Exception:
         log.exception("rule %s (%s) crashed", rule.code, rule.name)
         return None
+    log.debug("rule %s (%s): %d found", rule.code, rule.name, len(found))
+    return found
 
 
 def _findings(problems: list[Problem], checkpoint: Checkpoint) -> list[Finding]:

@@ -174,9 +174,13 @@ def _of_baseline(path: Path) -> Iterator[_Suppression]:
         document = json.loads(path.read_text(encoding="utf-8"))
         entries = [(entry["code"], entry["pattern"], entry["file"]) for entry in document["findings"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        got = "another JSON document" if isinstance(error, (KeyError, TypeError)) else str(error)
+        if isinstance(error, OSError):
+            got = error.strerror or got
         raise UsageError(Problem(
             code="USE012", message="the baseline cannot be read", file=str(path),
-            expected="a file of --write-baseline", got=f"{type(error).__name__}: {error}",
+            expected="a file of --write-baseline", got=got,
+            hint=f"make one: `fp8load verify SOURCE --write-baseline {path.name}`",
         )) from error  # fmt: skip
     for entry in entries:
         yield _Suppression(f"{path.name}: {entry[0]} {entry[1]}", _drop_identity(entry))
@@ -212,7 +216,9 @@ def _singles(finding: Finding, one_file: bool) -> Iterator[Finding]:
             update |= {"tensors": [name], "modules": [module] if module else []}
         update |= of_others if number else of_first
         if number and not by_file:
-            update["file"] = ""
+            update |= {"file": "", "files": []}
+        elif not by_file:
+            update["files"] = [finding.file] if finding.file else []
         yield finding.model_copy(update=update)
     if finding.count > len(names):
         yield finding.model_copy(update={"count": finding.count - len(names), "tensors": [], "modules": []})

@@ -15,6 +15,7 @@ MAX_NAMES = 100
 MAX_PATTERNS = 3
 
 OTHER_NAMES = {
+    "F8L007": "metadata-not-strings",
     "F8L010": "cache-broken",
     "F8L203": "scale-name-dialect",
     "F8L502": "block-size-undeclared",
@@ -84,6 +85,7 @@ def finding_of(group: Group, names: Mapping[str, str], explained_by: str | None)
         modules=group.modules()[:MAX_NAMES],
         tensors=group.tensors()[:MAX_NAMES],
         file=first.file,
+        files=list(dict.fromkeys(problem.file for problem in group.problems if problem.file))[:MAX_NAMES],
         message=group.message,
         expected=_example(problem.expected for problem in group.problems),
         got=_example(problem.got for problem in group.problems),

@@ -12,11 +12,15 @@ import fp8load.rules
 from fp8load.errors import Problem, UsageError
 from fp8load.plugins import plugins
 from fp8load.rules.base import Rule
+from fp8load.rules.findings import OTHER_NAMES
 
 GROUP = "fp8load.rules"
 """Entry points of this group name a `Rule`."""
 
 _FILE = re.compile(r"f8[a-z]\d{3}_\w+")
+
+
+_OTHER_CODE = re.compile(r"(USE|SRC|PLAN|FILL|BKD|BUG)\d{3}|" + "|".join(OTHER_NAMES))
 
 
 @cache
@@ -50,8 +54,12 @@ def find_rule(code_or_name: str) -> Rule:
     for rule in rules():
         if rule.code == wanted.upper() or rule.name == wanted.lower():
             return rule
+    if _OTHER_CODE.fullmatch(wanted.upper()):
+        raise UsageError(Problem(code="USE005", message="this code belongs to an error, not to a rule",
+                                 got=code_or_name, expected="a code of `verify`, such as F8L201",
+                                 hint="its message says all; `fp8load rule --all` lists the rules"))  # fmt: skip
     known = [word for pair in rule_names() for word in pair]
     near = get_close_matches(wanted.upper(), known, 1) or get_close_matches(wanted.lower(), known, 1)
-    raise UsageError(Problem(code="USE005", message="no rule has this code or name", got=code_or_name,
-                             expected="a code such as F8L201, or a name such as fp8-weight-without-scale",
-                             hint=f"did you mean {near[0]}?" if near else "`fp8load rule` lists all"))  # fmt: skip
+    hint = f"did you mean {near[0]}?" if near else "`fp8load rule --all` lists all"
+    raise UsageError(Problem(code="USE005", message="no rule has this code or name", got=code_or_name, hint=hint,
+                             expected="a code such as F8L201, or a name such as fp8-weight-without-scale"))  # fmt: skip

@@ -108,7 +108,7 @@ def test_junit_is_xml_in_which_findings_fail(run):
 
 def test_sarif_names_tensor_file_and_rule(run):
     log = json.loads(run("verify", BROKEN, "-f", "sarif").out)
-    result = log["runs"][0]["results"][0]
+    result = next(result for result in log["runs"][0]["results"] if result["ruleId"] == "F8L201")
     rules = log["runs"][0]["tool"]["driver"]["rules"]
 
     assert rules[result["ruleIndex"]]["id"] == result["ruleId"]

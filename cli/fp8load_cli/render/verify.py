@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fp8load.report import VerifyReport
+from fp8load.errors import Severity
+from fp8load.report import Finding, VerifyReport
 
 if TYPE_CHECKING:
     from fp8load_cli.run import Run
@@ -20,7 +21,7 @@ def render(run: Run, report: VerifyReport, *, limit: int | None, statistics: boo
     shown = report
     if limit is not None and len(report.findings) > limit:
         hidden = len(report.findings) - limit
-        shown = report.model_copy(update={"findings": report.findings[:limit]})
+        shown = report.model_copy(update={"findings": _loudest(report.findings, limit)})
     chosen = run.settings.format
     if chosen == "json":
         return shown.to_json() + "\n"
@@ -41,3 +42,10 @@ def render(run: Run, report: VerifyReport, *, limit: int | None, statistics: boo
     else:
         document = verify_document(shown, hidden=hidden, brief=run.settings.quiet == 1, detail=run.settings.verbose > 0)
     return md.draw(document) if chosen == "md" else text.draw(document, run.out.style)
+
+
+def _loudest(findings: list[Finding], limit: int) -> list[Finding]:
+    """So many findings, errors before warnings before notes, in the order of the report."""
+    severities = list(Severity)
+    by_severity = sorted(range(len(findings)), key=lambda at: severities.index(findings[at].severity))
+    return [findings[at] for at in sorted(by_severity[:limit])]

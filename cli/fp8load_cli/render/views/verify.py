@@ -10,6 +10,7 @@ from fp8load.report import Finding, VerifyReport
 from fp8load_cli.render.document import Cell, Column, Document, Facts, Gap, Span, Table, line
 from fp8load_cli.render.units import plural, size
 from fp8load_cli.render.views.inspect import title
+from fp8load_cli.run import explained_by_rule
 
 _FAMILIES = {
     "F8L0": "files and index",
@@ -25,6 +26,10 @@ _FAMILIES = {
 }
 
 
+_LOUDEST = list(Severity)
+"""People read what is wrong first; JSON keeps the order of the codes."""
+
+
 def verify_document(report: VerifyReport, *, hidden: int = 0, brief: bool = False, detail: bool = False) -> Document:
     """What was checked, each finding, the verdict. `brief` gives findings only, `detail` also the facts of notes."""
     document: Document = []
@@ -33,7 +38,7 @@ def verify_document(report: VerifyReport, *, hidden: int = 0, brief: bool = Fals
         read = f": {size(report.read.nbytes)} read" if report.read.requests else ""
         document += [title(report.source, f"level {report.level}{read}", tp), Gap()]
         document += [_families(report), Gap()]
-    for finding in report.findings:
+    for finding in sorted(report.findings, key=lambda finding: _LOUDEST.index(finding.severity)):
         document += _finding(finding, detail=detail)
     if hidden:
         document += [line(Span(f"{plural(hidden, 'finding')} more; --max-findings hides them", "dim")), Gap()]
@@ -81,8 +86,7 @@ def _finding(finding: Finding, *, detail: bool) -> Document:
     if finding.severity is Severity.INFO and not detail:
         return [line(*head, f" ({finding.pattern})" if finding.pattern else "", hang=2)]
     rows = tuple(_facts(finding))
-    place = (finding.file, finding.pattern) if finding.file != finding.pattern else (finding.pattern, "")
-    where = ": ".join(filter(None, place))
+    where = ": ".join(filter(None, (_files(finding), finding.pattern if finding.file != finding.pattern else "")))
     document: Document = [line(*head, hang=2)]
     if where:
         document.append(line(Span("  --> ", "dim"), where, hang=6))
@@ -91,8 +95,15 @@ def _finding(finding: Finding, *, detail: bool) -> Document:
     return [*document, Gap()]
 
 
+def _files(finding: Finding) -> str:
+    """The file, or where a folded finding reaches into several: the first, and how many others."""
+    others = len(finding.files) - 1
+    return f"{finding.file} and {plural(others, 'other')}" if others > 0 else finding.file
+
+
 def _facts(finding: Finding) -> Iterator[tuple[str, Cell]]:
-    texts = (("expected", finding.expected), ("got", finding.got), ("hint", finding.hint), ("fix", finding.fix or ""))
+    hint = finding.hint or explained_by_rule(finding.code)
+    texts = (("expected", finding.expected), ("got", finding.got), ("hint", hint), ("fix", finding.fix or ""))
     yield from ((label, text) for label, text in texts if text)
     if finding.explained_by:
         yield "see", f"{finding.explained_by}, which explains this"

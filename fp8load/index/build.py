@@ -89,10 +89,11 @@ def _no_safetensors(source: Source, present: Mapping[str, int | None]) -> NotFou
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     pickled = any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names)
     gguf = any(name.endswith(".gguf") for name in names)
-    hint = "weights in pickle files are not read: convert them to safetensors" if pickled else ""
+    gguf_hint = "GGUF files are not read" if gguf else "check the path, or whether the download has finished"
+    hint = "weights in pickle files are not read: convert them to safetensors" if pickled else gguf_hint
     return NotFoundError(Problem(
         code="SRC008", message="there is no safetensors file here", file=source.info.id, expected="*.safetensors",
-        got=shown or "nothing", hint="GGUF files are not read" if gguf and not hint else hint))  # fmt: skip
+        got=shown or "nothing", hint=hint))  # fmt: skip
 
 
 def _read_headers(source: Source, files: list[str], present: Mapping[str, int | None]) -> _Headers:

@@ -21,6 +21,7 @@ CONFIG_NAMES = (
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MAIN_INDEX = "model" + INDEX_SUFFIX
+_REFETCH = "fetch the index again, or ask the publisher"
 JSON_CAP = 100_000_000
 """Largest JSON file that is read, as for headers: DeepSeek-V3's index.json has 8.9 MB."""
 
@@ -42,7 +43,8 @@ def _load(source: Source, file: str, code: str) -> dict[str, Any] | Problem:
     except DuplicateKeyError as error:
         got = f"{error}: {_short(error.first)}, then {_short(error.second)}"
         return Problem(code=code, message="the file has the same key twice", file=file, expected="each key once",
-                       tensor=error.key if code == "F8L003" else "", got=got)  # fmt: skip
+                       tensor=error.key if code == "F8L003" else "", got=got,
+                       hint="fetch it again, or ask the publisher")  # fmt: skip
     except (ValueError, RecursionError) as error:
         return wrong("the file is not valid JSON", str(error) if size else "an empty file")
     if not isinstance(document, dict):
@@ -91,16 +93,18 @@ def read_index_json(source: Source, file: str) -> tuple[IndexJson | None, list[P
     weight_map = loaded.get("weight_map")
     if not isinstance(weight_map, dict):
         return None, [Problem(code="F8L003", message="the index has no weight_map", file=file,
-                              expected="weight_map: tensor name -> file name", got=_short(weight_map))]  # fmt: skip
+                              expected="weight_map: tensor name -> file name", got=_short(weight_map),
+                              hint=_REFETCH)]  # fmt: skip
     if not weight_map:
         return None, [Problem(code="F8L003", message="the index names no tensor", file=file,
-                              expected="weight_map: tensor name -> file name", got="an empty weight_map")]  # fmt: skip
+                              expected="weight_map: tensor name -> file name", got="an empty weight_map",
+                              hint=_REFETCH)]  # fmt: skip
     metadata = loaded.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     total_size = int(total) if isinstance(total, int | float) and math.isfinite(total) else None
     problems = [
         Problem(code="F8L003", message="the index gives something else than a file name", file=file, tensor=name,
-                expected="a file name", got=_short(value))
+                expected="a file name", got=_short(value), hint=_REFETCH)
         for name, value in weight_map.items() if not isinstance(value, str)
     ]  # fmt: skip
     if problems:
@@ -108,7 +112,8 @@ def read_index_json(source: Source, file: str) -> tuple[IndexJson | None, list[P
     refused = {value: reason for value in set(weight_map.values()) if (reason := unsafe_name(value)) is not None}
     problems += [
         Problem(code="F8L003", message=f"the index names a file that is not opened: {refused[value]}", file=file,
-                tensor=name, expected="a file inside the checkpoint's folder", got=repr(value))
+                tensor=name, expected="a file inside the checkpoint's folder", got=repr(value),
+                hint="do not trust this checkpoint, or fetch its index again")
         for name, value in weight_map.items() if value in refused
     ]  # fmt: skip
     if refused:

@@ -52,14 +52,15 @@ def compare_with_index(
     return problems + [
         Problem(code="F8L005", message="a tensor is stored and the index does not name it", tensor=name,
                 file=meta.file, expected=f"an entry in {index_json.file}", got=f"{meta}, without an entry",
-                severity=Severity.WARNING, refuses=False, hint="complete the index: `fp8load fix-index`")
+                severity=Severity.WARNING, refuses=False,
+                hint="add it to weight_map in the index, or fetch the index again")
         for name, meta in tensors.items() if name not in declared
     ]  # fmt: skip
 
 
 def _absent(name: str, file: str, elsewhere: str | None, index_file: str) -> Problem:
     got = f"it lies in {elsewhere}" if elsewhere else "it is in no shard"
-    hint = ("rewrite the index: `fp8load fix-index`" if elsewhere else
+    hint = (f"correct its entry in weight_map of {index_file}" if elsewhere else
             "shard and index come from different exports: fetch both again, or ask the publisher")  # fmt: skip
     return Problem(code="F8L004", message="the index promises a tensor that the shard does not hold", tensor=name,
                    file=file, expected=f"an entry in its header, says {index_file}", got=got, hint=hint)  # fmt: skip

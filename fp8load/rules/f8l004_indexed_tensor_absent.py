@@ -21,8 +21,8 @@ RULE = Rule(
     severity=Severity.ERROR,
     what="Every tensor of the index lies in the file that the index gives.",
     why="Readers that trust the index fail late; readers that walk the files never notice what they did not get.",
-    fix="If the tensor lies in another shard, `fp8load fix-index` rewrites the index. If it lies nowhere, shard and "
-        "index come from different exports: ask the publisher.",
+    fix="If the tensor lies in another shard, correct its entry in weight_map. If it lies nowhere, shard and index "
+        "come from different exports: fetch both again, or ask the publisher.",
     check=found("F8L004"),
     examples=(
         Example(title="the index names a tensor too many", skeleton=BLOCK + QUANTIZED, count=1,

@@ -21,7 +21,7 @@ RULE = Rule(
     severity=Severity.ERROR,
     what="Each tensor lies in one file, and the index, where there is one, names it.",
     why="Readers that take whole files get whichever copy comes last; readers that follow the index miss the tensor.",
-    fix="Complete the index with `fp8load fix-index`, or rewrite the second file without the tensor.",
+    fix="Add the tensor to weight_map in the index, or rewrite the second file without the tensor.",
     check=found("F8L005"),
     examples=(
         Example(title="a scale that the index does not name", skeleton=BLOCK + QUANTIZED, count=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -68,14 +69,13 @@ class LocalSource:
         return name == self._only or (name.endswith(".json") and not name.endswith(".index.json"))
 
     def list(self) -> Mapping[str, int | None]:
-        """Files directly in the folder. A dangling link is listed without a size: `size` then says what is wrong."""
+        """Files directly in the folder. A dangling or looping link has no size here: `size` then says what is wrong."""
         sizes: dict[str, int | None] = {}
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
-                    if entry.is_dir() or not self._belongs(entry.name):
-                        continue
-                    sizes[entry.name] = entry.stat().st_size if entry.is_file() else None
+                    if self._belongs(entry.name):
+                        _list_entry(entry, sizes)
         except OSError as error:
             raise _os_error(error, str(self.folder), code="SRC001") from error
         return dict(sorted(sizes.items()))
@@ -140,10 +140,18 @@ class LocalSource:
             self._handles.clear()
 
 
+def _list_entry(entry: os.DirEntry[str], sizes: dict[str, int | None]) -> None:
+    try:
+        if not entry.is_dir():
+            sizes[entry.name] = entry.stat().st_size if entry.is_file() else None
+    except OSError:  # a link to itself, a folder above that may not be entered: one entry, not the whole listing
+        sizes[entry.name] = None
+
+
 def _os_error(error: OSError, file: str, *, code: str = "SRC002", link: Path | None = None) -> SourceError:
     """The source error for what the operating system answered."""
     reason = error.strerror or str(error)
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno == errno.ELOOP:
         if link is not None and link.is_symlink():
             return NotFoundError(Problem(
                 code=code, message="the link points to a file that is not there", file=file, expected="a file",

@@ -13,7 +13,7 @@ from fp8load.errors import ExitCode, Problem
 from fp8load_cli.commands import COMMANDS
 from fp8load_cli.help import HUB_ENVIRONMENT, Group, epilog
 from fp8load_cli.options import GLOBAL_NAMES, PANEL, global_options
-from fp8load_cli.output import Output, answer, close_stdout, flush, say
+from fp8load_cli.output import Output, StdoutError, answer, close_stdout, flush, say, unwritten
 from fp8load_cli.settings import Settings
 
 _EXAMPLES = (
@@ -21,6 +21,13 @@ _EXAMPLES = (
     "fp8load verify org/repo --tp 1,2,8",
     "fp8load plan org/repo --tp 8 --rank 0 --json",
 )
+
+
+_WORDING = (
+    ("Input should be a valid integer, unable to parse string as an integer", "it should be a whole number"),
+    ("Input should be greater than or equal to", "it should be at least"),
+)
+"""How typer says what a number has to be, and how we do."""
 
 
 def _version(wanted: bool) -> None:
@@ -84,6 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         close_stdout()
         return int(ExitCode.OK)
+    except (StdoutError, OSError) as error:  # OSError: typer's own writing of the help
+        close_stdout()
+        failure = error if isinstance(error, StdoutError) else unwritten(error)
+        Output(Settings()).error(failure.problem)
+        return int(failure.exit_code)
     return code
 
 
@@ -112,6 +124,8 @@ def _usage(words: list[str], error: typer.TyperException) -> int:
     if not message or message.startswith("Usage:"):  # no arguments at all: typer's message is the help
         say(message or f"usage: {place} -h")
         return int(ExitCode.USAGE)
+    for theirs, ours in _WORDING:
+        message = message.replace(theirs, ours)
     problem = Problem(code="USE000", message=message.rstrip("."), hint=f"`{place} -h` lists the options")
     wants_json = "--json" in words or "json" in words or "--format=json" in words
     settings = Settings(format="json" if wants_json else "text")

@@ -28,7 +28,11 @@ def load_config(path: Path | None) -> Config:
     """The configuration in `path`, else in the nearest file upwards, else an empty one. Raises `UsageError`."""
     if path is not None:
         return _parse(path, _table(path, _read(path)) or {})
-    for folder in (Path.cwd(), *Path.cwd().parents):
+    try:
+        here = Path.cwd()
+    except OSError:  # the current folder was deleted: there is nothing above it either
+        return Config()
+    for folder in (here, *here.parents):
         for candidate in (folder / "fp8load.toml", folder / "pyproject.toml"):
             if candidate.is_file():
                 table = _table(candidate, _read(candidate))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from fp8load_cli.run import Run
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
     from fp8load.source.base import ReadMeter
+
+log = logging.getLogger("fp8load.cli")
 
 _DELAY = 0.5
 _EVERY = 0.2
@@ -32,6 +35,9 @@ def opened(run: Run, text: str) -> Iterator[Checkpoint]:
     try:
         with progress(progress_stream(run.settings), source.meter):
             checkpoint = fp8load.open(source)
+        log.debug("opened %s: %d tensors in %d files, %d bytes read in %d requests", source.info.id,
+                 len(checkpoint.index.tensors), len(checkpoint.index.files), source.meter.nbytes,
+                 source.meter.num_requests)  # fmt: skip
         yield checkpoint
     finally:
         source.close()

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TextIO
 
-from fp8load.errors import Problem, UsageError
+from fp8load.errors import Fp8LoadError, Problem, UsageError
 from fp8load_cli.render.document import Span, line
 from fp8load_cli.render.text import Style, draw
 from fp8load_cli.settings import Settings
@@ -98,9 +98,26 @@ def close_stdout() -> None:
     os.close(sink)
 
 
+class StdoutError(Fp8LoadError):
+    """The answer could not be written: the disk behind `> file` is full, or the like."""
+
+
 def flush() -> None:
-    """Hand everything to the reader; raises BrokenPipeError where it has gone."""
-    sys.stdout.flush()
+    """Hand everything to the reader; raises BrokenPipeError where it has gone, StdoutError where it cannot be."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritten(error) from error
+
+
+def unwritten(error: OSError) -> StdoutError:
+    """The error for what the operating system answered."""
+    return StdoutError(Problem(
+        code="USE011", message="the answer could not be written to stdout", got=error.strerror or str(error),
+        hint="free some space, or give a file elsewhere with -o",
+    ))  # fmt: skip
 
 
 def progress_stream(settings: Settings) -> TextIO | None:
@@ -142,4 +159,10 @@ def _write(stream: TextIO, text: str) -> None:
         text.encode(encoding)
     except UnicodeEncodeError:
         text = text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
-    stream.write(text)
+    try:
+        stream.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if stream is sys.stdout:
+            raise unwritten(error) from error

@@ -7,12 +7,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fp8load.errors import ExitCode, Fp8LoadError, Problem
 from fp8load.index.quiet_gc import quiet_gc
-from fp8load_cli.output import Output, close_stdout, flush
+from fp8load_cli.output import Output, StdoutError, close_stdout, flush
 from fp8load_cli.settings import Settings, merge, resolve
 
 
@@ -51,6 +51,10 @@ def execute(
     except BrokenPipeError:
         close_stdout()
         return ExitCode.OK
+    except StdoutError as error:
+        close_stdout()  # else the interpreter tries again at its end, and complains again
+        run.out.error(error.problem)
+        return error.exit_code
     except Fp8LoadError as error:
         return _failed(run, error.problem, type(error).__name__, error.exit_code)
     except Exception as error:  # noqa: BLE001 - the last resort of a program: one message, and exit 3
@@ -86,18 +90,28 @@ def _unknown(error: Exception) -> Problem:
 def _failed(run: Run, problem: Problem, kind: str, code: ExitCode) -> int:
     if os.environ.get("FP8LOAD_DEBUG") and run.settings.quiet < 2:
         traceback.print_exc(file=sys.stderr)
+    problem = replace(problem, hint=problem.hint or explained_by_rule(problem.code))
     try:
         if run.settings.is_json:
             run.out.report(error_json(run.command, problem, kind, code))
         if not run.settings.is_json or not sys.stdout.isatty():
             run.out.error(problem)
         flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, StdoutError):
         close_stdout()
     except Fp8LoadError as error:
         # The file of -o cannot be written: that is what there is to say, and stdout has not been promised anything.
         run.out.error(error.problem)
     return code
+
+
+def explained_by_rule(code: str) -> str:
+    """The next step where a message has none of its own: the page of its rule, if there is one."""
+    if not code.startswith("F8L"):
+        return ""
+    from fp8load.rules.registry import rule_names
+
+    return f"`fp8load rule {code}` explains it" if code in dict(rule_names()) else ""
 
 
 def error_json(command: str, problem: Problem, kind: str, code: ExitCode) -> str:

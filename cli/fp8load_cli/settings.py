@@ -56,6 +56,10 @@ def resolve(options: Mapping[str, Any], formats: tuple[str, ...]) -> Settings:
     if colour not in COLOURS:
         raise _unknown("--color", colour, COLOURS)
     config = options["config"] or os.environ.get("FP8LOAD_CONFIG") or None
+    if config is not None and not Path(config).is_file():
+        raise UsageError(Problem(code="USE012", message="there is no such configuration file", file=str(config),
+                                 expected=f"the TOML file of {'--config' if options['config'] else 'FP8LOAD_CONFIG'}",
+                                 got="no file"))  # fmt: skip
     return Settings(
         format=_format(options, formats),
         output=None if options["output"] is None else Path(options["output"]),

@@ -72,6 +72,10 @@ def inspect(
         raise UsageError(
             Problem(code="USE010", message="--sort is not known", expected=", ".join(SORTS), got=str(sort))
         )
+    if depth is not None and not tree:
+        raise _useless("--depth", "is for --tree")
+    if skeleton:
+        _check_skeleton(run, {"--tree": tree, "--tensors": tensors, "--module": module, "--sort": sort})
     with opened(run, source) as checkpoint:
         if skeleton:
             from fp8load.index.skeleton import write_skeleton
@@ -87,7 +91,7 @@ def inspect(
             report = within(report, module)
     from fp8load_cli.render import show
 
-    show(run, report, _document(report, tree=tree, sort=sort, depth=depth, brief=bool(run.settings.quiet or module)))
+    show(run, report, _document(report, tree=tree, sort=sort, depth=depth, module=module, quiet=run.settings.quiet))
     if not (tensors or tree or module):
         run.out.hint(
             f"`fp8load verify {source}` checks all of this; `fp8load plan {source}` shows what would be loaded"
@@ -95,7 +99,23 @@ def inspect(
     return ExitCode.OK
 
 
-def _document(report: InspectReport, *, tree: bool, sort: str | None, depth: int | None, brief: bool) -> Document:
+def _check_skeleton(run: Run, others: dict[str, object]) -> None:
+    """A skeleton is the whole checkpoint as text: what would narrow it or write it otherwise is refused."""
+    if run.settings.is_json:
+        raise _useless("--json", "excludes --skeleton, which is a text of its own")
+    for option, value in others.items():
+        if value:
+            raise _useless(option, "excludes --skeleton, which is the whole checkpoint")
+
+
+def _useless(option: str, why: str) -> UsageError:
+    return UsageError(Problem(code="USE010", message=f"{option} {why}", hint="`fp8load inspect -h` lists the options"))
+
+
+def _document(
+    report: InspectReport, *, tree: bool, sort: str | None, depth: int | None, module: str | None, quiet: int
+) -> Document:
+    from fp8load_cli.render.document import line
     from fp8load_cli.render.views.inspect import inspect_document
     from fp8load_cli.render.views.tensors import tensors_document, tree_document
 
@@ -103,4 +123,6 @@ def _document(report: InspectReport, *, tree: bool, sort: str | None, depth: int
         return tree_document(report, depth=depth, sort=sort)
     if report.tensors is not None:
         return tensors_document(report, sort=sort)
-    return inspect_document(report, sort=sort, brief=brief)
+    if module is not None and not report.modules:
+        return [line(f"No module matches {module}: * is one component of a dotted name, ** any number.")]
+    return inspect_document(report, sort=sort, brief=bool(quiet or module))

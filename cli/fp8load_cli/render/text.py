@@ -26,6 +26,7 @@ from fp8load_cli.render.document import (
 _CODES = {"bold": "1", "dim": "2", "ok": "32", "error": "1;31", "warning": "33", "info": "36"}
 _SEPARATOR = "  "
 _LEAST = 16  # a name cut shorter than this says nothing
+_WANTED = 28  # columns that may go do so before a name is cut shorter than this
 _ELLIPSIS = "…"  # only terminals see it: a pipe gets whole names
 
 
@@ -126,7 +127,7 @@ def _columns_that_fit(table: Table, texts: list[list[str]], style: Style) -> lis
 
     def least(columns: list[int]) -> int:
         widths = {at: max(len(row[at]) for row in texts) for at in columns}
-        cuts = (min(width, _LEAST) if table.columns[at].cut else width for at, width in widths.items())
+        cuts = (min(width, _WANTED) if table.columns[at].cut else width for at, width in widths.items())
         return table.indent + sum(cuts) + len(_SEPARATOR) * (len(columns) - 1)
 
     while least(shown) > style.width and any(table.columns[at].drop for at in shown):

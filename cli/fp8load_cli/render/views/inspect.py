@@ -6,13 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from fp8load.module_report import ModuleReport, SlotReport
 from fp8load.patterns import fold, natural_key
-from fp8load.report import InspectReport, ModuleReport, SchemeReport, SlotReport, SourceReport
+from fp8load.report import InspectReport, SchemeReport, SourceReport
 from fp8load_cli.render.document import Cell, Column, Document, Facts, Gap, Heading, Line, Span, Table, line
 from fp8load_cli.render.units import many, plural, share, size
 
 _Key = tuple[str, str, str, str]
 """Shape, scale shape, slot of a fused layer, scheme."""
+
+
+UNQUANTIZED = "unquantized"
+"""The format of a checkpoint without a quantization configuration: what its weights are, nobody has said."""
 
 
 class _Stored(NamedTuple):
@@ -56,20 +61,21 @@ def inspect_document(report: InspectReport, *, sort: str | None = None, brief: b
     document: Document = []
     if not brief:
         document += [title(report.source, report.model_type or ""), Gap(), Facts(tuple(_facts(report))), Gap()]
-        document += [_dtypes(report), Gap()]
+        document += [_dtypes(report), Gap()] if report.dtypes else []
     document += _modules(report, sort)
     return document
 
 
 def _facts(report: InspectReport) -> Iterator[tuple[str, Cell]]:
     yield "Format", report.format_title
-    if report.format_place:
+    if report.format != UNQUANTIZED:
         yield "", f"from {report.format_place}"
     if len(report.schemes) > 1:
         yield from (("", f"{scheme.count:,} x {_scheme(scheme)}") for scheme in report.schemes)
     where = plural(len(report.files), "file")
     tensors = plural(report.num_tensors, "tensor")
-    yield "Size", f"{size(report.nbytes)} in {where}, {tensors}, {many(report.num_params)} parameters"
+    parameters = "parameter" if report.num_params == 1 else "parameters"
+    yield "Size", f"{size(report.nbytes)} in {where}, {tensors}, {many(report.num_params)} {parameters}"
     yield "Fusion", _fusion(report)
     if report.kv_scales:
         yield "KV cache", plural(report.kv_scales, "stored scale")
@@ -123,8 +129,9 @@ def _modules(report: InspectReport, sort: str | None) -> Document:
     if plain:
         if document:
             document.append(Gap())
-        document += [Heading("Not quantized", f"{len(plain):,}"), _stored_table(plain, sort, kind="dtype")]
-    return document or [line("No modules: nothing here has a weight, or nothing matches.")]
+        heading = "Modules, as stored" if report.format == UNQUANTIZED else "Not quantized"
+        document += [Heading(heading, f"{len(plain):,}"), _stored_table(plain, sort, kind="dtype")]
+    return document or [line("No modules: nothing here has a weight.")]
 
 
 def _stored(modules: Iterable[ModuleReport]) -> Iterator[_Stored]:

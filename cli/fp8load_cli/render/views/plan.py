@@ -44,7 +44,7 @@ def _facts(report: PlanReport) -> tuple[tuple[str, str | Span], ...]:
 
 def _layers(layers: Sequence[dict[str, Any]]) -> Document:
     if not layers:
-        return [line("No quantized layer matches.")]
+        return [line("No quantized layer matches: layers go by their fused names, * is one component, ** any number.")]
     groups: dict[tuple[str, str, str], list[str]] = {}
     for layer in layers:
         fused = layer["parts"] if len(layer["parts"]) > 1 else []

@@ -119,9 +119,9 @@ def _read_fully(descriptor: int, batch: Batch, buffers: Sequence[memoryview]) ->
         try:
             count = os.preadv(descriptor, pending, at)
         except OSError as error:
+            where = f"bytes {batch.begin:,} to {batch.end:,}"
             problem = Problem(code="SRC006", message="the disk failed while a file was read", file=batch.file,
-                              expected=f"bytes {batch.begin:,} to {batch.end:,}",
-                              got=error.strerror or str(error))  # fmt: skip
+                              expected=where, got=error.strerror or str(error))  # fmt: skip
             raise SourceError(problem) from error
         if count == 0:
             raise _changed(batch.file, f"{batch.end:,} bytes", f"it ends at {at:,}")

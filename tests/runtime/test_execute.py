@@ -1,4 +1,4 @@
-"""The reading pipeline: whatever the sizes of reads, the same bytes land in the same places; changed files are refused."""
+"""The reading pipeline: whatever the sizes of reads, bytes land in the same places; changed files are refused."""
 
 from __future__ import annotations
 

@@ -117,9 +117,11 @@ def parse(located: Located) -> CheckpointFormat:
         entry = ignored(module)
         if entry is not None:
             return Ignored(by=entry)
-        for targets, claimed in groups:
-            if any(_targets(target, module) for target in targets):
-                return claimed
+        # A name or expression means more than a class, whichever group comes first (vLLM's find_matched_target).
+        for means in (exact_or_regex, _class_name):
+            for targets, claimed in groups:
+                if any(means(target, module) for target in targets):
+                    return claimed
         return Unclaimed()
 
     return CheckpointFormat(
@@ -145,11 +147,9 @@ def _unknown(config: CompressedTensorsConfig) -> Iterator[str]:
                 yield from (f"config_groups.{name}.{part}.{key}" for key in args.model_extra or ())
 
 
-def _targets(target: str, module: str) -> bool:
-    """Whether a group's target means the module. "Linear" is the class name; an embedding is no Linear."""
-    if target == "Linear":
-        return not is_embedding(module)
-    return exact_or_regex(target, module)
+def _class_name(target: str, module: str) -> bool:
+    """Whether a group's target is the module's class. Only "Linear" is known; an embedding is no Linear."""
+    return target == "Linear" and not is_embedding(module)
 
 
 def _unsupported(located: Located, key: str, expected: str, got: str) -> ConfigError:

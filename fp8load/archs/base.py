@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fp8load.plan.shard import Shard
@@ -140,6 +140,7 @@ class Arch:
     attention   the module that KV scales belong to, within a layer
     prefixes    what may stand before every name, e.g. "" or "language_model."; the one in use is found
     text_config the key under which a multimodal config keeps the numbers of the language model
+    defaults    numbers that transformers fills in where a config leaves them out, by their keys
     """
 
     name: str
@@ -150,13 +151,13 @@ class Arch:
     attention: str = "self_attn"
     prefixes: tuple[str, ...] = ("",)
     text_config: str | None = None
+    defaults: Mapping[str, int] = field(default_factory=dict)
 
     def config(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The part of config.json that describes the language model."""
-        if self.text_config is not None and isinstance(document.get(self.text_config), Mapping):
-            nested: Mapping[str, Any] = document[self.text_config]
-            return nested
-        return document
+        """The part of config.json that describes the language model, with the family's defaults."""
+        found = document.get(self.text_config) if self.text_config is not None else None
+        described = found if isinstance(found, Mapping) else document
+        return {**self.defaults, **{key: value for key, value in described.items() if value is not None}}
 
 
 def sizes(config: Mapping[str, Any]) -> Sizes:

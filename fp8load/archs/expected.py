@@ -9,6 +9,7 @@ from typing import Any, assert_never
 from fp8load.archs.base import Arch, Entry, Head, Linear, Sizes, Table, Tower, Unused, Vector, sizes
 from fp8load.archs.find import find_prefix
 from fp8load.errors import Problem
+from fp8load.formats.contradictions import contradiction
 from fp8load.formats.lower import KV_ROLES, Lowered, ModuleInfo
 from fp8load.index.index import TensorMeta
 from fp8load.scheme import Role
@@ -75,6 +76,7 @@ def arch_problems(model: Model, lowered: Lowered) -> Iterator[Problem]:
             case Table():
                 shape = (model.sizes.vocab_size, model.sizes.hidden_size)
                 yield from _tensor(lowered, at + entry.name, shape, known)
+                yield from _embedding(lowered, at + entry.name)
             case Head():
                 yield from _head(model, lowered, at, entry, known)
             case Unused():
@@ -123,6 +125,13 @@ def _tensor(lowered: Lowered, name: str, shape: tuple[int, ...], known: set[str]
         yield from _shaped(meta, shape)
 
 
+def _embedding(lowered: Lowered, name: str) -> Iterator[Problem]:
+    """A lookup has no scheme: its rows are read as they are stored, and a scale would be left out."""
+    info = lowered.modules.get(name.rpartition(".")[0])
+    if info is not None and info.scheme is not None:
+        yield contradiction("F8L105", info.tensors[Role.WEIGHT], "an embedding of 16 bits or more", str(info.scheme))
+
+
 def _linear(model: Model, lowered: Lowered, at: str, entry: Linear, known: set[str]) -> Iterator[Problem]:
     cols = model.sizes.of(entry.cols)
     rows = [model.sizes.of(part.rows) for part in entry.parts]
@@ -153,14 +162,16 @@ def _head(model: Model, lowered: Lowered, at: str, entry: Head, known: set[str])
 
 
 def _strangers(model: Model, lowered: Lowered, known: set[str], towers: tuple[str, ...]) -> Iterator[Problem]:
-    """Tensors that the family does not have. Scales are judged with their weights."""
+    """Tensors that the family does not have. Scales, and what stands beside a quantized weight, lowering has judged."""
     mains = (
         meta
         for info in lowered.modules.values()
         for role, meta in info.tensors.items()
         if role in (Role.WEIGHT, Role.BIAS)
     )
-    for meta in (*mains, *lowered.loose.values()):
+    quantized = {name for name, info in lowered.modules.items() if info.scheme is not None}
+    loose = (meta for name, meta in lowered.loose.items() if name.rpartition(".")[0] not in quantized)
+    for meta in (*mains, *loose):
         if meta.name not in known and not (towers and meta.name.startswith(towers)):
             yield Problem(
                 code="F8L109", message=f"a tensor is no part of a {model.arch.name} with this configuration",
@@ -195,10 +206,7 @@ def _kv(model: Model, lowered: Lowered) -> Iterator[Problem]:
 
 
 def _kv_misplaced(attention: str, meta: TensorMeta, attentions: Collection[str]) -> Iterator[Problem]:
-    """A KV scale that is not one number, or belongs to no attention module of the family."""
-    if meta.shape not in ((), (1,), (1, 1)):
-        yield Problem(code="F8L501", message="a KV-cache scale is not one number", tensor=meta.name, file=meta.file,
-                      expected="[1]", got=str(list(meta.shape)))  # fmt: skip
+    """A KV scale that belongs to no attention module of the family."""
     if attention not in attentions:
         yield Problem(code="F8L902", message="a KV-cache scale belongs to no attention module", tensor=meta.name,
                       file=meta.file, expected=f"one of {len(attentions)} modules", got=attention)  # fmt: skip

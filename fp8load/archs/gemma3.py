@@ -28,4 +28,6 @@ ARCH = Arch(
     ),
     prefixes=("", "language_model."),
     text_config="text_config",
+    # Gemma3TextConfig's own: google/gemma-3-4b-it and its quantized copies leave these out
+    defaults={"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208},
 )

@@ -135,3 +135,21 @@ def input_faults(weight: TensorMeta, scale: TensorMeta | None, template: LinearS
                       expected="[1]", got=str(list(scale.shape)))  # fmt: skip
     if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
         yield contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))
+
+
+def kv_faults(scale: TensorMeta) -> Iterator[Problem]:
+    """Dtype and shape of a KV-cache scale: one number, a float."""
+    if scale.shape not in ((), (1,), (1, 1)):
+        yield Problem(code="F8L501", message="a KV-cache scale is not one number", tensor=scale.name, file=scale.file,
+                      expected="[1]", got=str(list(scale.shape)))  # fmt: skip
+    if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
+        yield contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))
+
+
+def no_role(meta: TensorMeta, weight: TensorMeta) -> Problem:
+    """A tensor beside a quantized weight that no format of this version knows: it may change what the weight means."""
+    return Problem(
+        code="F8L105", message="a tensor beside a quantized weight has no role that is known", tensor=meta.name,
+        file=meta.file, expected=f"a scale or bias of {weight.name}", got=str(meta),
+        hint="written by a newer tool, or a leftover? without it the numbers may be wrong",
+    )  # fmt: skip

@@ -15,6 +15,8 @@ from fp8load.formats.base import CheckpointFormat, Claimed, Ignored
 from fp8load.formats.contradictions import (
     contradiction,
     input_faults,
+    kv_faults,
+    no_role,
     no_scale,
     no_weight,
     not_quantized,
@@ -73,6 +75,7 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
             loose[name] = meta
         elif role in KV_ROLES:
             other = kv.setdefault((_attention(base), role), meta)
+            problems += kv_faults(meta)
             if other is not meta:
                 problems += [twice(role, meta, other), twice(role, other, meta)]
         elif role in (roles := grouped.setdefault(base, {})):
@@ -92,6 +95,7 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
         for role, reason in left_out.items():
             unused[roles.pop(role).name] = reason
         modules[base] = ModuleInfo(base, roles, scheme)
+    problems.extend(_without_role(modules, loose))
     problems.extend(mixed_dtypes(tensors, lambda name: _is_scale(suffixes.get(name.rpartition(".")[2])), unused))
     return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, problems=tuple(problems))
 
@@ -127,6 +131,14 @@ def _without_weight(base: str, roles: dict[Role, TensorMeta], loose: dict[str, T
             loose[meta.name] = meta
             continue
         yield no_weight(meta, base)
+
+
+def _without_role(modules: Mapping[str, ModuleInfo], loose: Mapping[str, TensorMeta]) -> Iterator[Problem]:
+    """Tensors of a quantized module that are no weight, bias or scale: a pre_quant_scale, a zero point."""
+    for name, meta in loose.items():
+        info = modules.get(name.rpartition(".")[0])
+        if info is not None and info.scheme is not None:
+            yield no_role(meta, info.tensors[Role.WEIGHT])
 
 
 _Cache = dict[tuple[object, ...], LinearScheme]

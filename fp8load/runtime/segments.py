@@ -19,7 +19,7 @@ from fp8load.boxes import Box
 from fp8load.dtypes import BITS, DType, decode
 from fp8load.index.index import TensorMeta
 from fp8load.plan.plan import Copy
-from fp8load.runtime.dtypes import as_bytes, torch_dtype
+from fp8load.runtime.dtypes import as_bytes, stored_shape, torch_dtype
 
 CHUNK_NBYTES = 8 << 20
 """Largest single read: small enough that threads stay evenly busy and buffers small, large enough for full speed."""
@@ -58,13 +58,18 @@ class Staged:
     def place(self, data: memoryview) -> None:
         """Cut the box out of the bytes that were read, widen it where the plan says so, and write it."""
         if self.cast is None:
-            source = torch.frombuffer(data, dtype=torch_dtype(self.meta.dtype)).reshape(self.shape)
-            piece = source[self.src.slices()]
+            shape = stored_shape(self.meta.dtype, self.shape)
+            source = torch.frombuffer(data, dtype=torch_dtype(self.meta.dtype)).reshape(shape)
+            piece = source[self._stored(self.src).slices()]
         else:
             values = decode(self.meta.dtype, data).reshape(self.shape)[self.src.slices()]
             piece = torch.from_numpy(np.ascontiguousarray(values))
-        view = self.target[self.dst.slices()] if self.dst.lo else self.target
+        view = self.target[self._stored(self.dst).slices()] if self.dst.lo else self.target
         view.copy_(piece.reshape(view.shape))
+
+    def _stored(self, box: Box) -> Box:
+        """A box of elements as one of what memory holds: packed elements share bytes."""
+        return Box(stored_shape(self.meta.dtype, box.lo), stored_shape(self.meta.dtype, box.hi))
 
 
 Segment = Direct | Staged
@@ -112,8 +117,8 @@ def _direct(copy: Copy, meta: TensorMeta, target: torch.Tensor, memory: NDArray[
 
 
 def _staged(copy: Copy, meta: TensorMeta, target: torch.Tensor) -> Iterator[Staged]:
-    """Chunks of whole source rows. A scalar, and a box whose shape differs on both sides, is one chunk."""
-    if not meta.shape or copy.src.shape != copy.dst.shape:
+    """Chunks of whole source rows. A scalar, a box whose shape differs on both sides, and packed ones are one chunk."""
+    if not meta.shape or copy.src.shape != copy.dst.shape or meta.dtype.bits < 8:
         yield Staged(meta.file, meta.begin, meta.end, meta, meta.shape, copy.src, target, copy.dst, copy.cast)
         return
     row_nbytes = _row_nbytes(meta)

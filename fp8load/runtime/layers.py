@@ -13,7 +13,7 @@ from typing import Required, TypedDict, Unpack
 import torch
 
 from fp8load.dtypes import DType
-from fp8load.errors import PlanError, Problem
+from fp8load.errors import PlanError, Problem, UsageError
 from fp8load.plan.layout import ParamLayout, PartSpan, linear_layout
 from fp8load.plan.plan import Rank
 from fp8load.plan.shard import CutError, Span, even_span, kv_head_span, whole_span
@@ -145,7 +145,8 @@ def _empty(parts: Parts, num_cols: int, cols: Cols, options: LayerOptions) -> di
     """The empty parameters of a layer on its rank. Raises `PlanError` F8L504 that says which tp sizes work."""
     scheme, bias = options["scheme"], options.get("bias")
     name, device = options.get("name", ""), options.get("device")
-    rank = Rank(tp_rank=options.get("tp_rank", 0), tp_size=options.get("tp_size", 1))
+    rank = _rank(options)
+    _refuse_without_scale(scheme, name)
 
     def layouts(rank: Rank) -> Iterable[ParamLayout]:
         dtype = scheme.weight.dtype
@@ -160,6 +161,25 @@ def _empty(parts: Parts, num_cols: int, cols: Cols, options: LayerOptions) -> di
             expected=f"a tp size that works: {works or 'none does'}", got=f"tp={rank.tp_size}: {error}",
             hint="choose one of these, or keep the layer whole on every rank",
         )) from error  # fmt: skip
+
+
+def _refuse_without_scale(scheme: LinearScheme, name: str) -> None:
+    """A layer without the parameter for a scale would take codes for the weight, or quantize its input otherwise."""
+    static = scheme.input if scheme.input_static else None
+    for operand, spec in (("weight", scheme.weight), ("input", static)):
+        if spec is not None and spec.dtype.bits <= 8 and spec.scale_dtype is None:
+            raise PlanError(Problem(
+                code="PLAN005", message=f"the scheme does not say in which dtype the {operand}'s scale is stored",
+                module=name, expected="QuantSpec(..., scale_dtype=DType.F32), or what the checkpoint has",
+                got=str(scheme), hint="a scale that is stored has a dtype; None is for scales computed while running",
+            ))  # fmt: skip
+
+
+def _rank(options: LayerOptions) -> Rank:
+    try:
+        return Rank(tp_rank=options.get("tp_rank", 0), tp_size=options.get("tp_size", 1))
+    except ValueError as error:
+        raise UsageError(Problem(code="USE012", message=str(error), module=options.get("name", ""))) from error
 
 
 def _splits(layouts: Callable[[Rank], Iterable[ParamLayout]], tp_size: int) -> bool:

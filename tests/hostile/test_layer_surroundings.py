@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from fp8load.dtypes import DType
-from fp8load.errors import LoadError
+from fp8load.errors import LoadError, PlanError, UsageError
 from fp8load.runtime.layers import QKVParallelLinear
 from fp8load.scheme import LinearScheme, PerBlock, PerGroup, PerTensor, PerToken, QuantSpec
 
@@ -129,3 +131,18 @@ def test_a_state_dict_of_another_shape_does_not_count_as_written():
         layer.load_state_dict(wrong)
 
     assert not any(layer.weight.written.values())
+
+
+@pytest.mark.parametrize("operand", ["weight", "input"])
+def test_a_scheme_that_forgets_a_stored_scale_is_refused_before_a_layer_exists(operand):
+    scheme = SCHEMES["per tensor, static"]
+    forgetful = replace(scheme, **{operand: replace(getattr(scheme, operand), scale_dtype=None)})
+
+    with pytest.raises(PlanError, match=r"layer\.qkv_proj"):
+        _empty(forgetful)
+
+
+@pytest.mark.parametrize("rank", [{"tp_rank": 2, "tp_size": 2}, {"tp_rank": -1}, {"tp_size": 0}])
+def test_a_rank_that_does_not_exist_is_refused_by_layer(rank):
+    with pytest.raises(UsageError, match=r"layer\.qkv_proj"):
+        _empty(SCHEMES["blocks"], **rank)

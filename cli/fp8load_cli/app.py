@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -127,7 +128,8 @@ def _usage(words: list[str], error: typer.TyperException) -> int:
     for theirs, ours in _WORDING:
         message = message.replace(theirs, ours)
     problem = Problem(code="USE000", message=message.rstrip("."), hint=f"`{place} -h` lists the options")
-    wants_json = "--json" in words or "json" in words or "--format=json" in words
+    chosen = os.environ.get("FP8LOAD_FORMAT", "")
+    wants_json = "--json" in words or "json" in (*words, chosen) or "--format=json" in words
     settings = Settings(format="json" if wants_json else "text")
     if wants_json:
         from fp8load_cli.run import error_json

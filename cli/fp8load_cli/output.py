@@ -78,6 +78,7 @@ def write_file(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise UsageError(Problem(code="USE011", message="the output file cannot be written", file=str(path),
+                                 expected="a file in a folder that exists and may be written to",
                                  got=error.strerror or str(error))) from error  # fmt: skip
 
 

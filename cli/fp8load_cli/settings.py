@@ -76,7 +76,8 @@ def _format(options: Mapping[str, Any], formats: tuple[str, ...]) -> str:
     chosen: str | None = options["format"]
     if options["json"]:
         if chosen not in (None, "json"):
-            raise UsageError(Problem(code="USE010", message=f"--json and --format {chosen} exclude each other"))
+            raise UsageError(Problem(code="USE010", message=f"--json and --format {chosen} exclude each other",
+                                     hint="leave one of them out"))  # fmt: skip
         return "json"
     place = "--format"
     if chosen is None:

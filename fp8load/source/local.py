@@ -159,5 +159,6 @@ def _os_error(error: OSError, file: str, *, code: str = "SRC002", link: Path | N
                 hint="fetch the file again: `hf download` repairs its cache"))  # fmt: skip
         return NotFoundError(Problem(code=code, message="no such file or folder", file=file, got=reason))
     if isinstance(error, PermissionError):
-        return AccessError(Problem(code="SRC003", message="this user may not read the file", file=file, got=reason))
+        return AccessError(Problem(code="SRC003", message="this user may not read the file", file=file, got=reason,
+                                   hint="see who may with `ls -l`"))  # fmt: skip
     return SourceError(Problem(code="SRC006", message="the file cannot be read", file=file, got=reason))

@@ -28,18 +28,28 @@ class SkeletonSource:
         """Read a .skel file. Raises SourceError SRC006 if it cannot be read, HeaderError SRC009 if it is wrong."""
         name = id or str(path)
         try:
-            return cls(path.read_text(encoding="utf-8"), id=name)
-        except UnicodeDecodeError as error:
-            raise HeaderError(Problem(code="SRC009", message="the skeleton is not UTF-8 text", file=name,
-                                      got=f"{error.reason} at byte {error.start}")) from error  # fmt: skip
+            return cls._from_bytes(path.read_bytes(), name)
         except OSError as error:
             raise SourceError(Problem(code="SRC006", message="the skeleton cannot be read", file=name,
                                       got=error.strerror or str(error))) from error  # fmt: skip
 
     @classmethod
     def from_stdin(cls) -> SkeletonSource:
-        """Read a skeleton from standard input."""
-        return cls(sys.stdin.read(), id="-")
+        """Read a skeleton from standard input. Raises HeaderError SRC009 if it is wrong, or if nothing comes."""
+        return cls._from_bytes(sys.stdin.buffer.read() if sys.stdin is not None else b"", "-")
+
+    @classmethod
+    def _from_bytes(cls, raw: bytes, name: str) -> SkeletonSource:
+        hint = "`fp8load inspect SOURCE --skeleton` writes one"
+        try:
+            source = cls(raw.decode("utf-8"), id=name)
+        except UnicodeDecodeError as error:
+            raise HeaderError(Problem(code="SRC009", message="the skeleton is not UTF-8 text", file=name, hint=hint,
+                                      got=f"{error.reason} at byte {error.start}")) from error  # fmt: skip
+        if not source.index.tensors:  # a pipe whose other end failed; to call that sane would be wrong
+            raise HeaderError(Problem(code="SRC009", message="the skeleton has no tensor", file=name, hint=hint,
+                                      expected="a line for each tensor", got=f"{len(raw):,} bytes"))  # fmt: skip
+        return source
 
     def list(self) -> Mapping[str, int | None]:
         """The described files with the sizes that real ones would have."""
@@ -56,7 +66,7 @@ class SkeletonSource:
         """Always raises SourceError SRC010: there is no data."""
         raise SourceError(Problem(
             code="SRC010", message="a skeleton has no tensor data", file=file, got=f"a read of bytes {begin}..{end}",
-            expected="a command that answers from headers: inspect, verify --level headers, plan, diff",
+            expected="a command that answers from headers: inspect, verify --level headers, plan",
             hint=f"{self.info.id} describes a checkpoint; open the checkpoint itself"))  # fmt: skip
 
     def path(self, file: str) -> Path | None:  # noqa: ARG002 - the protocol's signature

@@ -79,7 +79,8 @@ def _local(path: Path, text: str, *, shadows_repo: bool = False) -> SourceSpec |
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:
         raise AccessError(Problem(code="SRC003", message="the path cannot be looked at", file=text,
-                                  got=error.strerror or str(error))) from error  # fmt: skip
+                                  got=error.strerror or str(error),
+                                  hint="see who may with `ls -l`")) from error  # fmt: skip
     if not exists:
         return None
     if is_folder:

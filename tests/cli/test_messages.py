@@ -167,3 +167,22 @@ def test_a_deleted_folder_is_no_obstacle(tmp_path):
 
 def test_vv_says_what_was_opened():
     assert b"fp8load.cli: opened" in shell("verify", CLEAN, "-vv").stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(b"", "has no tensor"), (b"\x00\xff\xfe", "is not UTF-8"), (b"# x\n", "no tensor")]
+)
+def test_a_pipe_that_brings_no_skeleton_is_not_called_sane(given, said):
+    environ = {"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "fp8load", "verify", "-"]
+    done = subprocess.run(command, input=given, capture_output=True, env=environ, cwd=ROOT, timeout=60, check=False)
+
+    assert done.returncode == 3
+    assert said in done.stderr.decode()
+    assert "--skeleton` writes one" in done.stderr.decode()
+
+
+def test_a_mistyped_option_is_an_envelope_where_the_environment_asks_for_json(run, monkeypatch):
+    monkeypatch.setenv("FP8LOAD_FORMAT", "json")
+
+    assert json.loads(run("inspect", CLEAN, "--tre").out)["code"] == "USE000"

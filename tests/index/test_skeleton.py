@@ -146,7 +146,7 @@ def test_a_skeleton_comes_from_standard_input(monkeypatch: pytest.MonkeyPatch) -
 
     from fp8load.source.spec import parse_source
 
-    monkeypatch.setattr("sys.stdin", io.StringIO(EXAMPLE))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(EXAMPLE.encode())))
     assert len(build_index(open_source(parse_source("-", stdin=True))).tensors) == 9
 
 

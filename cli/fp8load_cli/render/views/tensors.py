@@ -23,7 +23,7 @@ def tensors_document(report: InspectReport, *, sort: str | None) -> Document:
         tensors.sort(key=lambda tensor: natural_key(tensor.name))
     columns = (
         Column("tensor", cut=True), Column("dtype"), Column("shape"), Column("bytes", right=True, drop=1),
-        Column("file", cut=True, drop=3), Column("offset", right=True, drop=2),
+        Column("file", cut=True, drop=2), Column("offset", right=True, drop=3),
     )  # fmt: skip
     rows = tuple(
         (tensor.name, tensor.dtype, str(tensor.shape), size(tensor.nbytes), tensor.file, f"{tensor.begin:,}")

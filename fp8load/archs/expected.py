@@ -89,10 +89,10 @@ def arch_problems(model: Model, lowered: Lowered) -> Iterator[Problem]:
     yield from _kv(model, lowered)
 
 
-def _absent(name: str, shape: tuple[int, ...], model_type: str) -> Problem:
+def _absent(name: str, shape: tuple[int, ...]) -> Problem:
     return Problem(
         code="F8L109", message="a tensor that the configuration calls for is not there", tensor=name,
-        expected=f"{list(shape)}, by config.json of a {model_type}", got="no such tensor",
+        expected=f"{list(shape)}, by the sizes in config.json", got="no such tensor",
         hint="the export is incomplete, or config.json belongs to another model",
     )  # fmt: skip
 
@@ -120,7 +120,7 @@ def _tensor(lowered: Lowered, name: str, shape: tuple[int, ...], known: set[str]
     known.add(name)
     meta = _find(lowered, name)
     if meta is None:
-        yield _absent(name, shape, "model")
+        yield _absent(name, shape)
     else:
         yield from _shaped(meta, shape)
 
@@ -169,7 +169,7 @@ def _strangers(model: Model, lowered: Lowered, known: set[str], towers: tuple[st
         for role, meta in info.tensors.items()
         if role in (Role.WEIGHT, Role.BIAS)
     )
-    quantized = {name for name, info in lowered.modules.items() if info.scheme is not None}
+    quantized = {name for name, info in lowered.modules.items() if info.tensors[Role.WEIGHT].dtype.is_fp8}
     loose = (meta for name, meta in lowered.loose.items() if name.rpartition(".")[0] not in quantized)
     for meta in (*mains, *loose):
         if meta.name not in known and not (towers and meta.name.startswith(towers)):

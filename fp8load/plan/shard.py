@@ -46,7 +46,7 @@ def even_span(size: int, rank: Rank, *, unit: int = 1) -> Span:
     """An equal share of `size` elements, in whole units (a head's rows). Raises `UnevenSplitError`."""
     num_units, rest = divmod(size, unit)
     if rest or num_units % rank.tp_size:
-        of = f"{num_units} units of {unit}" if unit > 1 else f"{size}"
+        of = f"{num_units} heads of {unit}" if unit > 1 else f"{size}"
         raise UnevenSplitError(f"{of} do not divide over tp={rank.tp_size}")
     share = size // rank.tp_size
     return Span(rank.tp_rank * share, (rank.tp_rank + 1) * share)

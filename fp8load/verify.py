@@ -73,6 +73,9 @@ def _checked_level(level: Level) -> Level:
 
 
 def _checked_sizes(tp: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(tp, int):
+        raise UsageError(Problem(code="USE004", message="tensor-parallel sizes come as a sequence",
+                                 expected=f"tp=({tp},)", got=f"tp={tp}"))  # fmt: skip
     for size in tp:
         if size < 1:
             raise UsageError(Problem(code="USE004", message="a tensor-parallel size is not a number of ranks",

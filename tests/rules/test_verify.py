@@ -209,3 +209,10 @@ def test_scales_larger_than_a_read_are_measured_in_pieces(monkeypatch):
     report = checkpoint_of(BLOCK + QUANTIZED, {scale: float("nan")}).verify()
 
     assert only(report, "F8L701").got == "4 NaN, the first at [0, 0]"
+
+
+def test_one_size_instead_of_a_sequence_is_a_usage_error():
+    with pytest.raises(UsageError) as caught:
+        fp8load.open(SkeletonSource(LLAMA)).verify(tp=2)
+
+    assert caught.value.expected == "tp=(2,)"

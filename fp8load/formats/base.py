@@ -54,6 +54,7 @@ class CheckpointFormat:
     kv            how the KV cache is quantized, if it is
     ignore        the entries of the ignore list, as written
     covers        ignore entry and module name -> whether the entry, in this dialect, covers the module
+    may_cover     whether some reader of this dialect takes the entry to cover the module, although `covers` does not
     unknown_keys  keys that this version does not know; kept and reported
     unconverted   module shape -> why a tool of this format leaves such a weight unquantized although the
                   configuration claims it, or None
@@ -68,6 +69,7 @@ class CheckpointFormat:
     kv: KVScheme | None = None
     ignore: tuple[str, ...] = ()
     covers: Callable[[str, str], bool] = lambda entry, module: entry == module
+    may_cover: Callable[[str, str], bool] = lambda _entry, _module: False
     unknown_keys: tuple[str, ...] = ()
     unconverted: Callable[[tuple[int, ...]], str | None] = lambda _shape: None
     problems: tuple[Problem, ...] = ()

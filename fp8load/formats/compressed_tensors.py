@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from fp8load.dtypes import DType
 from fp8load.errors import ConfigError, Problem
@@ -83,7 +83,7 @@ class CompressedTensorsConfig(BaseModel):
     quant_method: str
     config_groups: dict[str, Group]
     format: str | None = None
-    ignore: list[str] = Field(default_factory=list)
+    ignore: list[str] | None = None
     kv_cache_scheme: Args | None = None
     quantization_status: str | None = None
     global_compression_ratio: float | None = None
@@ -111,7 +111,7 @@ def parse(located: Located) -> CheckpointFormat:
         )
         for name, group in config.config_groups.items()
     ]
-    ignored = first_cover(checked(config.ignore, located.place), exact_or_regex)
+    ignored = first_cover(checked(config.ignore or (), located.place), exact_or_regex)
 
     def claim(module: str) -> Claim:
         entry = ignored(module)
@@ -131,7 +131,7 @@ def parse(located: Located) -> CheckpointFormat:
         claim=claim,
         suffixes=SUFFIXES,
         kv=_kv(config.kv_cache_scheme, located),
-        ignore=tuple(config.ignore),
+        ignore=tuple(config.ignore or ()),
         covers=exact_or_regex,
         unknown_keys=tuple(_unknown(config)),
     )

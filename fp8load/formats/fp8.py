@@ -22,7 +22,7 @@ from fp8load.dtypes import DType
 from fp8load.errors import Problem
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located
 from fp8load.formats.document import validated
-from fp8load.formats.match import checked, component_run, exact_or_regex, first_cover
+from fp8load.formats.match import checked, component_run, exact_or_regex, first_cover, substring
 from fp8load.scheme import (
     Granularity,
     KVScheme,
@@ -88,10 +88,12 @@ def covers(entry: str, module: str) -> bool:
 
 def build(config: Fp8Config, located: Located, *, name: str) -> CheckpointFormat:
     """A format from the parsed keys; other dialects that write the same tensors (auto-round) build on it."""
-    listed = config.ignored_layers if config.ignored_layers is not None else config.modules_to_not_convert
+    # An empty list under one key does not hide the other's (vLLM reads them so).
+    listed = config.ignored_layers or config.modules_to_not_convert
+    explicit = config.ignored_layers is not None or config.modules_to_not_convert is not None
     ignore = checked(listed or (), located.place)
     find = first_cover(ignore, covers)
-    claimed = Claimed(scheme=_scheme(config), by=located.place, explicit=listed is not None)
+    claimed = Claimed(scheme=_scheme(config), by=located.place, explicit=explicit)
 
     def claim(module: str) -> Claim:
         entry = find(module)
@@ -107,6 +109,7 @@ def build(config: Fp8Config, located: Located, *, name: str) -> CheckpointFormat
         kv=kv if config.kv_cache_scheme == "static" else None,
         ignore=ignore,
         covers=covers,
+        may_cover=substring,
         unknown_keys=tuple(config.model_extra or ()),
         # transformers' own habit: other tools that build on this format quantize such weights too
         unconverted=lambda shape: _left_unconverted(config, shape) if name == NAME else None,

@@ -176,7 +176,8 @@ def _unquantized(
     explained = fmt.unconverted(weight.shape) if isinstance(claim, Claimed) else None
     ignored = isinstance(claim, Ignored)
     problems += [orphan(meta, weight, ignored=ignored, explained=explained) for meta in orphans.values()]
-    if isinstance(claim, Claimed) and not explained and (claim.explicit or orphans):
+    listed = not orphans and any(fmt.may_cover(entry, name) for entry in fmt.ignore)
+    if isinstance(claim, Claimed) and not explained and not listed and (claim.explicit or orphans):
         problems.append(not_quantized(weight, claim, with_scale=bool(orphans)))
     reason = explained or "the weight beside it is not quantized"
     return problems, dict.fromkeys(orphans, reason)

@@ -61,6 +61,14 @@ def glob_or_prefix(entry: str, module: str) -> bool:
     return fnmatch.fnmatchcase(module, entry) or module.startswith(f"{entry}.")
 
 
+def substring(entry: str, module: str) -> bool:
+    """How transformers reads an entry of the fp8 list, and vLLM one of ModelOpt's: "vision" covers "vision_tower".
+
+    Too wide to decide what is quantized ("gate" would cover "gate_proj"); enough to explain what is not.
+    """
+    return bool(entry) and entry in module
+
+
 _PLAIN = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from fp8load.dtypes import DType
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located
 from fp8load.formats.document import validated
-from fp8load.formats.match import first_cover, glob_or_prefix
+from fp8load.formats.match import first_cover, glob_or_prefix, substring
 from fp8load.scheme import KVScheme, LinearScheme, PerTensor, QuantSpec, Role
 
 NAME = "modelopt"
@@ -84,6 +84,7 @@ def parse(located: Located) -> CheckpointFormat:
         kv=KVScheme(dtype=DType.F8_E4M3, granularity=PerTensor(), static=True) if has_kv else None,
         ignore=ignore,
         covers=glob_or_prefix,
+        may_cover=substring,
         unknown_keys=tuple(config.model_extra or ()),
     )
 

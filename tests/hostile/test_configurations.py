@@ -119,3 +119,30 @@ def test_a_packed_tensor_of_an_unknown_model_is_loaded_as_its_bytes(shape, tmp_p
 
     assert model.tensors["table.packed"].numpy().tobytes() == data
     assert model["model.layers.0.mlp.down_proj"].scheme.suffix(Role.WEIGHT_SCALE) == "weight_scale_inv"
+
+
+@pytest.mark.parametrize("entry", ["vision", "model.vision_tow", "tower.layers.0.fc"])
+@pytest.mark.parametrize("lists", [{"ignored_layers": []}, {"ignored_layers": None}, {}])
+def test_an_ignore_entry_that_some_reader_takes_for_a_part_of_the_name_explains_an_unquantized_module(entry, lists):
+    config = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16], **lists}
+    config["modules_to_not_convert"] = ["lm_head", entry]
+    text = f"""config {json.dumps({"quantization_config": config})}
+model.layers.0.mlp.down_proj.weight F8_E4M3 [32, 32]
+model.layers.0.mlp.down_proj.weight_scale_inv F32 [2, 2]
+model.vision_tower.layers.0.fc1.weight BF16 [32, 32]
+lm_head.weight BF16 [32, 32]
+"""
+    assert open_skeleton(text).verify().ok
+    assert not open_skeleton(text.replace("vision_tower", "audio")).verify().ok
+
+
+def test_a_null_ignore_list_is_an_empty_one():
+    model = Llama()
+    text = (
+        model.skeleton()
+        .replace('"ignore": ["lm_head"]', '"ignore": null')
+        .replace("{model.embed_tokens,lm_head}", "model.embed_tokens")
+    )
+    report = open_skeleton(text + "\nlm_head.weight BF16 [50, 64]").verify()
+
+    assert {finding.code for finding in report.findings if finding.severity == "error"} == {"F8L302"}

@@ -169,7 +169,7 @@ def _strangers(model: Model, lowered: Lowered, known: set[str], towers: tuple[st
         for role, meta in info.tensors.items()
         if role in (Role.WEIGHT, Role.BIAS)
     )
-    quantized = {name for name, info in lowered.modules.items() if info.tensors[Role.WEIGHT].dtype.is_fp8}
+    quantized = {name for name, info in lowered.modules.items() if info.scheme is not None}
     loose = (meta for name, meta in lowered.loose.items() if name.rpartition(".")[0] not in quantized)
     for meta in (*mains, *loose):
         if meta.name not in known and not (towers and meta.name.startswith(towers)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fp8load.source.memory import MemorySource
 from oracle.catalog import FOLDER
 from oracle.damage import stored_of
 from oracle.rewrite import FILE, write_checkpoint, write_file
@@ -63,3 +64,26 @@ def test_the_same_tensors_written_again_are_loaded(planned):
     write_file(folder / FILE, stored_of(NAME))
 
     assert plan.load()
+
+
+class _Short(MemorySource):
+    """Gives one byte too few of every tensor: what a proxy that cuts a response does."""
+
+    cut = False
+
+    def read(self, file: str, begin: int, end: int) -> bytes:
+        return super().read(file, begin, end - 1 if self.cut else end)
+
+
+def test_a_source_that_gives_too_few_bytes_is_refused_by_file():
+    from fp8load.checkpoint import Checkpoint
+    from fp8load.errors import ChangedError
+    from fp8load.index.build import build_index
+
+    files = {path.name: path.read_bytes() for path in (FOLDER / NAME).iterdir() if path.is_file()}
+    source = _Short(files)
+    plan = Checkpoint(source, build_index(source)).plan()
+    source.cut = True
+
+    with pytest.raises(ChangedError, match=r"\.safetensors"):
+        plan.load()

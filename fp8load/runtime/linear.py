@@ -185,6 +185,12 @@ class ScaledLinear(torch.nn.Module):
                     expected=describe(param.dtype), got=describe(made.dtype),
                     hint="convert the rest of the model, or move it with .to(device) alone",
                 ))  # fmt: skip
+            if made.is_meta != param.is_meta:
+                raise UsageError(Problem(
+                    code="USE802", message="a typed parameter cannot move to or from the meta device",
+                    tensor=param.full_name, expected=str(param.device), got=str(made.device),
+                    hint="it would lose its data and its slots: make the layer where it shall be",
+                ))  # fmt: skip
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
         self._choice, self._prepared = None, None
         return self

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+import fp8load
 from fp8load.dtypes import DType
 from fp8load.errors import LoadError, PlanError, UsageError
 from fp8load.runtime.layers import QKVParallelLinear
 from fp8load.scheme import LinearScheme, PerBlock, PerGroup, PerTensor, PerToken, QuantSpec
+from oracle.catalog import FOLDER
 
 ROWS = {"q": 32, "k": 16, "v": 16}
 K = 32
@@ -146,3 +148,20 @@ def test_a_scheme_that_forgets_a_stored_scale_is_refused_before_a_layer_exists(o
 def test_a_rank_that_does_not_exist_is_refused_by_layer(rank):
     with pytest.raises(UsageError, match=r"layer\.qkv_proj"):
         _empty(SCHEMES["blocks"], **rank)
+
+
+def test_a_layer_keeps_its_data_and_its_slots_when_it_is_sent_to_the_meta_device(x_MK):
+    layer = _filled(SCHEMES["blocks"], 0)
+    before = layer(x_MK)
+
+    with pytest.raises(UsageError, match=r"layer\.qkv_proj"):
+        layer.to("meta")
+    assert torch.equal(layer(x_MK), before)
+
+
+def test_a_default_device_does_not_change_where_a_model_is_loaded():
+    with torch.device("meta"):
+        model = fp8load.load(FOLDER / "ct-llama128-fp8-static")
+
+    assert all(tensor.device.type == "cpu" for tensor in model.tensors.values())
+    assert all(torch.isfinite(layer.dequantize()).all() for layer in model.values())

@@ -47,12 +47,12 @@ class Checkpoint:
 
     @cached_property
     def _format(self) -> tuple[CheckpointFormat, tuple[Problem, ...]]:
-        for located in locate(self.index.configs):
-            try:
+        try:
+            for located in locate(self.index.configs):
                 return read_format(located), ()
-            except Fp8LoadError as error:
-                # Kept, not swallowed: verify reports it, and every other question raises it (`problems`).
-                return UNQUANTIZED, (error.problem,)
+        except Fp8LoadError as error:
+            # Kept, not swallowed: verify reports it, and every other question raises it (`problems`).
+            return UNQUANTIZED, (error.problem,)
         return UNQUANTIZED, ()
 
     @property
@@ -123,7 +123,7 @@ class Checkpoint:
         """
         try:
             rank = Rank(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UsageError(Problem(code="USE012", message=str(error))) from error
         raise_first(self.problems)
         try:

@@ -28,18 +28,23 @@ def format_modules() -> tuple[FormatModule, ...]:
 def locate(configs: Mapping[str, Mapping[str, Any]]) -> Iterator[Located]:
     """Every quantization configuration of a checkpoint, the one that counts first.
 
-    config.json counts before the files beside it, because transformers, vLLM and SGLang read it first.
+    config.json counts before the files beside it, because transformers, vLLM and SGLang read it first. Raises
+    `ConfigError` for one that is there and is no object.
     """
     config = configs.get("config.json", {})
-    for key in ("quantization_config", "compression_config"):
-        if isinstance(config.get(key), Mapping):
-            yield Located(place=f"config.json {key}", document=config[key])
     text = config.get("text_config")
-    if isinstance(text, Mapping) and isinstance(text.get("quantization_config"), Mapping):
-        yield Located(place="config.json text_config.quantization_config", document=text["quantization_config"])
-    for file in ("hf_quant_config.json", "quantization_config.json"):
-        if file in configs:
-            yield Located(place=file, document=configs[file])
+    candidates = [("config.json quantization_config", config.get("quantization_config")),
+                  ("config.json compression_config", config.get("compression_config"))]  # fmt: skip
+    if isinstance(text, Mapping):
+        candidates.append(("config.json text_config.quantization_config", text.get("quantization_config")))
+    candidates += [(file, configs.get(file)) for file in ("hf_quant_config.json", "quantization_config.json")]
+    for place, document in candidates:
+        if document is None:
+            continue
+        if not isinstance(document, Mapping):
+            raise ConfigError(Problem(code="F8L110", message="the quantization configuration is no object", file=place,
+                                      expected="a JSON object", got=repr(document)[:80]))  # fmt: skip
+        yield Located(place=place, document=document)
 
 
 def read_format(located: Located) -> CheckpointFormat:

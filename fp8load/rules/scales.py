@@ -67,7 +67,7 @@ class ScaleReader:
     def _measure(self, meta: TensorMeta) -> ScaleStats:
         stats = ScaleStats(meta)
         offset = 0
-        for data in self._chunks(meta):
+        for data in chunks(self._checkpoint, meta):
             values = decode(meta.dtype, data)
             # A NaN makes both comparisons false, so most tensors are done with two reductions.
             if not (values.min() > 0 and values.max() < float("inf")):
@@ -75,15 +75,17 @@ class ScaleReader:
             offset += values.size
         return stats
 
-    def _chunks(self, meta: TensorMeta) -> Iterator[bytes]:
-        for begin in range(meta.begin, meta.end, CHUNK):
-            end = min(begin + CHUNK, meta.end)
-            data = self._checkpoint.source.read(meta.file, begin, end)
-            if len(data) != end - begin:
-                raise NetworkError(Problem(code="SRC006", message="the file is shorter than its header said",
-                                           tensor=meta.name, file=meta.file, expected=f"{end - begin} bytes",
-                                           got=f"{len(data)} bytes"))  # fmt: skip
-            yield data
+
+def chunks(checkpoint: Checkpoint, meta: TensorMeta) -> Iterator[bytes]:
+    """One tensor's bytes, `CHUNK` at a time. Raises `NetworkError` where the file ends too early."""
+    for begin in range(meta.begin, meta.end, CHUNK):
+        end = min(begin + CHUNK, meta.end)
+        data = checkpoint.source.read(meta.file, begin, end)
+        if len(data) != end - begin:
+            raise NetworkError(Problem(code="SRC006", message="the file is shorter than its header said",
+                                       tensor=meta.name, file=meta.file, expected=f"{end - begin} bytes",
+                                       got=f"{len(data)} bytes"))  # fmt: skip
+        yield data
 
 
 def _add(stats: ScaleStats, values: NDArray[float32] | NDArray[float64], offset: int) -> ScaleStats:

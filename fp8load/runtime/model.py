@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from fp8load.errors import Problem, UnfilledSlotError
+from fp8load.errors import BackendError, Problem, UnfilledSlotError, UsageError
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.plan.plan import LayerSpec
 from fp8load.runtime.backend import choose, device_of
@@ -37,7 +37,20 @@ class LoadedModel(Mapping[str, ScaledLinear]):
         self._layers = layers
 
     def __getitem__(self, name: str) -> ScaledLinear:
-        return self._layers[name]
+        layer = self._layers.get(name)
+        if layer is None:
+            raise KeyError(self._where(name))
+        return layer
+
+    def _where(self, name: str) -> str:
+        """What to ask for instead of a name that is no quantized layer."""
+        if f"{name}.weight" in self.tensors:
+            return f"{name} is not quantized: model.tensors[{name + '.weight'!r}]"
+        copy = next(self.plan.copies_of(f"{name}.weight"), None)
+        if copy is not None:
+            spec = self.plan.params[copy.param]
+            return f"{name} is slot {copy.slot} of the fused layer {spec.module}"
+        return f"no quantized layer {name}; the first of {len(self)} is {next(iter(self._layers), 'none')}"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
@@ -60,7 +73,7 @@ class LoadedModel(Mapping[str, ScaledLinear]):
 
 def load_plan(plan: FusionPlan, *, device: str, backend: str | None, progress: Progress | None) -> LoadedModel:
     """Allocate, poison, read, seal, prepare. See `FusionPlan.load`."""
-    where = torch.device(device)
+    where = _device(device)
     _choose_early(plan, where, backend)
     storage = allocate(plan.params.values(), where)
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
@@ -77,6 +90,20 @@ def load_plan(plan: FusionPlan, *, device: str, backend: str | None, progress: P
         name: ScaledLinear.from_spec(plan.layers[name], params, backend=backend) for name, params in typed.items()
     }
     return LoadedModel(plan, layers, tensors)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """The device, if torch knows it and can use it here. Raises `UsageError` or `BackendError`."""
+    try:
+        where = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(Problem(code="USE013", message="torch knows no such device", expected="cpu, cuda, cuda:1, ...",
+                                 got=str(device))) from error  # fmt: skip
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        raise BackendError(Problem(code="BKD802", message="the device is not there", expected=f"{where}",
+                                   got=f"{torch.cuda.device_count()} CUDA devices, torch {torch.__version__}",
+                                   hint="`fp8load doctor` says what runs here; device=\"cpu\" always does"))  # fmt: skip
+    return where
 
 
 def _choose_early(plan: FusionPlan, where: torch.device, backend: str | None) -> None:

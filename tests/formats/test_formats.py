@@ -204,3 +204,9 @@ def test_config_json_counts_before_the_files_beside_it() -> None:
     assert [located.place for located in locate({"hf_quant_config.json": MODELOPT})] == ["hf_quant_config.json"]
     nested = {"config.json": {"text_config": {"quantization_config": FP8_BLOCK}}}
     assert [located.place for located in locate(nested)] == ["config.json text_config.quantization_config"]
+
+
+@pytest.mark.parametrize("document", [[1], "fp8", 3])
+def test_a_configuration_that_is_no_object_is_an_error_not_an_absence(document: Any) -> None:
+    with pytest.raises(ConfigError, match="no object"):
+        list(locate({"config.json": {"quantization_config": document}}))

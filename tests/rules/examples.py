@@ -50,8 +50,8 @@ def written(skeleton: str, values: Mapping[str, float]) -> dict[str, bytes]:
 
 
 def content(meta: TensorMeta, values: Mapping[str, float]) -> bytes:
-    """A tensor's bytes: zeros, but scales are full of one value (1 where none is given)."""
-    if "scale" not in meta.name.rpartition(".")[2]:
+    """A tensor's bytes: zeros, unless a value is given; scales are full of one value (1 where none is given)."""
+    if "scale" not in meta.name.rpartition(".")[2] and meta.name not in values:
         return bytes(meta.nbytes)
     return encoded(meta.dtype, values.get(meta.name, 1.0)) * meta.num_elements
 

@@ -89,3 +89,23 @@ def test_a_forced_backend_that_cannot_run_is_refused_before_a_byte_is_read() -> 
         plan.load(backend="torch_scaled_mm", progress=lambda done, total: read.append(done))
 
     assert read == []
+
+
+def test_a_name_that_is_no_layer_says_what_to_ask_for() -> None:
+    model = fp8load.load(FOLDER / "ct-llama128-fp8-static")
+
+    with pytest.raises(KeyError, match=r"slot up of the fused layer model\.layers\.0\.mlp\.gate_up_proj"):
+        model["model.layers.0.mlp.up_proj"]
+    with pytest.raises(KeyError, match=r"lm_head is not quantized: model\.tensors\['lm_head\.weight'\]"):
+        model["lm_head"]
+    with pytest.raises(KeyError, match="no quantized layer nonsense"):
+        model["nonsense"]
+    assert "nonsense" not in model
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99"])
+def test_a_device_that_is_not_there_is_an_error_of_this_library(device: str) -> None:
+    plan = fp8load.open(FOLDER / "ct-llama128-fp8-static").plan()
+
+    with pytest.raises(fp8load.Fp8LoadError, match=device):
+        plan.load(device=device)

@@ -123,6 +123,9 @@ def _tensor(lowered: Lowered, name: str, shape: tuple[int, ...], known: set[str]
         yield _absent(name, shape)
     else:
         yield from _shaped(meta, shape)
+        if len(shape) == 1 and not meta.dtype.is_wide_float:
+            yield contradiction("F8L105", meta, "a float of 16 bits or more: norms and biases have no scale",
+                                str(meta.dtype))  # fmt: skip
 
 
 def _embedding(lowered: Lowered, name: str) -> Iterator[Problem]:

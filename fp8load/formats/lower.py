@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from fp8load.dtypes import DType
 from fp8load.errors import Problem
 from fp8load.formats.base import CheckpointFormat, Claimed, Ignored
 from fp8load.formats.contradictions import (
@@ -41,6 +42,12 @@ class ModuleInfo(NamedTuple):
     name: str
     tensors: Mapping[Role, TensorMeta]
     scheme: LinearScheme | None
+
+    @property
+    def bias_dtype(self) -> DType | None:
+        """The dtype of its bias, None without one."""
+        bias = self.tensors.get(Role.BIAS)
+        return None if bias is None else bias.dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

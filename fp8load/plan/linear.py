@@ -75,10 +75,10 @@ def _kind(info: ModuleInfo) -> tuple[object, ...]:
     """What must be equal among members: suffixes on disk and scale dtypes may differ, they are widened alike."""
     scheme = info.scheme
     if scheme is None:
-        return (info.tensors[Role.WEIGHT].dtype, Role.BIAS in info.tensors)
+        return (info.tensors[Role.WEIGHT].dtype, info.bias_dtype)
     stored_input = scheme.input is not None and scheme.input.scale_dtype is not None
     return (scheme.weight.dtype, scheme.weight.granularity, scheme.input and scheme.input.granularity,
-            scheme.input_static, stored_input, Role.BIAS in info.tensors)  # fmt: skip
+            scheme.input_static, stored_input, info.bias_dtype)  # fmt: skip
 
 
 class Target(NamedTuple):

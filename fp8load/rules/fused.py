@@ -71,9 +71,9 @@ def kind(info: ModuleInfo) -> tuple[object, ...] | None:
     """
     scheme, weight = info.scheme, info.tensors[Role.WEIGHT]
     if scheme is None:
-        return None if not weight.dtype.is_wide_float else (weight.dtype, Role.BIAS in info.tensors)
+        return None if not weight.dtype.is_wide_float else (weight.dtype, info.bias_dtype)
     return (scheme.weight.dtype, scheme.weight.granularity, scheme.input and scheme.input.granularity,
-            scheme.input_static, Role.BIAS in info.tensors)  # fmt: skip
+            scheme.input_static, info.bias_dtype)  # fmt: skip
 
 
 def is_mixed(group: FusedGroup) -> bool:

@@ -146,3 +146,25 @@ def test_a_null_ignore_list_is_an_empty_one():
     report = open_skeleton(text + "\nlm_head.weight BF16 [50, 64]").verify()
 
     assert {finding.code for finding in report.findings if finding.severity == "error"} == {"F8L302"}
+
+
+@pytest.mark.parametrize("stored", ["F8_E4M3", "U8", "I32"])
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.self_attn.k_proj.bias"])
+def test_a_norm_or_bias_in_a_dtype_that_needs_a_scale_is_refused_by_name(name, stored):
+    text = Llama(bias=True, layers=1).skeleton().replace("{0..0}", "0")
+    ckpt = open_skeleton(text.replace(f"{name} BF16", f"{name} {stored}"))
+
+    assert_refused_by_both(ckpt, name)
+
+
+@pytest.mark.parametrize(("of_q", "of_k"), [("F32", "BF16"), ("BF16", "F32"), ("BF16", "F16")])
+def test_biases_of_different_dtypes_are_not_fused_and_never_called_a_bug(of_q, of_k):
+    text = Llama(bias=True, layers=1, extra={"hidden_act": "silu"}).skeleton().replace("{0..0}", "0")
+    for part, dtype in (("q", of_q), ("k", of_k)):
+        text = text.replace(f"{part}_proj.bias BF16", f"{part}_proj.bias {dtype}")
+    ckpt = open_skeleton(text)
+
+    assert "F8L306" in [finding.code for finding in ckpt.verify().findings]
+    with pytest.raises(Fp8LoadError, match=r"bias|q_proj") as caught:
+        ckpt.plan()
+    assert "bug" not in str(caught.value)

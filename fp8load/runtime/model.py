@@ -99,6 +99,10 @@ def _device(device: str | torch.device) -> torch.device:
     except (RuntimeError, TypeError) as error:
         raise UsageError(Problem(code="USE013", message="torch knows no such device", expected="cpu, cuda, cuda:1, ...",
                                  got=str(device))) from error  # fmt: skip
+    if where.type == "meta":
+        raise UsageError(Problem(code="USE013", message="nothing can be loaded to a device that holds no data",
+                                 expected="cpu, cuda, cuda:1, ...", got="meta",
+                                 hint="`Checkpoint.plan` says what a load would make, without memory"))  # fmt: skip
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         raise BackendError(Problem(code="BKD802", message="the device is not there", expected=f"{where}",
                                    got=f"{torch.cuda.device_count()} CUDA devices, torch {torch.__version__}",

@@ -165,3 +165,9 @@ def test_a_default_device_does_not_change_where_a_model_is_loaded():
 
     assert all(tensor.device.type == "cpu" for tensor in model.tensors.values())
     assert all(torch.isfinite(layer.dequantize()).all() for layer in model.values())
+
+
+def test_a_device_that_holds_no_data_is_refused_instead_of_sealed():
+    plan = fp8load.open(FOLDER / "ct-llama128-fp8-static").plan()
+    with pytest.raises(UsageError, match="meta"):
+        plan.load(device="meta")

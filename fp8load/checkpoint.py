@@ -64,7 +64,7 @@ class Checkpoint:
     def lowered(self) -> Lowered:
         """Every module with its scheme."""
         with quiet_gc():
-            return lower(self.index.tensors, self.format)
+            return lower(self.index.tensors, self.format, known=self.arch is not None)
 
     @cached_property
     def arch(self) -> Arch | None:

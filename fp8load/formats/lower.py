@@ -68,8 +68,8 @@ class Lowered:
     problems: tuple[Problem, ...]
 
 
-def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
-    """Join tensors and claims."""
+def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, *, known: bool = True) -> Lowered:
+    """Join tensors and claims. `known`: the model's family is, which makes a single odd dtype a fault."""
     suffixes = {"weight": Role.WEIGHT, "bias": Role.BIAS, **fmt.suffixes}
     grouped: dict[str, dict[Role, TensorMeta]] = {}
     kv: dict[tuple[str, Role], TensorMeta] = {}
@@ -103,7 +103,9 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat) -> Lowered:
             unused[roles.pop(role).name] = reason
         modules[base] = ModuleInfo(base, roles, scheme)
     problems.extend(_without_role(modules, loose))
-    problems.extend(mixed_dtypes(tensors, lambda name: _is_scale(suffixes.get(name.rpartition(".")[2])), unused))
+    problems.extend(
+        mixed_dtypes(tensors, lambda name: _is_scale(suffixes.get(name.rpartition(".")[2])), unused, known=known)
+    )
     return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, problems=tuple(problems))
 
 

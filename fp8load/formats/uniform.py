@@ -19,12 +19,13 @@ _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 def mixed_dtypes(
-    tensors: Mapping[str, TensorMeta], is_scale: Callable[[str], bool], unused: Collection[str]
+    tensors: Mapping[str, TensorMeta], is_scale: Callable[[str], bool], unused: Collection[str], *, known: bool
 ) -> Iterator[Problem]:
     """A problem for each tensor whose dtype differs from its siblings'; for a tie, from the rest of the checkpoint's.
 
     A tensor without siblings (the final norm, the head) is compared with the dtypes that tensors of its kind (scale or
-    not) have elsewhere, so that a head in F32 is a fault only where nothing else is F32.
+    not) have elsewhere, so that a head in F32 is a fault only where nothing else is F32; and only in a `known` family,
+    whose list of tensors says that nothing single in it has a reason to be different.
     """
     families: dict[str, list[TensorMeta]] = defaultdict(list)
     for name, meta in tensors.items():
@@ -37,7 +38,7 @@ def mixed_dtypes(
     for family, members in families.items():
         common = overall[kinds[family]]
         counts = Counter(meta.dtype for meta in members)
-        if len(members) == 1 and (common[members[0].dtype] > 1 or common.total() < 3):
+        if len(members) == 1 and (not known or common[members[0].dtype] > 1 or common.total() < 3):
             continue
         if len(members) > 1 and len(counts) == 1:
             continue

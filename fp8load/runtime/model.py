@@ -104,9 +104,9 @@ def _device(device: str | torch.device) -> torch.device:
                                  expected="cpu, cuda, cuda:1, ...", got="meta",
                                  hint="`Checkpoint.plan` says what a load would make, without memory"))  # fmt: skip
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-        raise BackendError(Problem(code="BKD802", message="the device is not there", expected=f"{where}",
-                                   got=f"{torch.cuda.device_count()} CUDA devices, torch {torch.__version__}",
-                                   hint="`fp8load doctor` says what runs here; device=\"cpu\" always does"))  # fmt: skip
+        found = f"{torch.cuda.device_count()} CUDA devices, torch {torch.__version__}"
+        raise BackendError(Problem(code="BKD802", message="the device is not there", expected=str(where), got=found,
+                                   hint="`fp8load doctor` says what runs here; the CPU always does"))  # fmt: skip
     return where
 
 

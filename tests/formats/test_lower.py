@@ -145,6 +145,13 @@ def test_norms_in_another_dtype_than_the_rest_are_a_choice() -> None:
     assert edited(CHANNEL, *(f"= {name} F32 [64]" for name in [*norms, "model.norm.weight"])) == ()
 
 
+def test_a_single_tensor_of_another_dtype_is_no_fault_in_a_family_that_is_not_known() -> None:
+    unknown = CHANNEL.but(extra={"model_type": "nobody_knows"})
+
+    assert edited(unknown, "= model.norm.weight F32 [64]") == ()
+    assert edited(unknown, "= model.layers.1.input_layernorm.weight F16 [64]") != ()
+
+
 def test_a_scale_whose_weight_is_gone() -> None:
     problems = edited(CHANNEL, f"- {UP}.weight")
 

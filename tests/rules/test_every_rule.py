@@ -43,7 +43,7 @@ def test_a_problem_says_what_where_expected_and_got(rule, example):
 
 @pytest.mark.parametrize(("rule", "example"), [param for param in EXAMPLES if param.values[1].count])
 def test_the_report_has_the_finding_of_an_example_that_fires(rule, example):
-    report = checkpoint_of(example.skeleton, example.values, example.files).verify("scales", tp=example.tp)
+    report = checkpoint_of(example.skeleton, example.values, example.files).verify("weights", tp=example.tp)
     found = [finding for finding in report.findings if finding.code == rule.code]
 
     assert sum(finding.count for finding in found) == example.count

@@ -43,7 +43,7 @@ def open(source: str | Path | Source) -> Checkpoint:
     return Checkpoint(opened, build_index(opened))
 
 
-def load(
+def load(  # noqa: PLR0913 - the options of open, plan and load, by name
     source: str | Path | Source,
     *,
     device: str = "cpu",
@@ -52,9 +52,10 @@ def load(
     ep_rank: int = 0,
     ep_size: int = 1,
     backend: str | None = None,
+    requantize: str | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Open, plan and load one rank: `open(source).plan(...).load(...)`, with their errors."""
     with open(source) as checkpoint:
         plan = checkpoint.plan(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size)
-        return plan.load(device=device, backend=backend, progress=progress)
+        return plan.load(device=device, backend=backend, requantize=requantize, progress=progress)

@@ -118,16 +118,18 @@ class FusionPlan:
         *,
         device: str = "cpu",
         backend: str | None = None,
+        requantize: str | None = None,
         progress: Progress | None = None,
     ) -> LoadedModel:
         """Read every planned byte into its parameter, seal, and prepare the layers.
 
-        `backend` forces one kernel backend for every layer or raises `BackendError`; None chooses. Raises
+        `backend` forces one kernel backend for every layer or raises `BackendError`; None chooses. `requantize="max"`
+        gives all parts of a fused per-tensor layer one scale, which is lossy; by default each keeps its own. Raises
         `UnfilledSlotError` when a slot stayed unwritten or a scale is not finite, `ChangedError` when a file changed.
         """
         from fp8load.runtime.model import load_plan
 
-        return load_plan(self, device=device, backend=backend, progress=progress)
+        return load_plan(self, device=device, backend=backend, requantize=requantize, progress=progress)
 
     def __repr__(self) -> str:
         return (

@@ -16,6 +16,7 @@ from fp8load.runtime.layers import ScaledLinear
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.parameters import TypedParameter, make_parameter
 from fp8load.runtime.place import place
+from fp8load.runtime.requantize import checked, requantize_to_max_
 from fp8load.runtime.seal import seal
 from fp8load.runtime.segments import segments
 from fp8load.scheme import LinearScheme, Role
@@ -71,9 +72,11 @@ class LoadedModel(Mapping[str, ScaledLinear]):
         return f"LoadedModel({self.plan.rank}: {len(self)} quantized layers, {len(self.tensors)} other tensors)"
 
 
-def load_plan(plan: FusionPlan, *, device: str, backend: str | None, progress: Progress | None) -> LoadedModel:
+def load_plan(
+    plan: FusionPlan, *, device: str, backend: str | None, requantize: str | None, progress: Progress | None
+) -> LoadedModel:
     """Allocate, poison, read, seal, prepare. See `FusionPlan.load`."""
-    where = _device(device)
+    where, to = _device(device), checked(requantize)
     _choose_early(plan, where, backend)
     storage = allocate(plan.params.values(), where)
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
@@ -89,6 +92,9 @@ def load_plan(plan: FusionPlan, *, device: str, backend: str | None, progress: P
     layers = {
         name: ScaledLinear.from_spec(plan.layers[name], params, backend=backend) for name, params in typed.items()
     }
+    if to == "max":
+        for layer in layers.values():
+            requantize_to_max_(layer)
     return LoadedModel(plan, layers, tensors)
 
 

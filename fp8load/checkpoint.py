@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
@@ -17,7 +17,7 @@ from fp8load.formats.locate import locate, read_format
 from fp8load.formats.lower import Lowered, lower
 from fp8load.formats.unquantized import UNQUANTIZED
 from fp8load.fusion import FusionPlan
-from fp8load.index.index import Index
+from fp8load.index.index import Index, TensorMeta
 from fp8load.index.quiet_gc import quiet_gc
 from fp8load.plan.build import build
 from fp8load.plan.linear import SplitError
@@ -65,6 +65,12 @@ class Checkpoint:
         """Every module with its scheme."""
         with quiet_gc():
             return lower(self.index.tensors, self.format, known=self.arch is not None)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorMeta]:
+        """Every tensor as what it holds: the index's, but F4 [N, K] where the header says U8 [N, K/2]."""
+        logical = self.lowered.logical
+        return {**self.index.tensors, **logical} if logical else self.index.tensors
 
     @cached_property
     def arch(self) -> Arch | None:
@@ -134,7 +140,7 @@ class Checkpoint:
             hint = f"tp sizes that work for every layer: {sizes}"
             raise PlanError(replace(error.problem, hint=hint)) from error
         with quiet_gc():
-            num_elements = prove(layout, self.index.tensors)
+            num_elements = prove(layout, self.tensors)
         return FusionPlan(
             source=self.source,
             index=self.index,
@@ -142,6 +148,7 @@ class Checkpoint:
             num_elements=num_elements,
             digest=self.index.digest(),
             arch=self.arch.name if self.arch else None,
+            tensors=self.tensors,
         )
 
     def dequantize(self, module: str) -> torch.Tensor:

@@ -27,7 +27,8 @@ class FusionPlan:
     """Which parameters one rank makes and which bytes of which file fill each of their elements.
 
     Proved when it was made: `num_elements` elements, each written exactly once. `digest` identifies the headers that
-    the plan was made from; `load` refuses files that changed since.
+    the plan was made from; `load` refuses files that changed since. `tensors` are the index's, as what they hold: F4
+    [N, K] where the header says U8 [N, K/2].
     """
 
     source: Source
@@ -36,6 +37,7 @@ class FusionPlan:
     num_elements: int
     digest: str
     arch: str | None
+    tensors: Mapping[str, TensorMeta]
 
     @property
     def rank(self) -> Rank:
@@ -71,7 +73,7 @@ class FusionPlan:
     def nbytes_read(self) -> int:
         """Bytes of the files that this rank keeps; a box that is read for several slots counts once."""
         boxes = {(copy.source, copy.src) for copy in self.copies}
-        return sum(src.num_elements * BITS[self.index.tensors[source].dtype] // 8 for source, src in boxes)
+        return sum(src.num_elements * BITS[self.tensors[source].dtype] // 8 for source, src in boxes)
 
     def copies_of(self, tensor: str) -> Iterator[Copy]:
         """The copies that read `tensor`."""
@@ -79,7 +81,7 @@ class FusionPlan:
 
     def explain(self, tensor: str) -> str:
         """One tensor followed from disk to its parameter. Raises `UsageError` for a name the checkpoint lacks."""
-        meta = self.index.tensors.get(tensor)
+        meta = self.tensors.get(tensor)
         if meta is None:
             raise UsageError(Problem(code="USE010", message="no such tensor in the checkpoint", tensor=tensor,
                                      hint=self._near(tensor)))  # fmt: skip

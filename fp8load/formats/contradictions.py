@@ -105,9 +105,11 @@ def accepted_shapes(scheme: LinearScheme, shape: tuple[int, ...]) -> tuple[tuple
 
 
 def scale_faults(scale: TensorMeta, weight: TensorMeta, template: LinearScheme) -> Iterator[Problem]:
-    """Dtype and shape of a weight's scale."""
-    if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
-        yield contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))
+    """Dtype and shape of a weight's scale. The template's scale dtype is one that the format fixes, if any."""
+    fixed = template.weight.scale_dtype
+    fits = scale.dtype is fixed if fixed is not None else scale.dtype.is_wide_float and scale.dtype is not DType.F64
+    if not fits:
+        yield contradiction("F8L105", scale, str(fixed) if fixed is not None else "F32, BF16 or F16", str(scale.dtype))
     accepted = accepted_shapes(template, weight.shape)
     if scale.shape not in accepted:
         blocks = template.weight.granularity
@@ -119,19 +121,24 @@ def scale_faults(scale: TensorMeta, weight: TensorMeta, template: LinearScheme) 
         )  # fmt: skip
 
 
-def input_faults(weight: TensorMeta, scale: TensorMeta | None, template: LinearScheme, name: str) -> Iterator[Problem]:
-    """A static scheme's input scale: there, one number, a float. `name` is what a missing one would be called."""
-    if not template.input_static:
-        return
+_MISSING = {
+    Role.INPUT_SCALE: ("F8L204", "a static input scale is missing"),
+    Role.INPUT_GLOBAL_SCALE: ("F8L204", "the global scale of the input is missing"),
+    Role.WEIGHT_GLOBAL_SCALE: ("F8L205", "the global scale of the weight is missing"),
+}
+
+
+def scalar_faults(role: Role, weight: TensorMeta, scale: TensorMeta | None, name: str) -> Iterator[Problem]:
+    """A scale that is one number: there, of one element, a float. `name` is what a missing one would be called."""
     if scale is None:
+        code, message = _MISSING[role]
         yield Problem(
-            code="F8L204", message="a static input scale is missing", tensor=name, file=weight.file,
-            expected=f"[1] for {weight.name}", got="no such tensor",
-            hint="not calibrated? engines would read an arbitrary value; calibrate it, or declare dynamic activations",
+            code=code, message=message, tensor=name, file=weight.file, expected=f"[1] for {weight.name}",
+            got="no such tensor", hint="not calibrated, or lost? engines would read an arbitrary value: export it again",
         )  # fmt: skip
         return
     if scale.shape not in ((), (1,), (1, 1)):
-        yield Problem(code="F8L501", message="an input scale is not one number", tensor=scale.name, file=scale.file,
+        yield Problem(code="F8L501", message=f"the {role} is not one number", tensor=scale.name, file=scale.file,
                       expected="[1]", got=str(list(scale.shape)))  # fmt: skip
     if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
         yield contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))

@@ -14,7 +14,9 @@ from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import CheckpointFormat, FormatModule, Located
 from fp8load.plugins import plugins
 
-_HELPERS = frozenset({"base", "contradictions", "document", "locate", "lower", "match", "unquantized", "uniform"})
+_HELPERS = frozenset(
+    {"base", "contradictions", "document", "locate", "logical", "lower", "match", "unquantized", "uniform"}
+)
 
 
 @cache

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from fp8load.dtypes import DType
+from fp8load.dtypes import DType
 from fp8load.errors import Problem
-from fp8load.formats.base import CheckpointFormat, Claimed, Ignored
+from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored
 from fp8load.formats.contradictions import (
     contradiction,
-    input_faults,
     kv_faults,
     no_role,
     no_scale,
@@ -23,10 +23,12 @@ from fp8load.formats.contradictions import (
     not_quantized,
     orphan,
     quantized_without_claim,
+    scalar_faults,
     scale_faults,
     stray_input_scale,
     twice,
 )
+from fp8load.formats.logical import logical_tensors
 from fp8load.formats.match import is_embedding
 from fp8load.formats.uniform import mixed_dtypes
 from fp8load.index.index import TensorMeta
@@ -58,6 +60,7 @@ class Lowered:
     kv        (attention module, role) -> its stored KV scale, under one spelling
     loose     tensors that are no module's weight, bias or scale
     unused    tensors that are left out, with the reason
+    logical   tensors whose header does not say what they hold (packed bytes), as what they are
     problems  where claims and tensors disagree
     """
 
@@ -65,6 +68,7 @@ class Lowered:
     kv: Mapping[tuple[str, Role], TensorMeta]
     loose: Mapping[str, TensorMeta]
     unused: Mapping[str, str]
+    logical: Mapping[str, TensorMeta]
     problems: tuple[Problem, ...]
 
 
@@ -91,13 +95,19 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, *, known: bo
             roles[role] = meta
     modules: dict[str, ModuleInfo] = {}
     unused: dict[str, str] = {}
+    logical: dict[str, TensorMeta] = {}
     cache: _Cache = {}
     spelling = _spelling(grouped.values(), fmt)
     for base, roles in grouped.items():
         if Role.WEIGHT not in roles:
             problems.extend(_without_weight(base, roles, loose))
             continue
-        scheme, faults, left_out = _lower_module(base, roles, fmt, cache, spelling)
+        claim = fmt.claim(base)
+        if isinstance(claim, Claimed):
+            changed = logical_tensors(roles, claim.scheme)
+            roles.update(changed)
+            logical.update((meta.name, meta) for meta in changed.values())
+        scheme, faults, left_out = _lower_module(base, roles, fmt, claim, cache, spelling)
         problems.extend(faults)
         for role, reason in left_out.items():
             unused[roles.pop(role).name] = reason
@@ -106,7 +116,7 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, *, known: bo
     problems.extend(
         mixed_dtypes(tensors, lambda name: _is_scale(suffixes.get(name.rpartition(".")[2])), unused, known=known)
     )
-    return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, problems=tuple(problems))
+    return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, logical=logical, problems=tuple(problems))
 
 
 def _is_scale(role: Role | None) -> bool:
@@ -123,7 +133,7 @@ def _spelling(grouped: Iterable[Mapping[Role, TensorMeta]], fmt: CheckpointForma
     """What a missing scale would be called: as this checkpoint's first one, else by the format's first suffix."""
     spelling = {role: role.value for role in Role}
     spelling |= {role: suffix for suffix, role in reversed([*fmt.suffixes.items()])}
-    wanted = {Role.WEIGHT_SCALE, Role.INPUT_SCALE}
+    wanted = {Role.WEIGHT_SCALE, Role.INPUT_SCALE, Role.WEIGHT_GLOBAL_SCALE, Role.INPUT_GLOBAL_SCALE}
     for roles in grouped:
         for role in wanted & roles.keys():
             spelling[role] = roles[role].name.rpartition(".")[2]
@@ -155,25 +165,29 @@ _Lowering = tuple[LinearScheme | None, list[Problem], dict[Role, str]]
 
 
 def _lower_module(
-    name: str, roles: Mapping[Role, TensorMeta], fmt: CheckpointFormat, cache: _Cache, spelling: Mapping[Role, str]
+    name: str,
+    roles: Mapping[Role, TensorMeta],
+    fmt: CheckpointFormat,
+    claim: Claim,
+    cache: _Cache,
+    spelling: Mapping[Role, str],
 ) -> _Lowering:
     """One module: its scheme, what is wrong, and which of its tensors are left out and why."""
     weight = roles[Role.WEIGHT]
     if weight.dtype.is_wide_float:
-        return None, *_unquantized(name, roles, fmt)
-    if not weight.dtype.is_fp8:
-        # Integers and packed bytes: no format of this version stores weights in them.
+        return None, *_unquantized(name, roles, fmt, claim)
+    if not weight.dtype.is_fp8 and weight.dtype is not DType.F4:
+        # Integers and bytes that the configuration does not explain.
         fault = Problem(code="F8L105", message="the weight's dtype belongs to no known scheme", tensor=weight.name,
-                        file=weight.file, expected="a float of 8 bits or more", got=str(weight))  # fmt: skip
+                        file=weight.file, expected="a float", got=str(weight))  # fmt: skip
         return None, [fault] if len(weight.shape) == 2 else [], {}
-    claim = fmt.claim(name)
     if not isinstance(claim, Claimed):
         return None, [quantized_without_claim(weight, fmt, claim)], {}
     return _quantized(roles, claim.scheme, cache, spelling)
 
 
 def _unquantized(
-    name: str, roles: Mapping[Role, TensorMeta], fmt: CheckpointFormat
+    name: str, roles: Mapping[Role, TensorMeta], fmt: CheckpointFormat, claim: Claim
 ) -> tuple[list[Problem], dict[Role, str]]:
     """A weight of 16 bits or more: scales beside it are orphans; a claim that lists it explicitly is contradicted."""
     weight = roles[Role.WEIGHT]
@@ -181,7 +195,6 @@ def _unquantized(
     problems: list[Problem] = []
     if not orphans and (len(weight.shape) != 2 or is_embedding(name)):
         return problems, {}
-    claim = fmt.claim(name)
     explained = fmt.unconverted(weight.shape) if isinstance(claim, Claimed) else None
     ignored = isinstance(claim, Ignored)
     problems += [orphan(meta, weight, ignored=ignored, explained=explained) for meta in orphans.values()]
@@ -195,12 +208,12 @@ def _unquantized(
 def _quantized(
     roles: Mapping[Role, TensorMeta], template: LinearScheme, cache: _Cache, spelling: Mapping[Role, str]
 ) -> _Lowering:
-    """An FP8 weight that the configuration claims: dtype, scale and input scale against the template.
+    """A quantized weight that the configuration claims: dtype and scales against the template.
 
     Modules that are alike but for their names share the verdict "nothing wrong", and their scheme.
     """
     weight = roles[Role.WEIGHT]
-    cut = len(weight.name) - len("weight")
+    cut = weight.name.rfind(".") + 1
     alike = (id(template), *[(role, meta.dtype, meta.shape, meta.name[cut:]) for role, meta in roles.items()])
     clean = cache.get(alike)
     if clean is not None:
@@ -216,33 +229,46 @@ def _quantized(
         problems.append(no_scale(weight, template, _beside(weight, spelling[Role.WEIGHT_SCALE])))
         return None, problems, {}
     problems.extend(scale_faults(scale, weight, template))
-    left_out = {role: f"no role in {template}" for role in roles if role not in _USED}
-    stray = Role.INPUT_SCALE in roles and not template.input_static
-    if stray:
+    used = _used(template)
+    left_out = {role: f"no role in {template}" for role in roles if role not in used}
+    if Role.INPUT_SCALE in left_out:
         left_out[Role.INPUT_SCALE] = "activations are quantized dynamically, a stored input scale has no use"
         problems.append(stray_input_scale(roles[Role.INPUT_SCALE]))
-    input_scale = None if stray else roles.get(Role.INPUT_SCALE)
-    problems.extend(input_faults(weight, input_scale, template, _beside(weight, spelling[Role.INPUT_SCALE])))
-    suffixes = tuple((role, meta.name.rpartition(".")[2]) for role, meta in roles.items() if role not in left_out)
-    scheme = _filled(template, scale, input_scale, suffixes)
+    for role in used - {Role.WEIGHT, Role.WEIGHT_SCALE, Role.BIAS}:
+        problems.extend(scalar_faults(role, weight, roles.get(role), _beside(weight, spelling[role])))
+    kept = {role: meta for role, meta in roles.items() if role not in left_out}
+    scheme = _filled(template, kept)
     if not problems and not left_out:
         cache[alike] = scheme
     return scheme, problems, left_out
 
 
-_USED = frozenset({Role.WEIGHT, Role.WEIGHT_SCALE, Role.INPUT_SCALE, Role.BIAS})
+def _used(template: LinearScheme) -> set[Role]:
+    """The roles that a scheme has; all but the bias are needed."""
+    used = {Role.WEIGHT, Role.WEIGHT_SCALE, Role.BIAS}
+    if template.input_static:
+        used.add(Role.INPUT_SCALE)
+    if template.second_level is not None:
+        used.add(Role.WEIGHT_GLOBAL_SCALE)
+    if template.input_global is not None:
+        used.add(Role.INPUT_GLOBAL_SCALE)
+    return used
 
 
 def _beside(weight: TensorMeta, suffix: str) -> str:
     return f"{weight.name.rpartition('.')[0]}.{suffix}"
 
 
-def _filled(
-    template: LinearScheme, scale: TensorMeta, input_scale: TensorMeta | None, suffixes: tuple[tuple[Role, str], ...]
-) -> LinearScheme:
-    """The template with the dtypes that the tensors have."""
-    activation = template.input
-    if activation is not None and input_scale is not None:
-        activation = replace(activation, scale_dtype=input_scale.dtype)
-    weight = replace(template.weight, scale_dtype=scale.dtype)
-    return replace(template, weight=weight, input=activation, suffixes=suffixes)
+def _filled(template: LinearScheme, roles: Mapping[Role, TensorMeta]) -> LinearScheme:
+    """The template with the dtypes and the suffixes that the tensors have."""
+    activation, second, input_global = template.input, template.second_level, template.input_global
+    if activation is not None and Role.INPUT_SCALE in roles:
+        activation = replace(activation, scale_dtype=roles[Role.INPUT_SCALE].dtype)
+    if second is not None and Role.WEIGHT_GLOBAL_SCALE in roles:
+        second = replace(second, dtype=roles[Role.WEIGHT_GLOBAL_SCALE].dtype)
+    if input_global is not None and Role.INPUT_GLOBAL_SCALE in roles:
+        input_global = replace(input_global, dtype=roles[Role.INPUT_GLOBAL_SCALE].dtype)
+    weight = replace(template.weight, scale_dtype=roles[Role.WEIGHT_SCALE].dtype)
+    suffixes = tuple((role, meta.name.rpartition(".")[2]) for role, meta in roles.items())
+    return replace(template, weight=weight, input=activation, second_level=second, input_global=input_global,
+                   suffixes=suffixes)  # fmt: skip

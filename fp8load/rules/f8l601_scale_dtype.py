@@ -20,7 +20,7 @@ def check(context: Context) -> Iterator[Problem]:
     odd = list(context.problems("F8L601"))
     yield from odd
     said = {problem.tensor for problem in odd}
-    tensors = context.checkpoint.index.tensors
+    tensors = context.checkpoint.tensors
     for name in dict.fromkeys(scale_names(context.checkpoint)):
         meta = tensors[name]
         if meta.dtype in (DType.BF16, DType.F16) and name not in said:

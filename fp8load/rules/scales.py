@@ -49,7 +49,7 @@ class ScaleReader:
 
     def metas(self) -> list[TensorMeta]:
         """Scales that hold floats, in the order of their bytes."""
-        tensors = self._checkpoint.index.tensors
+        tensors = self._checkpoint.tensors
         metas = (tensors[name] for name in dict.fromkeys(scale_names(self._checkpoint)))
         wanted = (meta for meta in metas if meta.dtype.is_wide_float or meta.dtype.name.startswith("F8_"))
         return sorted(wanted, key=lambda meta: (meta.file, meta.begin))

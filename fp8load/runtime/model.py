@@ -82,7 +82,7 @@ def load_plan(
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
     tensors = {name: storage[name] for name, spec in plan.params.items() if spec.module not in typed}
     kv = {name for name in tensors if plan.params[name].role in _KV}
-    execute(plan, segments(iter(plan.copies), plan.index.tensors, storage), progress)
+    execute(plan, segments(iter(plan.copies), plan.tensors, storage), progress)
     by_name = {param.full_name: param for params in typed.values() for param in params.values()}
     for copy in plan.copies:
         if copy.param in by_name:

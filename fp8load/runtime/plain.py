@@ -11,7 +11,7 @@ from fp8load.errors import ChangedError, Problem, UsageError
 from fp8load.formats.lower import ModuleInfo
 from fp8load.index.index import TensorMeta
 from fp8load.runtime.dequantize import dequantize
-from fp8load.runtime.dtypes import torch_dtype
+from fp8load.runtime.dtypes import stored_shape, torch_dtype
 from fp8load.scheme import Role
 
 if TYPE_CHECKING:
@@ -24,9 +24,10 @@ def read_tensor(checkpoint: Checkpoint, meta: TensorMeta) -> torch.Tensor:
     if len(data) != meta.nbytes:
         raise ChangedError(Problem(code="FILL710", message="the file changed after it was opened", tensor=meta.name,
                                    file=meta.file, expected=f"{meta.nbytes} bytes", got=str(len(data))))  # fmt: skip
+    shape = stored_shape(meta.dtype, meta.shape)
     if not data:
-        return torch.empty(meta.shape, dtype=torch_dtype(meta.dtype))
-    return torch.frombuffer(bytearray(data), dtype=torch_dtype(meta.dtype)).reshape(meta.shape)
+        return torch.empty(shape, dtype=torch_dtype(meta.dtype))
+    return torch.frombuffer(bytearray(data), dtype=torch_dtype(meta.dtype)).reshape(shape)
 
 
 def dequantize_module(checkpoint: Checkpoint, module: str) -> torch.Tensor:
@@ -44,15 +45,24 @@ def _weight(checkpoint: Checkpoint, info: ModuleInfo) -> torch.Tensor:
     if info.scheme is None:
         return weight.float()
     scale = read_tensor(checkpoint, info.tensors[Role.WEIGHT_SCALE])
-    return dequantize(weight, scale, info.scheme.weight.granularity, dtype=info.scheme.weight.dtype,
-                      storage=info.scheme.storage, scale_dtype=info.scheme.weight.scale_dtype)  # fmt: skip
+    scheme, second = info.scheme, info.tensors.get(Role.WEIGHT_GLOBAL_SCALE)
+    return dequantize(
+        weight,
+        scale,
+        scheme.weight.granularity,
+        dtype=scheme.weight.dtype,
+        storage=scheme.storage,
+        scale_dtype=scheme.weight.scale_dtype,
+        global_scale=None if second is None else read_tensor(checkpoint, second),
+        divides=scheme.second_level is not None and scheme.second_level.divides,
+    )
 
 
 def plain_tensors(checkpoint: Checkpoint, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
     """See `Checkpoint.plain_tensors`. Memory: one tensor at a time."""
     wanted = torch.float32 if dtype is None else dtype
     for info in checkpoint.lowered.modules.values():
-        yield info.tensors[Role.WEIGHT].name, _weight(checkpoint, info).to(wanted)
+        yield f"{info.name}.{Role.WEIGHT}", _weight(checkpoint, info).to(wanted)
         bias = info.tensors.get(Role.BIAS)
         if bias is not None:
             yield bias.name, read_tensor(checkpoint, bias).float().to(wanted)

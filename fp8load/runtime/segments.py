@@ -97,7 +97,13 @@ def segments(
 
 def _whole_rows(copy: Copy, meta: TensorMeta, target: torch.Tensor) -> bool:
     """Whether a copy is one range of bytes on both sides: everything but the first axis is whole."""
-    return meta.dtype.bits >= 8 and copy.src.shape[1:] == meta.shape[1:] and copy.dst.shape[1:] == target.shape[1:]
+    in_memory = stored_shape(meta.dtype, copy.dst.shape)[1:]
+    return _byte_rows(meta) and copy.src.shape[1:] == meta.shape[1:] and in_memory == target.shape[1:]
+
+
+def _byte_rows(meta: TensorMeta) -> bool:
+    """Whether a step along the first axis is whole bytes: always, but for a scalar of a packed dtype."""
+    return meta.dtype.bits >= 8 or (len(meta.shape) > 1 and prod(meta.shape[1:]) * BITS[meta.dtype] % 8 == 0)
 
 
 def _row_nbytes(meta: TensorMeta) -> int:
@@ -117,8 +123,8 @@ def _direct(copy: Copy, meta: TensorMeta, target: torch.Tensor, memory: NDArray[
 
 
 def _staged(copy: Copy, meta: TensorMeta, target: torch.Tensor) -> Iterator[Staged]:
-    """Chunks of whole source rows. A scalar, a box whose shape differs on both sides, and packed ones are one chunk."""
-    if not meta.shape or copy.src.shape != copy.dst.shape or meta.dtype.bits < 8:
+    """Chunks of whole source rows. A scalar, and a box whose shape differs on both sides, is one chunk."""
+    if not meta.shape or copy.src.shape != copy.dst.shape or not _byte_rows(meta):
         yield Staged(meta.file, meta.begin, meta.end, meta, meta.shape, copy.src, target, copy.dst, copy.cast)
         return
     row_nbytes = _row_nbytes(meta)

@@ -1,0 +1,28 @@
+"""What a tensor holds, where a file cannot say it: two 4-bit floats in a byte of U8, exponents in a byte of U8.
+
+The header says U8 [N, K/2] and U8 [N, K/32]; the format says that these are F4 [N, K] and F8_E8M0 [N, K/32]. From here on
+only the logical dtype and shape count; the bytes stay where and what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fp8load.dtypes import DType
+from fp8load.index.index import TensorMeta
+from fp8load.scheme import LinearScheme, Role
+
+_BYTES = frozenset({DType.U8, DType.I8})
+
+
+def logical_tensors(roles: Mapping[Role, TensorMeta], template: LinearScheme) -> dict[Role, TensorMeta]:
+    """The tensors of a module that are something else than their headers say, as what they are."""
+    found: dict[Role, TensorMeta] = {}
+    weight, scale = roles[Role.WEIGHT], roles.get(Role.WEIGHT_SCALE)
+    per_byte = template.storage.elements_per_byte
+    if template.weight.dtype is DType.F4 and weight.dtype in _BYTES and weight.shape and per_byte == 2:
+        shape = (*weight.shape[:-1], weight.shape[-1] * per_byte)
+        found[Role.WEIGHT] = weight._replace(dtype=DType.F4, shape=shape)
+    if template.weight.scale_dtype is DType.F8_E8M0 and scale is not None and scale.dtype is DType.U8:
+        found[Role.WEIGHT_SCALE] = scale._replace(dtype=DType.F8_E8M0)
+    return found

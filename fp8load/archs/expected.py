@@ -116,12 +116,16 @@ def _find(lowered: Lowered, name: str) -> TensorMeta | None:
     return lowered.loose.get(name)
 
 
-def _tensor(lowered: Lowered, name: str, shape: tuple[int, ...], known: set[str]) -> Iterator[Problem]:
+def _tensor(
+    lowered: Lowered, name: str, shape: tuple[int, ...], known: set[str], called: str = ""
+) -> Iterator[Problem]:
+    """A tensor that the family has. `called`: its name on disk, where it is another (a packed weight's)."""
     known.add(name)
     meta = _find(lowered, name)
     if meta is None:
-        yield _absent(name, shape)
+        yield _absent(called or name, shape)
     else:
+        known.add(meta.name)  # packed weights have another name on disk
         yield from _shaped(meta, shape)
         if len(shape) == 1 and not meta.dtype.is_wide_float:
             yield contradiction("F8L105", meta, "a float of 16 bits or more: norms and biases have no scale",
@@ -144,7 +148,7 @@ def _linear(model: Model, lowered: Lowered, at: str, entry: Linear, known: set[s
         members = [(at + part.module, num_rows) for part, num_rows in zip(entry.parts, rows, strict=True)]
     has_bias = entry.bias.of(model.config)
     for module, num_rows in members:
-        yield from _tensor(lowered, f"{module}.weight", (num_rows, cols), known)
+        yield from _tensor(lowered, f"{module}.weight", (num_rows, cols), known, lowered.weight(module))
         if has_bias:
             yield from _tensor(lowered, f"{module}.bias", (num_rows,), known)
 

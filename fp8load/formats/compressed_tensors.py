@@ -1,9 +1,11 @@
-"""`quant_method: compressed-tensors`, FP8: per tensor, per channel and block; written by llm-compressor and auto-round.
+"""`quant_method: compressed-tensors`: FP8, NVFP4, MXFP4 and MXFP8; written by llm-compressor and auto-round.
 
 Source: compressed-tensors `QuantizationConfig`, `QuantizationArgs` (0.10 to 0.20 seen). Groups name their targets by
 full module name, `re:` and a regular expression matched from the start, or a class name ("Linear": every linear layer
 that `ignore` does not list). All scales multiply: `weight_scale` [1], [N, 1] or [ceil(N/bn), ceil(K/bk)], in the dtype
 of the original model (BF16 mostly); `input_scale` [1] where activations are static; KV scales `self_attn.k_scale` [1].
+NVFP4 and MXFP4 weights are `weight_packed` U8 [N, K/2]. NVFP4: `weight_scale` F8_E4M3 [N, K/16], and
+`weight_global_scale`, `input_global_scale` F32 [1], which *divide*. MX: `weight_scale` U8 [N, K/32], exponents.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located, Unclaimed
 from fp8load.formats.document import validated
 from fp8load.formats.match import checked, exact_or_regex, first_cover, is_embedding
+from fp8load.formats.microscaling import MXFP4, MXFP8, mx, nvfp4
 from fp8load.scheme import (
     Granularity,
     KVScheme,
@@ -34,7 +37,10 @@ from fp8load.scheme import (
 NAME = "compressed_tensors"
 
 SUFFIXES: Mapping[str, Role] = {
+    "weight_packed": Role.WEIGHT,
     "weight_scale": Role.WEIGHT_SCALE,
+    "weight_global_scale": Role.WEIGHT_GLOBAL_SCALE,
+    "input_global_scale": Role.INPUT_GLOBAL_SCALE,
     "input_scale": Role.INPUT_SCALE,
     "k_scale": Role.K_SCALE,
     "v_scale": Role.V_SCALE,
@@ -167,17 +173,49 @@ def _unsupported(located: Located, key: str, expected: str, got: str) -> ConfigE
 
 def _scheme(group: Group, located: Located, name: str) -> LinearScheme:
     where = f"config_groups.{name}"
-    weights = group.weights
+    weights, inputs = group.weights, group.input_activations
     if weights is None:
         raise _unsupported(located, f"{where}.weights", "a weight specification", "null")
-    if weights.type != "float" or weights.num_bits != 8 or not weights.symmetric:
-        got = f"{weights.type}{weights.num_bits}{'' if weights.symmetric else ' asymmetric'}"
-        raise _unsupported(located, f"{where}.weights", "symmetric 8-bit float weights", got)
-    return LinearScheme(
-        weight=QuantSpec(dtype=DType.F8_E4M3, granularity=_weight_granularity(weights, located, where)),
-        input=_input(group.input_activations, located, where),
-        input_static=group.input_activations is not None and group.input_activations.dynamic is False,
-    )
+    kind = _kind(weights)
+    match kind:
+        case "nvfp4":
+            if inputs is not None and (_kind(inputs) != "nvfp4" or inputs.dynamic != "local"):
+                raise _unsupported(located, f"{where}.input_activations", "NVFP4, or none", _kind(inputs))
+            return nvfp4(divides=True, quantized_input=inputs is not None)
+        case "mxfp4" | "mxfp8":
+            return mx(MXFP4 if kind == "mxfp4" else MXFP8, _mx_input(inputs, located, where))
+        case "fp8":
+            return LinearScheme(
+                weight=QuantSpec(dtype=DType.F8_E4M3, granularity=_weight_granularity(weights, located, where)),
+                input=_input(inputs, located, where),
+                input_static=inputs is not None and inputs.dynamic is False,
+            )
+        case _:
+            raise _unsupported(located, f"{where}.weights", "symmetric FP8, MXFP8, MXFP4 or NVFP4", kind)
+
+
+def _kind(args: Args) -> str:
+    """What one operand is quantized to, by the fields that decide it."""
+    text = f"{args.type}{args.num_bits}" + ("" if args.symmetric else " asymmetric")
+    exponents = args.strategy == "group" and args.group_size == 32 and args.scale_dtype == "torch.uint8"
+    match text:
+        case "float4" if args.strategy == "tensor_group" and args.group_size == 16:
+            return "nvfp4"
+        case "float4" if exponents:
+            return "mxfp4"
+        case "float8":
+            return "mxfp8" if exponents else "fp8"
+        case _:
+            return f"{text}, strategy {args.strategy}, group_size {args.group_size}"
+
+
+def _mx_input(args: Args | None, located: Located, where: str) -> QuantSpec | None:
+    if args is None:
+        return None
+    kind = _kind(args)
+    if kind in ("mxfp4", "mxfp8") and args.dynamic is True:
+        return MXFP4 if kind == "mxfp4" else MXFP8
+    return _input(args, located, where)
 
 
 def _weight_granularity(args: Args, located: Located, where: str) -> Granularity:

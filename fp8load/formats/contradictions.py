@@ -83,11 +83,11 @@ def stray_input_scale(meta: TensorMeta) -> Problem:
     )  # fmt: skip
 
 
-def no_weight(meta: TensorMeta, module: str) -> Problem:
-    """A scale whose weight is gone."""
+def no_weight(meta: TensorMeta, weight: str) -> Problem:
+    """A scale whose weight, which would be called `weight`, is gone."""
     return Problem(
-        code="F8L202", message="a scale has no weight", tensor=meta.name, file=meta.file, module=module,
-        expected=f"{module}.weight beside it", got="no such tensor",
+        code="F8L202", message="a scale has no weight", tensor=meta.name, file=meta.file,
+        module=weight.rpartition(".")[0], expected=f"{weight} beside it", got="no such tensor",
         hint="the weight was lost, or the scale is a leftover",
     )  # fmt: skip
 
@@ -100,6 +100,8 @@ def accepted_shapes(scheme: LinearScheme, shape: tuple[int, ...]) -> tuple[tuple
             return (canonical, (), (1, 1))
         case PerChannel():
             return (canonical, (shape[0],))
+        case PerBlock():  # ModelOpt's FP8_PB_WO keeps the axes within a block
+            return (canonical, (canonical[0], 1, canonical[1], 1))
         case _:
             return (canonical,)
 
@@ -134,7 +136,7 @@ def scalar_faults(role: Role, weight: TensorMeta, scale: TensorMeta | None, name
         code, message = _MISSING[role]
         yield Problem(
             code=code, message=message, tensor=name, file=weight.file, expected=f"[1] for {weight.name}",
-            got="no such tensor", hint="not calibrated, or lost? engines would read an arbitrary value: export it again",
+            got="no such tensor", hint="not calibrated, or lost? engines read an arbitrary value: export it again",
         )  # fmt: skip
         return
     if scale.shape not in ((), (1,), (1, 1)):

@@ -15,7 +15,18 @@ from fp8load.formats.base import CheckpointFormat, FormatModule, Located
 from fp8load.plugins import plugins
 
 _HELPERS = frozenset(
-    {"base", "contradictions", "document", "locate", "logical", "lower", "match", "unquantized", "uniform"}
+    {
+        "base",
+        "contradictions",
+        "document",
+        "locate",
+        "logical",
+        "lower",
+        "match",
+        "microscaling",
+        "unquantized",
+        "uniform",
+    }
 )
 
 

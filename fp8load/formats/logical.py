@@ -1,7 +1,7 @@
 """What a tensor holds, where a file cannot say it: two 4-bit floats in a byte of U8, exponents in a byte of U8.
 
-The header says U8 [N, K/2] and U8 [N, K/32]; the format says that these are F4 [N, K] and F8_E8M0 [N, K/32]. From here on
-only the logical dtype and shape count; the bytes stay where and what they are.
+The header says U8 [N, K/2] and U8 [N, K/32]; the format says that these are F4 [N, K] and F8_E8M0 [N, K/32]. From here
+on only the logical dtype and shape count; the bytes stay where and what they are.
 """
 
 from __future__ import annotations

@@ -6,11 +6,10 @@ becomes a `Problem`. `verify` reports the problems; `plan` and `load` raise the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from fp8load.dtypes import DType
 from fp8load.dtypes import DType
 from fp8load.errors import Problem
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored
@@ -62,6 +61,7 @@ class Lowered:
     unused    tensors that are left out, with the reason
     logical   tensors whose header does not say what they hold (packed bytes), as what they are
     problems  where claims and tensors disagree
+    weight    module -> what its weight is called on disk, or would be called
     """
 
     modules: Mapping[str, ModuleInfo]
@@ -70,6 +70,7 @@ class Lowered:
     unused: Mapping[str, str]
     logical: Mapping[str, TensorMeta]
     problems: tuple[Problem, ...]
+    weight: Callable[[str], str]
 
 
 def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, *, known: bool = True) -> Lowered:
@@ -100,14 +101,14 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, *, known: bo
     spelling = _spelling(grouped.values(), fmt)
     for base, roles in grouped.items():
         if Role.WEIGHT not in roles:
-            problems.extend(_without_weight(base, roles, loose))
+            problems.extend(_without_weight(_weight_name(base, fmt), roles, loose))
             continue
         claim = fmt.claim(base)
         if isinstance(claim, Claimed):
             changed = logical_tensors(roles, claim.scheme)
             roles.update(changed)
             logical.update((meta.name, meta) for meta in changed.values())
-        scheme, faults, left_out = _lower_module(base, roles, fmt, claim, cache, spelling)
+        scheme, faults, left_out = _lower_module(base, roles, fmt, claim, cache=cache, spelling=spelling)
         problems.extend(faults)
         for role, reason in left_out.items():
             unused[roles.pop(role).name] = reason
@@ -116,7 +117,16 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, *, known: bo
     problems.extend(
         mixed_dtypes(tensors, lambda name: _is_scale(suffixes.get(name.rpartition(".")[2])), unused, known=known)
     )
-    return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, logical=logical, problems=tuple(problems))
+    return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, logical=logical, problems=tuple(problems),
+                   weight=lambda module: _weight_name(module, fmt))  # fmt: skip
+
+
+def _weight_name(module: str, fmt: CheckpointFormat) -> str:
+    """A module's weight by its name on disk: some dialects call a packed weight by another name."""
+    claim = fmt.claim(module)
+    packed = isinstance(claim, Claimed) and claim.scheme.weight.dtype is DType.F4
+    aliases = (suffix for suffix, role in fmt.suffixes.items() if role is Role.WEIGHT)
+    return f"{module}.{next(aliases, Role.WEIGHT) if packed else Role.WEIGHT}"
 
 
 def _is_scale(role: Role | None) -> bool:
@@ -143,13 +153,13 @@ def _spelling(grouped: Iterable[Mapping[Role, TensorMeta]], fmt: CheckpointForma
     return spelling
 
 
-def _without_weight(base: str, roles: dict[Role, TensorMeta], loose: dict[str, TensorMeta]) -> Iterator[Problem]:
+def _without_weight(weight: str, roles: dict[Role, TensorMeta], loose: dict[str, TensorMeta]) -> Iterator[Problem]:
     """Scales whose weight is absent are faults; a bias alone is a loose tensor (a LayerNorm's, or a router's)."""
     for role, meta in roles.items():
         if role is Role.BIAS:
             loose[meta.name] = meta
             continue
-        yield no_weight(meta, base)
+        yield no_weight(meta, weight)
 
 
 def _without_role(modules: Mapping[str, ModuleInfo], loose: Mapping[str, TensorMeta]) -> Iterator[Problem]:
@@ -169,6 +179,7 @@ def _lower_module(
     roles: Mapping[Role, TensorMeta],
     fmt: CheckpointFormat,
     claim: Claim,
+    *,
     cache: _Cache,
     spelling: Mapping[Role, str],
 ) -> _Lowering:

@@ -176,7 +176,7 @@ def _offsets(layout: ParamLayout, meta: TensorMeta) -> Iterator[int]:
 
 
 def _on_disk(meta: TensorMeta, box: Box, canonical: tuple[int, ...] | None) -> tuple[TensorMeta, Box]:
-    """A box of the canonical shape as a box of the shape on disk: [] and [1, 1] for [1], [N] for [N, 1]."""
+    """A box of the canonical shape as a box of the shape on disk: [] for [1], [N] for [N, 1], 4-D for a block grid."""
     shape = meta.shape
     if len(shape) == len(box.lo) and canonical in (None, shape):
         return meta, box
@@ -184,4 +184,6 @@ def _on_disk(meta: TensorMeta, box: Box, canonical: tuple[int, ...] | None) -> t
         return meta, whole(shape)
     if len(shape) < len(box.lo):
         return meta, Box(box.lo[: len(shape)], box.hi[: len(shape)])
+    if len(shape) == 4:  # [bo, 1, bi, 1]
+        return meta, Box((box.lo[0], 0, box.lo[1], 0), (box.hi[0], 1, box.hi[1], 1))
     return meta, box

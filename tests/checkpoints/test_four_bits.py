@@ -1,0 +1,93 @@
+"""4-bit and microscaling checkpoints of real tools: found sound, loaded bit for bit, and refused when damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import oracle.microscaling
+from oracle.catalog import FOLDER, config_of, expected_findings, reference_logits
+from oracle.decoder import relative_error
+from oracle.microscaling import NAMES, dequantized
+from oracle.plain_model import logits_of_plain_model
+from oracle.rewrite import write_checkpoint
+from oracle.shard import sharded
+
+BF16_REFERENCES = ("ct-llama128-mixed-fp8-nvfp4", "ct-llama128-nvfp4", "ctmf-phi3-nvfp4a16")
+"""compressed-tensors' own dequantizer rounds what it makes of NVFP4 to BF16; these references are of that."""
+
+
+def opened(name: str):
+    import fp8load
+
+    return fp8load.open(FOLDER / name)
+
+
+def same_bits(got: torch.Tensor, expected: np.ndarray, name: str) -> None:
+    array = got.detach().float().contiguous().numpy()
+    assert array.shape == expected.shape, name
+    assert np.array_equal(array.view(np.uint32), np.ascontiguousarray(expected).view(np.uint32)), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_oracle_itself_gives_the_reference_logits(name: str) -> None:
+    input_ids, expected = reference_logits(FOLDER / name)
+    weights = {key: torch.from_numpy(value.copy()) for key, value in dequantized(FOLDER / name).items()}
+    if name in BF16_REFERENCES:
+        packed = {key for key in oracle.microscaling.tensors(FOLDER / name) if key.endswith("weight_packed")}
+        for key in (key.removesuffix("_packed") for key in packed):
+            weights[key] = weights[key].bfloat16().float()
+
+    assert relative_error(logits_of_plain_model(FOLDER / name, weights, input_ids), expected) < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_tensors_are_the_oracles_bit_for_bit(name: str) -> None:
+    expected = dequantized(FOLDER / name)
+
+    got = dict(opened(name).plain_tensors(dtype=torch.float32))
+
+    assert got.keys() == expected.keys()
+    for key, tensor in got.items():
+        same_bits(tensor, expected[key], key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_rank_loads_its_share_bit_for_bit(name: str) -> None:
+    checkpoint, whole = opened(name), dequantized(FOLDER / name)
+    for size in (size for size in checkpoint.legal_tp() if size <= 4):
+        for rank in range(size):
+            expected = sharded(whole, config_of(FOLDER / name), rank, size)
+            model = checkpoint.plan(tp_rank=rank, tp_size=size).load()
+            for module, layer in model.items():
+                same_bits(layer.dequantize(), expected[f"{module}.weight"], f"{module} on rank {rank} of {size}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("level", ["headers", "scales", "weights"])
+def test_a_sound_checkpoint_has_no_error_and_no_warning(name: str, level: str) -> None:
+    report = opened(name).verify(level)
+
+    allowed = set(expected_findings(name).get("may", ()))
+    loud = {finding.code for finding in report.findings if finding.severity != "info"}
+    assert loud <= allowed, report.findings
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_tensor_that_is_removed_is_named_and_load_refuses(name: str, tmp_path: Path) -> None:
+    import fp8load
+
+    stored = oracle.microscaling.tensors(FOLDER / name)
+    chosen = [key for key in stored if ".layers.0." in key or ".layers." not in key]
+    for number, gone in enumerate(chosen):
+        rest = {key: content for key, content in stored.items() if key != gone}
+        folder = write_checkpoint(FOLDER / name, tmp_path / str(number), rest)
+        report = fp8load.open(folder).verify("headers")
+        assert not report.ok, gone
+        assert any(gone in finding.tensors for finding in report.findings), gone
+        with pytest.raises(fp8load.Fp8LoadError) as caught:
+            fp8load.load(folder)
+        assert gone in str(caught.value), gone

@@ -1,82 +1,89 @@
-"""Quantize activations: per tensor, per token or per group of columns, with stored or computed scales.
+"""Quantize activations as a scheme says: FP8 here, `quantize_mx` and `quantize_nvfp4` beside it.
 
-Shape letters: M rows (tokens), K columns, G groups of g columns. real = code * scale throughout.
+FP8 is per tensor, per token or per group of columns, with stored or computed scales. real = code * scale throughout.
+Shape letters: M rows (tokens), K columns, G groups of g columns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import assert_never
 
 import torch
 
 from fp8load.dtypes import LARGEST_FINITE, DType
-from fp8load.scheme import (
-    Granularity,
-    LinearScheme,
-    PerBlock,
-    PerChannel,
-    PerGroup,
-    PerTensor,
-    PerToken,
-    QuantSpec,
-    ScaleRounding,
-)
+from fp8load.runtime.backend import No
+from fp8load.scheme import Granularity, LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor, PerToken, QuantSpec
+from fp8load_kernels.quantizable import InputKind, input_kind, powers_of_two
+from fp8load_kernels.quantize_mx import quantize_mx
+from fp8load_kernels.quantize_nvfp4 import quantize_nvfp4
+from fp8load_kernels.quantized import FP8_DTYPES, SMALLEST_SCALE, Quantized, by_column, group_amax, to_codes
 
-FP8_DTYPES: dict[DType, torch.dtype] = {
-    DType.F8_E4M3: torch.float8_e4m3fn, DType.F8_E5M2: torch.float8_e5m2,
-    DType.F8_E4M3FNUZ: torch.float8_e4m3fnuz, DType.F8_E5M2FNUZ: torch.float8_e5m2fnuz,
-}  # fmt: skip
-"""What activations are quantized to."""
-
-SMALLEST_SCALE = torch.finfo(torch.float32).tiny
-"""A computed scale is never smaller: rows of zeros give codes of zero, not 0 / 0."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized:
-    """codes [M, K], and float32 scales that broadcast to them in groups of `cols`: [1, 1], [M, 1] or [M, G]."""
-
-    codes: torch.Tensor
-    scale: torch.Tensor
-    cols: int
-
-    def dequantize(self) -> torch.Tensor:
-        """code * scale, float32 [M, K]."""
-        return _by_group(self.codes.float(), self.scale, self.cols, divide=False)
+__all__ = [
+    "FP8_DTYPES",
+    "Quantized",
+    "quantize_dynamic",
+    "quantize_input",
+    "quantize_mx",
+    "quantize_nvfp4",
+    "quantize_static",
+    "round_up_to_power_of_two",
+]
 
 
 def quantize_static(x_MK: torch.Tensor, dtype: DType, scale: torch.Tensor) -> Quantized:
     """Divide by one stored scale (float32, one element), clamp to the largest finite value, round to nearest even."""
     s_11 = scale.float().reshape(1, 1).clamp_min(SMALLEST_SCALE)
-    return Quantized(codes=_codes(x_MK.float() / s_11, dtype), scale=s_11, cols=x_MK.shape[1])
+    return Quantized(codes=to_codes(x_MK.float() / s_11, dtype), dtype=dtype, scale=s_11, cols=x_MK.shape[1])
 
 
 def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool = False) -> Quantized:
-    """Compute scales so that the largest magnitude of each piece becomes the largest finite code.
+    """Compute scales so that the largest magnitude of each piece becomes the largest finite code of FP8.
 
     `spec.granularity` is the piece: the tensor, a row, or a group of a row (PerBlock: its columns). `power_of_two`
-    rounds scales up to a power of two, as E8M0 scales are. A NaN or infinity makes NaNs of its piece, as it should.
+    rounds scales up to a power of two, as DeepSeek's `ue8m0` does; MX rounds down and saturates, see `quantize_mx`. A
+    NaN or infinity makes NaNs of its piece, as it should.
     """
     num_cols = x_MK.shape[1]
     cols = _cols(spec.granularity, num_cols)
     x = x_MK.float()
-    amax = _amax(x, cols)
+    amax = group_amax(x, cols)
     if spec.granularity == PerTensor() and amax.numel():
         amax = amax.amax().reshape(1, 1)
     scale = (amax / LARGEST_FINITE[spec.dtype]).clamp_min(SMALLEST_SCALE)
     if power_of_two:
         scale = round_up_to_power_of_two(scale)
-    return Quantized(codes=_codes(_by_group(x, scale, cols, divide=True), spec.dtype), scale=scale, cols=cols)
+    codes = to_codes(x / by_column(scale, cols, num_cols), spec.dtype)
+    return Quantized(codes=codes, dtype=spec.dtype, scale=scale, cols=cols)
 
 
-def quantize_input(x_MK: torch.Tensor, scheme: LinearScheme, static_scale: torch.Tensor | None) -> Quantized:
-    """Quantize a layer's input as its scheme says. Raises `ValueError` for a weight-only scheme."""
-    if scheme.input is None:
+def quantize_input(
+    x_MK: torch.Tensor,
+    scheme: LinearScheme,
+    static_scale: torch.Tensor | None,
+    global_scale: torch.Tensor | None = None,
+) -> Quantized:
+    """Quantize a layer's input [M, K] as its scheme says.
+
+    `static_scale` is the stored scale of the input, `global_scale` the stored multiplier of its block scales (NVFP4);
+    both float32 of one element, None where they are computed from the input. Raises `ValueError` for a weight-only
+    scheme and for one that `input_kind` refuses.
+    """
+    kind, spec = input_kind(scheme), scheme.input
+    if isinstance(kind, No):
+        raise ValueError(f"{scheme}: {kind.reason}")  # noqa: TRY004  # a scheme's value, not an argument's type
+    if spec is None or kind is InputKind.NONE:
         raise ValueError(f"{scheme} does not quantize its input")
-    if scheme.input_static and static_scale is not None:
-        return quantize_static(x_MK, scheme.input.dtype, static_scale)
-    return quantize_dynamic(x_MK, scheme.input, power_of_two=scheme.rounding is ScaleRounding.POWER_OF_TWO)
+    match kind:
+        case InputKind.MX:
+            return quantize_mx(x_MK, spec.dtype, _cols(spec.granularity, x_MK.shape[1]))
+        case InputKind.NVFP4:
+            return quantize_nvfp4(x_MK, global_scale, _cols(spec.granularity, x_MK.shape[1]))
+        case InputKind.FP8:
+            if scheme.input_static and static_scale is not None:
+                return quantize_static(x_MK, spec.dtype, static_scale)
+            return quantize_dynamic(x_MK, spec, power_of_two=powers_of_two(scheme, spec))
+        case _:
+            assert_never(kind)
 
 
 def round_up_to_power_of_two(scale: torch.Tensor) -> torch.Tensor:
@@ -94,22 +101,3 @@ def _cols(granularity: Granularity, num_cols: int) -> int:
             return cols
         case _:
             assert_never(granularity)
-
-
-def _codes(x_MK: torch.Tensor, dtype: DType) -> torch.Tensor:
-    largest = LARGEST_FINITE[dtype]
-    return x_MK.clamp(-largest, largest).to(FP8_DTYPES[dtype])
-
-
-def _amax(x_MK: torch.Tensor, cols: int) -> torch.Tensor:
-    """Largest magnitude of each group of a row, [M, G]; the last group may be partial."""
-    num_rows, num_cols = x_MK.shape
-    num_groups = -(-num_cols // cols)
-    padded = torch.nn.functional.pad(x_MK.abs(), (0, num_groups * cols - num_cols))
-    return padded.view(num_rows, num_groups, cols).amax(dim=-1)
-
-
-def _by_group(x_MK: torch.Tensor, scale: torch.Tensor, cols: int, *, divide: bool) -> torch.Tensor:
-    if scale.shape[1] > 1:
-        scale = scale.repeat_interleave(cols, dim=1)[:, : x_MK.shape[1]]
-    return x_MK / scale if divide else x_MK * scale

@@ -1,0 +1,57 @@
+"""NVFP4: E2M1 elements, an E4M3 scale for each group of 16, and one float32 scale of these scales.
+
+real = code * block scale * global scale, all arithmetic in float32. GPU kernels multiply by approximate reciprocals
+instead of dividing, so a value at a tie may get the neighbouring code there. Sources: the formats of compressed-tensors
+(`nvfp4-pack-quantized`, which stores the reciprocal of the global scale) and ModelOpt (`NVFP4`, which stores it).
+Shape letters: M rows (tokens), K columns, G = ceil(K / g) groups of g columns.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fp8load.dtypes import LARGEST_FINITE, DType
+from fp8load_kernels.quantized import SMALLEST_SCALE, Quantized, by_column, group_amax, to_codes
+
+NVFP4_COLS = 16
+"""The one group size of the format."""
+
+_LARGEST_CODE, _LARGEST_BLOCK = LARGEST_FINITE[DType.F4], LARGEST_FINITE[DType.F8_E4M3]
+
+_LARGEST_GLOBAL = torch.finfo(torch.float32).max / _LARGEST_BLOCK
+"""Above it a block scale times the global scale would be infinite."""
+
+
+def quantize_nvfp4(x_MK: torch.Tensor, global_scale: torch.Tensor | None = None, cols: int = NVFP4_COLS) -> Quantized:
+    """x [M, K] -> F4 codes [M, K] and float32 scales [M, G], each the product of a block scale and the global one.
+
+    `global_scale` is the multiplier, one element; None: `nvfp4_global_scale` of x. Elements are x / scale to nearest
+    even, saturated at 6. A block whose scale underflows to zero becomes zeros; one with a NaN or infinity, NaNs.
+    """
+    x = x_MK.float()
+    s_11 = nvfp4_global_scale(x) if global_scale is None else _in_range(global_scale.float().reshape(1, 1))
+    scale = nvfp4_block_scale(x, s_11, cols).float() * s_11
+    wide = by_column(scale, cols, x.shape[1])
+    ratio = torch.where(wide == 0, torch.zeros_like(x), x / wide)
+    return Quantized(codes=to_codes(ratio, DType.F4), dtype=DType.F4, scale=scale, cols=cols)
+
+
+def nvfp4_block_scale(x_MK: torch.Tensor, global_scale: torch.Tensor, cols: int = NVFP4_COLS) -> torch.Tensor:
+    """amax / 6 / global of each group, F8_E4M3 [M, G]: two float32 divisions, then to nearest even, saturated at 448.
+
+    `global_scale` is the multiplier, one element. A group with a NaN or an infinity has a NaN.
+    """
+    amax = group_amax(x_MK.float(), cols)
+    amax = amax.masked_fill(amax.isinf(), float("nan"))
+    return to_codes(amax / _LARGEST_CODE / global_scale, DType.F8_E4M3)
+
+
+def nvfp4_global_scale(x_MK: torch.Tensor) -> torch.Tensor:
+    """amax / (6 * 448) of the whole tensor, float32 [1, 1]: the largest block scale becomes 448. 1 for no tokens."""
+    if not x_MK.numel():
+        return x_MK.new_ones(1, 1, dtype=torch.float32)
+    return _in_range((x_MK.float().abs().amax() / (_LARGEST_CODE * _LARGEST_BLOCK)).reshape(1, 1))
+
+
+def _in_range(global_scale: torch.Tensor) -> torch.Tensor:
+    return global_scale.clamp(SMALLEST_SCALE, _LARGEST_GLOBAL)

@@ -16,7 +16,7 @@ import torch
 
 from fp8load.dtypes import DType
 from fp8load.errors import BackendError, Problem, UsageError
-from fp8load.runtime.dequantize import dequantize
+from fp8load.runtime.dequantize import decode_weight, dequantize
 from fp8load.scheme import LinearScheme
 
 
@@ -92,7 +92,10 @@ class LinearWeights:
     input_global_scale: torch.Tensor | None = None
 
     def dequantize(self) -> torch.Tensor:
-        """The weight as float32 [N, K], parts in fused order: code * scale, rounded once."""
+        """The weight as float32 [N, K], parts in fused order: code * scale, rounded once.
+
+        Raises `ValueError` where the scheme has a second level of scales and these weights lack it.
+        """
         if len(self.parts) == 1:
             return self._part(0)
         w_NK = torch.empty(self.shape, dtype=torch.float32, device=self.weight.device)
@@ -103,7 +106,9 @@ class LinearWeights:
     def _part(self, i: int) -> torch.Tensor:
         spec, second, part = self.scheme.weight, self.scheme.second_level, self.parts[i]
         if self.weight_scale is None:
-            return self.weight[part.rows].float()
+            return decode_weight(self.weight[part.rows], spec.dtype, self.scheme.storage)
+        if second is not None and self.weight_global_scale is None:
+            raise ValueError("the scheme stores a global scale of the weight, and there is none")
         return dequantize(
             self.weight[part.rows],
             self.weight_scale[part.scale_rows],
@@ -121,13 +126,15 @@ class Prepared:
     """What a backend computes with, made once from the weights it was given.
 
     A tensor here is a view of a parameter (then a write into the parameter is seen at once) or a buffer of the
-    backend's own (then `prepare` writes it again in place). Both scales are in the form that the kernel wants.
+    backend's own (then `prepare` writes it again in place). All scales are in the form that the kernel wants, and
+    `input_global_scale` is a multiplier, whichever way the file stores it.
     """
 
     weights: LinearWeights
     weight: torch.Tensor
     weight_scale: torch.Tensor | None = None
     input_scale: torch.Tensor | None = None
+    input_global_scale: torch.Tensor | None = None
 
 
 class Backend(Protocol):

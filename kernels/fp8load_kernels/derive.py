@@ -18,6 +18,20 @@ def largest_input_scale(weights: LinearWeights, buffer: torch.Tensor | None = No
     return keep(weights.input_scale.float().amax().reshape(1), buffer)
 
 
+def largest_input_global(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
+    """The multiplier of the input's block scales, float32 [1]: the largest of the parts', whichever way it is stored.
+
+    None where the scheme stores none. Raises `ValueError` where it does and the weights lack it.
+    """
+    second, stored = weights.scheme.input_global, weights.input_global_scale
+    if second is None:
+        return None
+    if stored is None:
+        raise ValueError("the scheme stores a global scale of the input, and there is none")
+    real = stored.float().reciprocal() if second.divides else stored.float()
+    return keep(real.amax().reshape(1), buffer)
+
+
 def channel_scale(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor:
     """The weight's scale for each row, float32 [1, N]; per-tensor scales of the parts are repeated, which is exact.
 

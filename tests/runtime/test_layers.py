@@ -71,7 +71,9 @@ def quantized_input(x: np.ndarray, layer: LinearScheme, static: float | None) ->
         piece = x[rows, columns].astype(np.float32)
         scale = np.float32(static) if static is not None else np.float32(np.abs(piece).max() / np.float32(448.0))
         if layer.rounding.value == "power-of-two":
-            scale = np.float32(2.0 ** np.ceil(np.log2(scale)))
+            mx = layer.input is not None and layer.input.granularity == PerGroup(32)
+            exponent = np.floor(np.log2(np.abs(piece).max())) - 8 if mx else np.ceil(np.log2(scale))
+            scale = np.float32(2.0**exponent)
         codes = torch.from_numpy((piece / scale).clip(-448, 448)).to(torch.float8_e4m3fn)
         out[rows, columns] = codes.double().numpy() * float(scale)
     return out

@@ -1,4 +1,4 @@
-"""What an engine with an FP8 kernel computes, without one: quantize the input, then multiply in float32."""
+"""What an engine with an FP8, MX or FP4 kernel computes, without one: quantize the input, then multiply in float32."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict
 from fp8load.scheme import LinearScheme
 from fp8load_kernels.dequantizable import dequantizable
-from fp8load_kernels.derive import largest_input_scale
-from fp8load_kernels.quantize import FP8_DTYPES, quantize_input
+from fp8load_kernels.derive import largest_input_global, largest_input_scale
+from fp8load_kernels.quantizable import input_kind
+from fp8load_kernels.quantize import quantize_input
 from fp8load_kernels.shapes import as_rows, like_input
 
 
@@ -23,21 +24,26 @@ class Emulated:
     def supports(self, scheme: LinearScheme, shape_NK: tuple[int, int], device: Device) -> Verdict:
         """Whether the weight can be dequantized, and the input quantized as the scheme says."""
         del shape_NK, device
-        if scheme.input is not None and scheme.input.dtype not in FP8_DTYPES:
-            return No(f"does not quantize inputs to {scheme.input.dtype}")
-        return dequantizable(scheme)
+        kind = input_kind(scheme)
+        return kind if isinstance(kind, No) else dequantizable(scheme)
 
     def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
-        """The input scale of the fused layer; the weight stays a view of its parameter."""
-        old = None if previous is None else previous.input_scale
-        return Prepared(weights=weights, weight=weights.weight, input_scale=largest_input_scale(weights, old))
+        """The input scales of the fused layer; the weight stays a view of its parameter."""
+        old_input = None if previous is None else previous.input_scale
+        old_global = None if previous is None else previous.input_global_scale
+        return Prepared(
+            weights=weights,
+            weight=weights.weight,
+            input_scale=largest_input_scale(weights, old_input),
+            input_global_scale=largest_input_global(weights, old_global),
+        )
 
     def apply(self, prepared: Prepared, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x [..., K] -> [..., N] in x's dtype."""
         x_MK = as_rows(x).float()
         scheme = prepared.weights.scheme
         if scheme.input is not None:
-            x_MK = quantize_input(x_MK, scheme, prepared.input_scale).dequantize()
+            x_MK = quantize_input(x_MK, scheme, prepared.input_scale, prepared.input_global_scale).dequantize()
         y_MN = x_MK @ prepared.weights.dequantize().T
         if bias is not None:
             y_MN += bias.float()

@@ -205,7 +205,10 @@ class ScaledLinear(torch.nn.Module):
         """
         loaded = [param for param in self._typed() if prefix + param.param_layout.role in state_dict]
         for param in loaded:
-            param.checked(state_dict[prefix + param.param_layout.role], param.param_layout.sources)
+            key = prefix + param.param_layout.role
+            fit = param.checked(state_dict[key], param.param_layout.sources)
+            if fit is not state_dict[key]:
+                state_dict[key] = fit  # the same bytes under the parameter's dtype: torch would convert numbers
         super()._load_from_state_dict(state_dict, prefix, {**local_metadata, "assign_to_params_buffers": False}, *args)
         for param in loaded:
             fits = state_dict[prefix + param.param_layout.role].shape == param.shape  # else torch says so, and raises

@@ -153,8 +153,11 @@ class TypedParameter(torch.nn.Parameter):
     def checked(self, loaded: torch.Tensor, sources: tuple[SlotSource, ...]) -> torch.Tensor:
         """The tensor, if its dtype may go into this parameter: the same one, or 16-bit floats into F32 (exact).
 
-        Raises `LoadError` FILL702.
+        Names that files have for the same bytes (U8 for F8_E8M0, U8 and I8 for two F4) are taken as this parameter's
+        dtype, sharing memory. Raises `LoadError` FILL702.
         """
+        if loaded.dtype in _SAME_BYTES.get(self.param_layout.dtype, ()):
+            return loaded.view(self.dtype)
         widens = loaded.dtype in (torch.bfloat16, torch.float16) and self.param_layout.dtype is DType.F32
         if loaded.dtype == self.dtype or (widens and self.param_layout.role is not Role.WEIGHT):
             return loaded
@@ -174,6 +177,14 @@ class TypedParameter(torch.nn.Parameter):
             memo[id(self)] = _restore(type(self), self.detach().clone(), copy.deepcopy(self.__dict__, memo))
         found: Self = memo[id(self)]
         return found
+
+
+_SAME_BYTES: dict[DType, tuple[torch.dtype, ...]] = {
+    DType.F4: (torch.int8, torch.float4_e2m1fn_x2),
+    DType.F8_E8M0: (torch.uint8,),
+    DType.U8: (torch.float8_e8m0fnu,),
+}
+"""What files and torch call the bytes of a parameter of this dtype, beside its own torch dtype."""
 
 
 def _restore(cls: type[TypedParameter], data: torch.Tensor, attributes: dict[str, Any]) -> TypedParameter:

@@ -13,7 +13,7 @@ from fp8load.boxes import whole
 from fp8load.dtypes import NAN_BYTES, DType
 from fp8load.errors import LoadError, UnfilledSlotError
 from fp8load.plan.layout import ParamLayout, SlotSource
-from fp8load.runtime.dtypes import torch_dtype
+from fp8load.runtime.dtypes import stored_shape, torch_dtype
 from fp8load.runtime.layers import MergedColumnParallelLinear, QKVParallelLinear, ScaledLinear
 from fp8load.runtime.parameters import (
     BiasParameter,
@@ -103,8 +103,9 @@ ALLOWED = {
     (Role.WEIGHT, DType.BF16): {DType.BF16},
     (Role.WEIGHT_SCALE, DType.F32): {DType.F32, DType.BF16, DType.F16},
     (Role.INPUT_SCALE, DType.F32): {DType.F32, DType.BF16, DType.F16},
-    (Role.WEIGHT_SCALE, DType.F8_E8M0): {DType.F8_E8M0},
-    (Role.WEIGHT_SCALE, DType.U8): {DType.U8},
+    (Role.WEIGHT_SCALE, DType.F8_E8M0): {DType.F8_E8M0, DType.U8},
+    (Role.WEIGHT_SCALE, DType.U8): {DType.U8, DType.F8_E8M0},
+    (Role.WEIGHT, DType.F4): {DType.U8, DType.I8},
     (Role.BIAS, DType.BF16): {DType.BF16},
     (Role.BIAS, DType.F16): {DType.F16},
     (Role.BIAS, DType.F32): {DType.F32, DType.BF16, DType.F16},
@@ -117,11 +118,13 @@ OFFERED = [DType.F32, DType.BF16, DType.F16, DType.F64, DType.F8_E4M3, DType.F8_
 def test_only_the_same_dtype_and_exact_widening_is_written(role: Role, dtype: DType, offered: DType) -> None:
     shape = (1,) if role is Role.INPUT_SCALE else (4, 4)
     param = make_parameter(lone(role, dtype, *shape), f"model.layers.7.{role}", scheme=MXFP8)
-    tensor = torch.ones(shape).to(torch_dtype(offered))
+    tensor = torch.ones(stored_shape(dtype, shape)).to(torch_dtype(offered))
     before = param.detach().reshape(-1).view(torch.uint8).clone()
     if offered in ALLOWED[role, dtype]:
         param.weight_loader(param, tensor)
         assert param.written == {"whole": True}
+        if tensor.element_size() == param.element_size():
+            assert torch.equal(param.detach().view(torch.uint8), tensor.view(torch.uint8))
         return
     with pytest.raises(LoadError) as caught:
         param.weight_loader(param, tensor)

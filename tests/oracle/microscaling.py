@@ -27,11 +27,13 @@ class Kind(NamedTuple):
 
 NVFP4_CT = Kind("weight_packed", "weight_global_scale", 16, True)
 KINDS = {
+    "ar-llama128-mxfp4-ar": Kind("weight_packed"),
     "ct-llama128-mixed-fp8-nvfp4": NVFP4_CT,  # attention is FP8 per channel
     "ct-llama128-mxfp4": Kind("weight_packed"),
     "ct-llama128-nvfp4": NVFP4_CT,
     "ct-qwen3-mxfp8": Kind(),
     "ctmf-phi3-nvfp4a16": NVFP4_CT,
+    "hf-llama128-fbgemm": Kind(),  # one scale a row, [N, 1]
     "mo-llama128-mxfp4": Kind(),
     "mo-llama128-mxfp8": Kind(),
     "mo-llama128-w4a8nvfp4fp8": Kind(second="weight_scale_2"),
@@ -39,6 +41,9 @@ KINDS = {
     "mo-llamaodd-fp8-pcpt": Kind(),  # one scale a row, [N]
     "mo-phi3-nvfp4": Kind(second="weight_scale_2", group=16),
     "mo-qwen3-nvfp4-kv": Kind(second="weight_scale_2", group=16),
+    "qk-llama128-mxfp4": Kind(),
+    "qk-llama128-nvfp4": Kind(second="weight_scale_2", group=16),
+    "qk-llamaodd-mxfp4": Kind(),
 }
 NAMES = tuple(sorted(KINDS))
 

@@ -1,0 +1,149 @@
+"""`quant_method: quark`: AMD Quark's export, one scheme for all layers: FP8, MXFP4 and NVFP4.
+
+Source: amd-quark's JSON export (0.13 seen). `global_quant_config` says how `weight` and `input_tensors` are quantized:
+one specification, or for NVFP4 a list of two (FP4 in groups of 16, and the scale of their scales). `exclude` lists full
+names or shell globs. Tensors: `weight_scale` BF16 [] / [N], U8 exponents, or F8_E4M3; `weight_scale_2` and
+`input_scale_2` F32 [], which multiply; `input_scale` where inputs are static.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from fp8load.dtypes import DType
+from fp8load.errors import ConfigError, Problem
+from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located
+from fp8load.formats.document import validated
+from fp8load.formats.match import first_cover, glob_or_prefix
+from fp8load.formats.microscaling import MXFP4, MXFP8, mx, nvfp4
+from fp8load.scheme import Granularity, LinearScheme, PerChannel, PerTensor, PerToken, QuantSpec, Role
+
+NAME = "quark"
+
+SUFFIXES: Mapping[str, Role] = {
+    "weight_scale": Role.WEIGHT_SCALE,
+    "weight_scale_2": Role.WEIGHT_GLOBAL_SCALE,
+    "input_scale": Role.INPUT_SCALE,
+    "input_scale_2": Role.INPUT_GLOBAL_SCALE,
+    "k_scale": Role.K_SCALE,
+    "v_scale": Role.V_SCALE,
+}
+
+
+class Spec(BaseModel):
+    """How one tensor is quantized; keys of calibration and of integer schemes are left alone."""
+
+    model_config = ConfigDict(extra="allow")
+
+    dtype: str
+    qscheme: str
+    group_size: int | None = None
+    is_dynamic: bool | None = None
+    scale_format: str | None = None
+
+
+class LayerConfig(BaseModel):
+    """QLayerConfig: the operands of a layer."""
+
+    model_config = ConfigDict(extra="allow")
+
+    weight: Spec | list[Spec]
+    input_tensors: Spec | list[Spec] | None = None
+    output_tensors: Any = None
+
+
+class QuarkConfig(BaseModel):
+    """The keys of the configuration."""
+
+    model_config = ConfigDict(extra="allow")
+
+    quant_method: str
+    global_quant_config: LayerConfig
+    layer_quant_config: dict[str, Any] | None = None
+    layer_type_quant_config: dict[str, Any] | None = None
+    kv_cache_quant_config: dict[str, Any] | None = None
+    exclude: list[str] | None = None
+    export: dict[str, Any] | None = None
+    algo_config: Any = None
+    quant_mode: str | None = None
+    softmax_quant_spec: Any = None
+    kv_cache_post_rope: bool | None = None
+    version: str | None = None
+
+
+def detect(document: Mapping[str, Any]) -> bool:
+    """quant_method is quark."""
+    return document.get("quant_method") == "quark"
+
+
+def parse(located: Located) -> CheckpointFormat:
+    """The configuration as a value. Raises `ConfigError`."""
+    config = validated(QuarkConfig, located)
+    for key, value in (("layer_quant_config", config.layer_quant_config),
+                       ("layer_type_quant_config", config.layer_type_quant_config),
+                       ("kv_cache_quant_config", config.kv_cache_quant_config),
+                       ("algo_config", config.algo_config)):  # fmt: skip
+        if value:
+            raise _unsupported(located, key, "nothing", str(value)[:80])
+    scheme = _scheme(config.global_quant_config, located)
+    ignore = tuple(config.exclude or ())
+    find = first_cover(ignore, glob_or_prefix)
+    claimed = Claimed(scheme=scheme, by=located.place, explicit=config.exclude is not None)
+
+    def claim(module: str) -> Claim:
+        entry = find(module)
+        return Ignored(by=entry) if entry is not None else claimed
+
+    return CheckpointFormat(
+        name=NAME,
+        title=f"Quark: {scheme}",
+        place=located.place,
+        claim=claim,
+        suffixes=SUFFIXES,
+        ignore=ignore,
+        covers=glob_or_prefix,
+        unknown_keys=tuple(config.model_extra or ()),
+    )
+
+
+def _unsupported(located: Located, key: str, expected: str, got: str) -> ConfigError:
+    return ConfigError(Problem(
+        code="F8L107", message=f"{key} is not supported by this version", file=located.place, expected=expected,
+        got=got,        hint="`fp8load inspect --tensors` still lists what the files hold",
+    ))  # fmt: skip
+
+
+def _kind(spec: Spec | list[Spec] | None) -> str:
+    """What an operand is quantized to, in one word."""
+    if spec is None:
+        return "none"
+    if isinstance(spec, list):
+        inner = [f"{part.dtype} {part.qscheme} {part.group_size}" for part in spec]
+        return "nvfp4" if inner == ["fp4 per_group 16", "fp8_e4m3 per_tensor None"] else " then ".join(inner)
+    if spec.scale_format == "e8m0" and spec.group_size == 32:
+        return {"fp4": "mxfp4", "fp8_e4m3": "mxfp8"}.get(spec.dtype, spec.dtype)
+    return f"{spec.dtype} {spec.qscheme}"
+
+
+def _scheme(layer: LayerConfig, located: Located) -> LinearScheme:
+    weight, inputs = _kind(layer.weight), _kind(layer.input_tensors)
+    key = "global_quant_config"
+    if weight == "nvfp4" and inputs in ("nvfp4", "none"):
+        return nvfp4(divides=False, quantized_input=inputs == "nvfp4")
+    if weight in ("mxfp4", "mxfp8") and inputs in ("mxfp4", "mxfp8", "none"):
+        specs = {"mxfp4": MXFP4, "mxfp8": MXFP8, "none": None}
+        return mx(MXFP4 if weight == "mxfp4" else MXFP8, specs[inputs])
+    granularity: dict[str, Granularity] = {"fp8_e4m3 per_tensor": PerTensor(), "fp8_e4m3 per_channel": PerChannel()}
+    if weight not in granularity:
+        raise _unsupported(located, f"{key}.weight", "FP8 per tensor or channel, MXFP4, MXFP8 or NVFP4", weight)
+    spec = QuantSpec(dtype=DType.F8_E4M3, granularity=granularity[weight])
+    if inputs == "none":
+        return LinearScheme(weight=spec)
+    static = isinstance(layer.input_tensors, Spec) and not layer.input_tensors.is_dynamic
+    if inputs not in ("fp8_e4m3 per_tensor", "fp8_e4m3 per_channel") or (static and inputs != "fp8_e4m3 per_tensor"):
+        raise _unsupported(located, f"{key}.input_tensors", "FP8 per tensor, or dynamic per token", inputs)
+    activation: Granularity = PerTensor() if inputs == "fp8_e4m3 per_tensor" else PerToken()
+    return LinearScheme(weight=spec, input=QuantSpec(dtype=DType.F8_E4M3, granularity=activation), input_static=static)

@@ -58,6 +58,7 @@ class CheckpointFormat:
     unknown_keys  keys that this version does not know; kept and reported
     unconverted   module shape -> why a tool of this format leaves such a weight unquantized although the
                   configuration claims it, or None
+    renames_weights   every quantized weight has the name that `suffixes` gives, not only packed ones
     problems      what is wrong with the configuration itself
     """
 
@@ -72,6 +73,7 @@ class CheckpointFormat:
     may_cover: Callable[[str, str], bool] = lambda _entry, _module: False
     unknown_keys: tuple[str, ...] = ()
     unconverted: Callable[[tuple[int, ...]], str | None] = lambda _shape: None
+    renames_weights: bool = False
     problems: tuple[Problem, ...] = ()
 
 

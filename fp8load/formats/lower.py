@@ -122,11 +122,14 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, *, known: bo
 
 
 def _weight_name(module: str, fmt: CheckpointFormat) -> str:
-    """A module's weight by its name on disk: some dialects call a packed weight by another name."""
+    """A module's weight by its name on disk: dialects call a packed weight, or every quantized one, by another name."""
     claim = fmt.claim(module)
-    packed = isinstance(claim, Claimed) and claim.scheme.weight.dtype is DType.F4
-    aliases = (suffix for suffix, role in fmt.suffixes.items() if role is Role.WEIGHT)
-    return f"{module}.{next(aliases, Role.WEIGHT) if packed else Role.WEIGHT}"
+    if isinstance(claim, Claimed):
+        packed = claim.scheme.weight.dtype is DType.F4
+        alias = next((suffix for suffix, role in fmt.suffixes.items() if role is Role.WEIGHT), None)
+        if alias is not None and (packed or fmt.renames_weights):
+            return f"{module}.{alias}"
+    return f"{module}.{Role.WEIGHT}"
 
 
 def _is_scale(role: Role | None) -> bool:

@@ -16,8 +16,8 @@ from oracle.plain_model import logits_of_plain_model
 from oracle.rewrite import write_checkpoint
 from oracle.shard import sharded
 
-BF16_REFERENCES = ("ct-llama128-mixed-fp8-nvfp4", "ct-llama128-nvfp4", "ctmf-phi3-nvfp4a16")
-"""compressed-tensors' own dequantizer rounds what it makes of NVFP4 to BF16; these references are of that."""
+BF16_REFERENCES = ("ao-llamaodd-fp8wo", "ct-llama128-mixed-fp8-nvfp4", "ct-llama128-nvfp4", "ctmf-phi3-nvfp4a16")
+"""torchao, and compressed-tensors for NVFP4, round what they dequantize to BF16; these references are of that."""
 
 
 def opened(name: str):
@@ -37,9 +37,10 @@ def test_the_oracle_itself_gives_the_reference_logits(name: str) -> None:
     input_ids, expected = reference_logits(FOLDER / name)
     weights = {key: torch.from_numpy(value.copy()) for key, value in dequantized(FOLDER / name).items()}
     if name in BF16_REFERENCES:
-        packed = {key for key in oracle.microscaling.tensors(FOLDER / name) if key.endswith("weight_packed")}
-        for key in (key.removesuffix("_packed") for key in packed):
-            weights[key] = weights[key].bfloat16().float()
+        for key in oracle.microscaling.tensors(FOLDER / name):
+            base, _, suffix = key.rpartition(".")
+            if suffix in ("weight_packed", "_weight_qdata"):
+                weights[f"{base}.weight"] = weights[f"{base}.weight"].bfloat16().float()
 
     assert relative_error(logits_of_plain_model(FOLDER / name, weights, input_ids), expected) < 1e-4
 

@@ -27,6 +27,7 @@ class Kind(NamedTuple):
 
 NVFP4_CT = Kind("weight_packed", "weight_global_scale", 16, True)
 KINDS = {
+    "ao-llamaodd-fp8wo": Kind("_weight_qdata"),  # one scale a row, [N, 1], named _weight_scale
     "ar-llama128-mxfp4-ar": Kind("weight_packed"),
     "ct-llama128-mixed-fp8-nvfp4": NVFP4_CT,  # attention is FP8 per channel
     "ct-llama128-mxfp4": Kind("weight_packed"),
@@ -79,7 +80,7 @@ def dequantized(folder: Path) -> dict[str, np.ndarray]:
     result = {}
     for name, tensor in stored.items():
         base, _, suffix = name.rpartition(".")
-        if suffix not in ("weight", "weight_packed", "bias"):
+        if suffix not in ("weight", "weight_packed", "_weight_qdata", "bias"):
             continue
         if tensor.dtype not in ("U8", "F8_E4M3"):
             result[name] = values(tensor)
@@ -87,7 +88,7 @@ def dequantized(folder: Path) -> dict[str, np.ndarray]:
         packed = tensor.dtype == "U8"
         raw = np.frombuffer(tensor.data, np.uint8).reshape(tensor.shape)
         element = unpack(raw) if packed else values(tensor)
-        scale = scale_values(stored[f"{base}.weight_scale"])
+        scale = scale_values(stored[f"{base}.{'_' if suffix.startswith('_') else ''}weight_scale"])
         second = stored.get(f"{base}.{kind.second}") if packed else None
         if second is not None:
             number = values(second).reshape(())

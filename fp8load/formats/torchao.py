@@ -1,8 +1,8 @@
 """`quant_method: torchao`, float8: transformers' TorchAoConfig, flattened into safetensors by torchao.
 
 Source: torchao `prototype/safetensors` (0.18 seen). A weight X is `X._weight_qdata` F8_E4M3 [N, K] and
-`X._weight_scale` F32 [N, 1] (PerRow) or [1, 1] (PerTensor), which multiply; `quant_type.default` is the dump of a config class. The head
-and the embeddings are left alone unless include_input_output_embeddings says otherwise.
+`X._weight_scale` F32 [N, 1] (PerRow) or [1, 1] (PerTensor), which multiply; `quant_type.default` is the dump of a
+config class. The head and the embeddings are left alone unless include_input_output_embeddings says otherwise.
 """
 
 from __future__ import annotations

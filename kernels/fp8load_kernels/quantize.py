@@ -16,7 +16,7 @@ from fp8load.scheme import Granularity, LinearScheme, PerBlock, PerChannel, PerG
 from fp8load_kernels.quantizable import InputKind, input_kind, powers_of_two
 from fp8load_kernels.quantize_mx import quantize_mx
 from fp8load_kernels.quantize_nvfp4 import quantize_nvfp4
-from fp8load_kernels.quantized import FP8_DTYPES, SMALLEST_SCALE, Quantized, by_column, group_amax, to_codes
+from fp8load_kernels.quantized import FP8_DTYPES, SMALLEST_SCALE, Quantized, by_column, divided, group_amax, to_codes
 
 __all__ = [
     "FP8_DTYPES",
@@ -49,7 +49,7 @@ def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool 
     amax = group_amax(x, cols)
     if spec.granularity == PerTensor() and amax.numel():
         amax = amax.amax().reshape(1, 1)
-    scale = (amax / LARGEST_FINITE[spec.dtype]).clamp_min(SMALLEST_SCALE)
+    scale = divided(amax, LARGEST_FINITE[spec.dtype]).clamp_min(SMALLEST_SCALE)
     if power_of_two:
         scale = round_up_to_power_of_two(scale)
     codes = to_codes(x / by_column(scale, cols, num_cols), spec.dtype)

@@ -39,9 +39,9 @@ def mx_scale(x_MK: torch.Tensor, dtype: DType, cols: int = MX_COLS) -> torch.Ten
     So the largest element may saturate: with E4M3 what lies between 448 and 512 times the scale becomes 448.
     """
     amax = group_amax(x_MK.float(), cols)
-    # The exponent bits of a float32: floor(log2) + 127; 0 for zeros and subnormals, 255 for what is not finite.
-    biased = amax.view(torch.int32) >> 23 & 255  # without the sign, which a NaN may have
-    byte = (biased - _largest_exponent(dtype)).clamp(0, _LARGEST_BYTE).masked_fill(biased == 255, 255)
+    # The exponent bits of a float32: floor(log2) + 127, and 0 for zeros and subnormals.
+    biased = amax.view(torch.int32) >> 23
+    byte = (biased - _largest_exponent(dtype)).clamp(0, _LARGEST_BYTE).masked_fill(~amax.isfinite(), 255)
     return byte.to(torch.uint8).view(torch.float8_e8m0fnu)
 
 

@@ -11,15 +11,12 @@ from __future__ import annotations
 import torch
 
 from fp8load.dtypes import LARGEST_FINITE, DType
-from fp8load_kernels.quantized import SMALLEST_SCALE, Quantized, by_column, group_amax, to_codes
+from fp8load_kernels.quantized import SMALLEST_SCALE, Quantized, by_column, divided, group_amax, to_codes
 
 NVFP4_COLS = 16
 """The one group size of the format."""
 
 _LARGEST_CODE, _LARGEST_BLOCK = LARGEST_FINITE[DType.F4], LARGEST_FINITE[DType.F8_E4M3]
-
-_LARGEST_GLOBAL = torch.finfo(torch.float32).max / _LARGEST_BLOCK
-"""Above it a block scale times the global scale would be infinite."""
 
 
 def quantize_nvfp4(x_MK: torch.Tensor, global_scale: torch.Tensor | None = None, cols: int = NVFP4_COLS) -> Quantized:
@@ -41,17 +38,25 @@ def nvfp4_block_scale(x_MK: torch.Tensor, global_scale: torch.Tensor, cols: int 
 
     `global_scale` is the multiplier, one element. A group with a NaN or an infinity has a NaN.
     """
-    amax = group_amax(x_MK.float(), cols)
-    amax = amax.masked_fill(amax.isinf(), float("nan"))
-    return to_codes(amax / _LARGEST_CODE / global_scale, DType.F8_E4M3)
+    amax = _nan_if_infinite(group_amax(x_MK.float(), cols))
+    return to_codes(divided(amax, _LARGEST_CODE) / global_scale, DType.F8_E4M3)
 
 
 def nvfp4_global_scale(x_MK: torch.Tensor) -> torch.Tensor:
-    """amax / (6 * 448) of the whole tensor, float32 [1, 1]: the largest block scale becomes 448. 1 for no tokens."""
+    """amax / (6 * 448) of the whole tensor, float32 [1, 1]: the largest block scale becomes 448. 1 for no tokens.
+
+    A NaN or infinity anywhere makes it a NaN, and NaNs of the whole tensor, as with every scale per tensor.
+    """
     if not x_MK.numel():
         return x_MK.new_ones(1, 1, dtype=torch.float32)
-    return _in_range((x_MK.float().abs().amax() / (_LARGEST_CODE * _LARGEST_BLOCK)).reshape(1, 1))
+    amax = x_MK.float().abs().amax().reshape(1, 1)
+    return _in_range(divided(_nan_if_infinite(amax), _LARGEST_CODE * _LARGEST_BLOCK))
+
+
+def _nan_if_infinite(amax: torch.Tensor) -> torch.Tensor:
+    return amax.masked_fill(amax.isinf(), float("nan"))
 
 
 def _in_range(global_scale: torch.Tensor) -> torch.Tensor:
-    return global_scale.clamp(SMALLEST_SCALE, _LARGEST_GLOBAL)
+    """Never 0 nor infinite, as the reciprocal of a stored number may be: 0 / 0 and 0 * inf would be NaNs."""
+    return global_scale.clamp(SMALLEST_SCALE, torch.finfo(torch.float32).max)

@@ -52,6 +52,11 @@ def to_codes(x_MK: torch.Tensor, dtype: DType) -> torch.Tensor:
     return x_MK.clamp(-largest, largest).to(FP8_DTYPES[dtype])
 
 
+def divided(x: torch.Tensor, number: float) -> torch.Tensor:
+    """x / number, rounded once on every device: by a Python number, CUDA multiplies with the rounded reciprocal."""
+    return x / torch.full((), number, dtype=x.dtype, device=x.device)
+
+
 def group_amax(x_MK: torch.Tensor, cols: int) -> torch.Tensor:
     """Largest magnitude of each group of a row, [M, G]; NaN where there is one."""
     num_rows, num_cols = x_MK.shape

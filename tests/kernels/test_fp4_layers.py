@@ -12,6 +12,7 @@ from fp8load.dtypes import DType
 from fp8load.errors import LoadError, PlanError, UnfilledSlotError
 from fp8load.plan.layout import PartSpan, linear_layout
 from fp8load.plan.shard import Span
+from fp8load.runtime.backend import LinearWeights, Part
 from fp8load.runtime.layers import ColumnParallelLinear, MergedColumnParallelLinear, RowParallelLinear
 from fp8load.runtime.linear import ScaledLinear
 from fp8load.runtime.parameters import PackedParameter, make_parameters
@@ -157,6 +158,13 @@ def test_row_ranks_hold_the_columns_of_the_whole(scheme: LinearScheme) -> None:
     for rank in range(4):
         layer = fill(RowParallelLinear(128, 6, scheme=scheme, tp_rank=rank, tp_size=4), [one])
         expect(layer, np.ascontiguousarray(one.weight[:, rank * 32 :][:, :32]), [one], torch.randn(3, 32))
+
+
+def test_packed_weights_without_scales_are_their_codes_values() -> None:
+    scheme = LinearScheme(weight=QuantSpec(dtype=DType.F4, granularity=PerTensor()), storage=PACKED)
+    parts = (Part("whole", slice(0, 1), slice(0, 1)),)
+    weights = LinearWeights(scheme=scheme, shape=(1, 4), parts=parts, weight=torch.tensor([[0x21, 0xF7]]).byte())
+    assert weights.dequantize().tolist() == [[0.5, 1.0, 6.0, -6.0]]
 
 
 def test_a_row_split_inside_a_group_is_refused() -> None:

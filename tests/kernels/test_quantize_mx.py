@@ -114,9 +114,15 @@ def test_shared_exponents_are_rounded_down_and_clamped() -> None:
 def test_a_block_whose_scale_underflows_becomes_zeros_not_nans() -> None:
     x = torch.full((1, 32), 1e-6)
     x[0, 16:] = 100.0
-    back = quantize_nvfp4(x, torch.tensor([1.0])).dequantize()
-    assert (back[0, :16] == 0).all()
-    assert (back[0, 16:] > 90).all()
+    quantized = quantize_nvfp4(x, torch.tensor([1.0]))
+    assert (quantized.codes[0, :16] == 0).all()
+    assert (quantized.dequantize()[0, :16] == 0).all()
+    assert (quantized.dequantize()[0, 16:] > 90).all()
+
+
+def test_a_global_scale_that_no_float_holds_gives_zeros_not_nans() -> None:
+    for multiplier in (torch.tensor([1e-39]).reciprocal(), torch.tensor([3e38])):
+        assert (quantize_nvfp4(torch.ones(1, 16), multiplier).dequantize() == 0).all()
 
 
 def test_a_global_scale_that_is_too_small_saturates() -> None:
@@ -133,8 +139,10 @@ def test_what_is_not_finite_makes_nans_of_its_group_only(bad: float) -> None:
     ):  # fmt: skip
         back = quantized.dequantize()
         assert back[0, :16].isnan().all()
+        assert quantized.dtype is not DType.F4 or not (quantized.codes[0, 3] & 7).any()
         assert back[0, 16:].isfinite().all()
         assert back[1].isfinite().all()
+    assert quantize_nvfp4(x).dequantize().isnan().all()  # its computed global scale belongs to all groups
 
 
 @pytest.mark.parametrize("shape", [(0, 40), (3, 0), (0, 0)])

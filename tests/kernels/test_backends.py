@@ -67,6 +67,7 @@ def test_reference_and_emulated_run_every_scheme_on_every_device(weight, given, 
         (layer(), (64, 0), H200, "at least 1"),
         (layer(), (64, 64), Device(kind="xpu"), "xpu"),
         (replace(layer(), storage=Storage(transposed=True)), (64, 64), CPU, "plain"),
+        (replace(layer(), input_global=SecondLevel(dtype=DType.F32)), (64, 64), CPU, "one level"),
     ],
 )
 def test_scaled_mm_says_why_it_refuses(scheme, shape, device, reason: str) -> None:

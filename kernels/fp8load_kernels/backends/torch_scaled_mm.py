@@ -34,8 +34,8 @@ class TorchScaledMM:
             reason = _refuses(operand, spec)
             if reason:
                 return No(reason)
-        if scheme.second_level is not None or scheme.transforms or scheme.storage.transposed:
-            return No("takes plain [N, K] weights with one level of scales")
+        if scheme.second_level or scheme.input_global or scheme.transforms or scheme.storage.transposed:
+            return No("takes plain [N, K] weights, and one level of scales for either operand")
         if min(shape_NK) < 1:
             return No(f"needs N and K of at least 1, not {list(shape_NK)}")
         return Yes() if device.kind == "cpu" else _supports_cuda(device)

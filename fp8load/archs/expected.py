@@ -10,7 +10,8 @@ from fp8load.archs.base import Arch, Entry, Head, Linear, Sizes, Table, Tower, U
 from fp8load.archs.find import find_prefix
 from fp8load.errors import Problem
 from fp8load.formats.contradictions import contradiction
-from fp8load.formats.lower import KV_ROLES, Lowered, ModuleInfo
+from fp8load.formats.grouping import KV_ROLES
+from fp8load.formats.lower import Lowered, ModuleInfo
 from fp8load.index.index import TensorMeta
 from fp8load.scheme import Role
 

@@ -7,7 +7,7 @@ A format file parses one dialect's configuration into a `CheckpointFormat`. Ever
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fp8load.errors import Problem
@@ -42,6 +42,12 @@ class Unclaimed:
 Claim = Claimed | Ignored | Unclaimed
 
 
+def last_dot(name: str) -> tuple[str, str]:
+    """Module and suffix of a tensor's name: everything before the last dot, and the rest."""
+    base, _, last = name.rpartition(".")
+    return base, last
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFormat:
     """A parsed quantization configuration.
@@ -58,6 +64,8 @@ class CheckpointFormat:
     unknown_keys  keys that this version does not know; kept and reported
     unconverted   module shape -> why a tool of this format leaves such a weight unquantized although the
                   configuration claims it, or None
+    split         tensor name -> module and suffix, where that is not the last dot
+    unused        suffixes of tensors that are left out, with the reason
     renames_weights   every quantized weight has the name that `suffixes` gives, not only packed ones
     problems      what is wrong with the configuration itself
     """
@@ -73,6 +81,8 @@ class CheckpointFormat:
     may_cover: Callable[[str, str], bool] = lambda _entry, _module: False
     unknown_keys: tuple[str, ...] = ()
     unconverted: Callable[[tuple[int, ...]], str | None] = lambda _shape: None
+    split: Callable[[str], tuple[str, str]] = last_dot
+    unused: Mapping[str, str] = field(default_factory=dict)
     renames_weights: bool = False
     problems: tuple[Problem, ...] = ()
 

@@ -14,11 +14,14 @@ from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import CheckpointFormat, FormatModule, Located
 from fp8load.plugins import plugins
 
+QUANTO = "quanto_qmap.json"
+
 _HELPERS = frozenset(
     {
         "base",
         "contradictions",
         "document",
+        "grouping",
         "locate",
         "logical",
         "lower",
@@ -50,7 +53,7 @@ def locate(configs: Mapping[str, Mapping[str, Any]]) -> Iterator[Located]:
                   ("config.json compression_config", config.get("compression_config"))]  # fmt: skip
     if isinstance(text, Mapping):
         candidates.append(("config.json text_config.quantization_config", text.get("quantization_config")))
-    candidates += [(file, configs.get(file)) for file in ("hf_quant_config.json", "quantization_config.json")]
+    candidates += [(file, configs.get(file)) for file in ("hf_quant_config.json", "quantization_config.json", QUANTO)]
     for place, document in candidates:
         if document is None:
             continue

@@ -15,7 +15,6 @@ from fp8load.errors import Problem
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored
 from fp8load.formats.contradictions import (
     contradiction,
-    kv_faults,
     no_role,
     no_scale,
     no_weight,
@@ -25,16 +24,13 @@ from fp8load.formats.contradictions import (
     scalar_faults,
     scale_faults,
     stray_input_scale,
-    twice,
 )
+from fp8load.formats.grouping import group, suffixes_of
 from fp8load.formats.logical import logical_tensors
 from fp8load.formats.match import is_embedding
 from fp8load.formats.uniform import mixed_dtypes
 from fp8load.index.index import TensorMeta
 from fp8load.scheme import LinearScheme, Role
-
-KV_ROLES = (Role.K_SCALE, Role.V_SCALE, Role.Q_SCALE)
-_PROJECTIONS = frozenset({"k_proj", "v_proj", "q_proj", "qkv_proj"})
 
 
 class ModuleInfo(NamedTuple):
@@ -75,27 +71,11 @@ class Lowered:
 
 def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, *, known: bool = True) -> Lowered:
     """Join tensors and claims. `known`: the model's family is, which makes a single odd dtype a fault."""
-    suffixes = {"weight": Role.WEIGHT, "bias": Role.BIAS, **fmt.suffixes}
-    grouped: dict[str, dict[Role, TensorMeta]] = {}
-    kv: dict[tuple[str, Role], TensorMeta] = {}
-    loose: dict[str, TensorMeta] = {}
-    problems: list[Problem] = []
-    for name, meta in tensors.items():
-        base, _, last = name.rpartition(".")
-        role = suffixes.get(last)
-        if role is None or not base:
-            loose[name] = meta
-        elif role in KV_ROLES:
-            other = kv.setdefault((_attention(base), role), meta)
-            problems += kv_faults(meta)
-            if other is not meta:
-                problems += [twice(role, meta, other), twice(role, other, meta)]
-        elif role in (roles := grouped.setdefault(base, {})):
-            problems.append(twice(role, meta, roles[role]))
-        else:
-            roles[role] = meta
+    suffixes = suffixes_of(fmt)
+    sorted_out = group(tensors, fmt, suffixes)
+    grouped, kv, loose = sorted_out.modules, sorted_out.kv, sorted_out.loose
+    problems, unused = list(sorted_out.problems), dict(sorted_out.unused)
     modules: dict[str, ModuleInfo] = {}
-    unused: dict[str, str] = {}
     logical: dict[str, TensorMeta] = {}
     cache: _Cache = {}
     spelling = _spelling(grouped.values(), fmt)
@@ -115,7 +95,7 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, *, known: bo
         modules[base] = ModuleInfo(base, roles, scheme)
     problems.extend(_without_role(modules, loose))
     problems.extend(
-        mixed_dtypes(tensors, lambda name: _is_scale(suffixes.get(name.rpartition(".")[2])), unused, known=known)
+        mixed_dtypes(tensors, lambda name: _is_scale(suffixes.get(fmt.split(name)[1])), unused, known=known)
     )
     return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, logical=logical, problems=tuple(problems),
                    weight=lambda module: _weight_name(module, fmt))  # fmt: skip
@@ -134,12 +114,6 @@ def _weight_name(module: str, fmt: CheckpointFormat) -> str:
 
 def _is_scale(role: Role | None) -> bool:
     return role not in (None, Role.WEIGHT, Role.BIAS)
-
-
-def _attention(base: str) -> str:
-    """The attention module of a KV scale: ModelOpt writes `self_attn.k_proj.k_scale`, others `self_attn.k_scale`."""
-    parent, _, last = base.rpartition(".")
-    return parent if last in _PROJECTIONS else base
 
 
 def _spelling(grouped: Iterable[Mapping[Role, TensorMeta]], fmt: CheckpointFormat) -> dict[Role, str]:

@@ -45,6 +45,7 @@ KINDS = {
     "qk-llama128-mxfp4": Kind(),
     "qk-llama128-nvfp4": Kind(second="weight_scale_2", group=16),
     "qk-llamaodd-mxfp4": Kind(),
+    "quanto-llama128-fp8wo": Kind("weight._data"),  # one scale a row, [N, 1], named weight._scale
 }
 NAMES = tuple(sorted(KINDS))
 
@@ -80,18 +81,21 @@ def dequantized(folder: Path) -> dict[str, np.ndarray]:
     result = {}
     for name, tensor in stored.items():
         base, _, suffix = name.rpartition(".")
-        if suffix not in ("weight", "weight_packed", "_weight_qdata", "bias"):
+        if suffix not in ("weight", "weight_packed", "_weight_qdata", "_data", "bias"):
             continue
+        scale_name = {"_weight_qdata": "_weight_scale", "_data": "_scale"}.get(suffix, "weight_scale")
         if tensor.dtype not in ("U8", "F8_E4M3"):
             result[name] = values(tensor)
             continue
         packed = tensor.dtype == "U8"
         raw = np.frombuffer(tensor.data, np.uint8).reshape(tensor.shape)
         element = unpack(raw) if packed else values(tensor)
-        scale = scale_values(stored[f"{base}.{'_' if suffix.startswith('_') else ''}weight_scale"])
+        scale = scale_values(stored[f"{base}.{scale_name}"])
         second = stored.get(f"{base}.{kind.second}") if packed else None
         if second is not None:
             number = values(second).reshape(())
             scale = scale / number if kind.divides else scale * number
-        result[f"{base}.weight"] = element * spread(scale.astype(np.float32), element.shape, kind.group)
+        result[f"{base.removesuffix('.weight')}.weight"] = element * spread(
+            scale.astype(np.float32), element.shape, kind.group
+        )
     return result

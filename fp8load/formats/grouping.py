@@ -1,0 +1,58 @@
+"""Tensors sorted by their names: a module's roles, KV-cache scales, tensors of no module, tensors of no use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from fp8load.errors import Problem
+from fp8load.formats.base import CheckpointFormat
+from fp8load.formats.contradictions import kv_faults, twice
+from fp8load.index.index import TensorMeta
+from fp8load.scheme import Role
+
+KV_ROLES = (Role.K_SCALE, Role.V_SCALE, Role.Q_SCALE)
+_PROJECTIONS = frozenset({"k_proj", "v_proj", "q_proj", "qkv_proj"})
+
+
+class Grouped(NamedTuple):
+    """Every tensor in one of four places, and what the names already show to be wrong."""
+
+    modules: dict[str, dict[Role, TensorMeta]]
+    kv: dict[tuple[str, Role], TensorMeta]
+    loose: dict[str, TensorMeta]
+    unused: dict[str, str]
+    problems: list[Problem]
+
+
+def suffixes_of(fmt: CheckpointFormat) -> dict[str, Role]:
+    """Suffix -> role: what every dialect has, and the format's own."""
+    return {"weight": Role.WEIGHT, "bias": Role.BIAS, **fmt.suffixes}
+
+
+def group(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, suffixes: Mapping[str, Role]) -> Grouped:
+    """Sort tensors by name. Two tensors for one role of one module are a problem each."""
+    found = Grouped({}, {}, {}, {}, [])
+    for name, meta in tensors.items():
+        base, last = fmt.split(name)
+        role = suffixes.get(last)
+        if last in fmt.unused:
+            found.unused[name] = fmt.unused[last]
+        elif role is None or not base:
+            found.loose[name] = meta
+        elif role in KV_ROLES:
+            _add_kv(found, base, role, meta)
+        elif role in (roles := found.modules.setdefault(base, {})):
+            found.problems.append(twice(role, meta, roles[role]))
+        else:
+            roles[role] = meta
+    return found
+
+
+def _add_kv(found: Grouped, base: str, role: Role, meta: TensorMeta) -> None:
+    """A KV scale under its attention module: ModelOpt writes `self_attn.k_proj.k_scale`, others `self_attn.k_scale`."""
+    parent, _, last = base.rpartition(".")
+    other = found.kv.setdefault((parent if last in _PROJECTIONS else base, role), meta)
+    found.problems.extend(kv_faults(meta))
+    if other is not meta:
+        found.problems.extend([twice(role, meta, other), twice(role, other, meta)])

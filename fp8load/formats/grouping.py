@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from fp8load.errors import Problem
-from fp8load.formats.base import CheckpointFormat
+from fp8load.formats.base import CheckpointFormat, last_dot
 from fp8load.formats.contradictions import kv_faults, twice
 from fp8load.index.index import TensorMeta
 from fp8load.scheme import Role
@@ -33,8 +33,12 @@ def suffixes_of(fmt: CheckpointFormat) -> dict[str, Role]:
 def group(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, suffixes: Mapping[str, Role]) -> Grouped:
     """Sort tensors by name. Two tensors for one role of one module are a problem each."""
     found = Grouped({}, {}, {}, {}, [])
+    split = None if fmt.split is last_dot else fmt.split
     for name, meta in tensors.items():
-        base, last = fmt.split(name)
+        if split is None:  # what most formats do, without a call for each of a hundred thousand names
+            base, _, last = name.rpartition(".")
+        else:
+            base, last = split(name)
         role = suffixes.get(last)
         if last in fmt.unused:
             found.unused[name] = fmt.unused[last]

@@ -84,7 +84,7 @@ def lower(tensors: Mapping[str, TensorMeta], fmt: CheckpointFormat, *, known: bo
             problems.extend(_without_weight(_weight_name(base, fmt), roles, loose))
             continue
         claim = fmt.claim(base)
-        if isinstance(claim, Claimed):
+        if isinstance(claim, Claimed) and claim.scheme.weight.scale_dtype is not None:  # the dialect fixes the bytes
             changed = logical_tensors(roles, claim.scheme)
             roles.update(changed)
             logical.update((meta.name, meta) for meta in changed.values())

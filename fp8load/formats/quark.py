@@ -1,13 +1,15 @@
-"""`quant_method: quark`: AMD Quark's export, one scheme for all layers: FP8, MXFP4 and NVFP4.
+"""`quant_method: quark`: AMD Quark's export: FP8, MXFP4, MXFP8 and NVFP4, also mixed by layer.
 
 Source: amd-quark's JSON export (0.13 seen). `global_quant_config` says how `weight` and `input_tensors` are quantized:
 one specification, or for NVFP4 a list of two (FP4 in groups of 16, and the scale of their scales). `exclude` lists full
-names or shell globs. Tensors: `weight_scale` BF16 [] / [N], U8 exponents, or F8_E4M3; `weight_scale_2` and
-`input_scale_2` F32 [], which multiply; `input_scale` where inputs are static.
+names or shell globs, and the first glob of `layer_quant_config` that matches counts before the global one. Tensors:
+`weight_scale` BF16 [] / [N], U8 exponents, or F8_E4M3; `weight_scale_2` and `input_scale_2` F32 [], which multiply;
+`input_scale` where inputs are static; KV scales `k_proj.output_scale`.
 """
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +21,7 @@ from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Loca
 from fp8load.formats.document import validated
 from fp8load.formats.match import first_cover, glob_or_prefix
 from fp8load.formats.microscaling import MXFP4, MXFP8, mx, nvfp4
-from fp8load.scheme import Granularity, LinearScheme, PerChannel, PerTensor, PerToken, QuantSpec, Role
+from fp8load.scheme import Granularity, KVScheme, LinearScheme, PerChannel, PerTensor, PerToken, QuantSpec, Role
 
 NAME = "quark"
 
@@ -31,6 +33,8 @@ SUFFIXES: Mapping[str, Role] = {
     "k_scale": Role.K_SCALE,
     "v_scale": Role.V_SCALE,
 }
+
+KV = KVScheme(dtype=DType.F8_E4M3, granularity=PerTensor(), static=True)
 
 
 class Spec(BaseModel):
@@ -62,7 +66,7 @@ class QuarkConfig(BaseModel):
 
     quant_method: str
     global_quant_config: LayerConfig
-    layer_quant_config: dict[str, Any] | None = None
+    layer_quant_config: dict[str, LayerConfig] | None = None
     layer_type_quant_config: dict[str, Any] | None = None
     kv_cache_quant_config: dict[str, Any] | None = None
     exclude: list[str] | None = None
@@ -82,31 +86,47 @@ def detect(document: Mapping[str, Any]) -> bool:
 def parse(located: Located) -> CheckpointFormat:
     """The configuration as a value. Raises `ConfigError`."""
     config = validated(QuarkConfig, located)
-    for key, value in (("layer_quant_config", config.layer_quant_config),
-                       ("layer_type_quant_config", config.layer_type_quant_config),
-                       ("kv_cache_quant_config", config.kv_cache_quant_config),
-                       ("algo_config", config.algo_config)):  # fmt: skip
+    for key, value in (
+        ("layer_type_quant_config", config.layer_type_quant_config),
+        ("algo_config", config.algo_config),
+    ):
         if value:
             raise _unsupported(located, key, "nothing", str(value)[:80])
-    scheme = _scheme(config.global_quant_config, located)
     ignore = tuple(config.exclude or ())
     find = first_cover(ignore, glob_or_prefix)
-    claimed = Claimed(scheme=scheme, by=located.place, explicit=config.exclude is not None)
+    claims = [
+        (pattern, Claimed(scheme=_scheme(layer, located, f"layer_quant_config {pattern}"), by=pattern, explicit=True))
+        for pattern, layer in (config.layer_quant_config or {}).items()
+    ]
+    scheme = _scheme(config.global_quant_config, located, "global_quant_config")
+    otherwise = Claimed(scheme=scheme, by=located.place, explicit=config.exclude is not None)
 
     def claim(module: str) -> Claim:
         entry = find(module)
-        return Ignored(by=entry) if entry is not None else claimed
+        if entry is not None:
+            return Ignored(by=entry)
+        return next((claimed for pattern, claimed in claims if fnmatch.fnmatchcase(module, pattern)), otherwise)
 
     return CheckpointFormat(
         name=NAME,
-        title=f"Quark: {scheme}",
+        title="Quark: " + "; ".join(dict.fromkeys(str(c.scheme) for c in (otherwise, *(c for _, c in claims)))),
         place=located.place,
         claim=claim,
         suffixes=SUFFIXES,
+        kv=KV if config.kv_cache_quant_config else None,
+        split=_split,
         ignore=ignore,
         covers=glob_or_prefix,
         unknown_keys=tuple(config.model_extra or ()),
     )
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Module and suffix; the scale of k_proj's output is the cache's scale for k."""
+    base, _, last = name.rpartition(".")
+    if last == "output_scale":
+        return base, {"k_proj": "k_scale", "v_proj": "v_scale"}.get(base.rpartition(".")[2], last)
+    return base, last
 
 
 def _unsupported(located: Located, key: str, expected: str, got: str) -> ConfigError:
@@ -128,9 +148,8 @@ def _kind(spec: Spec | list[Spec] | None) -> str:
     return f"{spec.dtype} {spec.qscheme}"
 
 
-def _scheme(layer: LayerConfig, located: Located) -> LinearScheme:
+def _scheme(layer: LayerConfig, located: Located, key: str) -> LinearScheme:
     weight, inputs = _kind(layer.weight), _kind(layer.input_tensors)
-    key = "global_quant_config"
     if weight == "nvfp4" and inputs in ("nvfp4", "none"):
         return nvfp4(divides=False, quantized_input=inputs == "nvfp4")
     if weight in ("mxfp4", "mxfp8") and inputs in ("mxfp4", "mxfp8", "none"):

@@ -42,6 +42,7 @@ KINDS = {
     "mo-llamaodd-fp8-pcpt": Kind(),  # one scale a row, [N]
     "mo-phi3-nvfp4": Kind(second="weight_scale_2", group=16),
     "mo-qwen3-nvfp4-kv": Kind(second="weight_scale_2", group=16),
+    "qk-llama128-mixed": Kind(),  # attention FP8 per tensor, []
     "qk-llama128-mxfp4": Kind(),
     "qk-llama128-nvfp4": Kind(second="weight_scale_2", group=16),
     "qk-llamaodd-mxfp4": Kind(),
@@ -70,6 +71,8 @@ def spread(scale: np.ndarray, shape: tuple[int, int], group: int) -> np.ndarray:
     if scale.ndim == 4:
         grid = scale[:, 0, :, 0]
         return grid.repeat(128, axis=0).repeat(128, axis=1)[: shape[0], : shape[1]]
+    if scale.ndim == 0:
+        return np.broadcast_to(scale, shape)
     if scale.ndim == 1 or scale.shape[1] == 1:
         return np.broadcast_to(scale.reshape(-1, 1), shape)
     return scale.repeat(group, axis=1)[:, : shape[1]]

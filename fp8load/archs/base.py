@@ -7,8 +7,8 @@ components, never substrings. That list is what makes a missing norm or an extra
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fp8load.plan.shard import Shard
@@ -22,6 +22,8 @@ class Dim(enum.StrEnum):
     Q = "num_attention_heads * head_dim"
     KV = "num_key_value_heads * head_dim"
     HEAD = "head_dim"
+    HEADS = "num_attention_heads"
+    KV_HEADS = "num_key_value_heads"
     VOCAB = "vocab_size"
 
 
@@ -45,25 +47,41 @@ class Sizes:
             Dim.Q: self.num_heads * self.head_dim,
             Dim.KV: self.num_kv_heads * self.head_dim,
             Dim.HEAD: self.head_dim,
+            Dim.HEADS: self.num_heads,
+            Dim.KV_HEADS: self.num_kv_heads,
             Dim.VOCAB: self.vocab_size,
         }[dim]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
-    """A yes or no that config.json decides: `key`, and what holds where the key is absent."""
+    """A yes or no that config.json decides: `key`, and what holds where the key is absent.
+
+    `also` lists other names of the key, where publisher and transformers differ; the first one there counts.
+    """
 
     key: str
     default: bool
+    also: tuple[str, ...] = ()
+    negated: bool = False
 
     def of(self, config: Mapping[str, Any]) -> bool:
         """The value for one config."""
-        value = config.get(self.key)
-        return self.default if value is None else bool(value)
+        values = (config.get(key) for key in (self.key, *self.also))
+        return bool(next((value for value in values if value is not None), self.default)) is not self.negated
+
+    def __invert__(self) -> Flag:
+        """The opposite: `~flag`."""
+        return replace(self, negated=not self.negated)
 
 
 NEVER = Flag(key="", default=False)
 ALWAYS = Flag(key="", default=True)
+
+TIED = "tie_word_embeddings"
+
+COUNTED = "*"
+"""The component of a vector's name that counts its tensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +109,30 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """A one-dimensional tensor that every rank holds whole: a norm. `name` is the tensor's, within its prefix."""
+    """A tensor that every rank holds whole: a norm's weight or its bias. `name` is the tensor's, within its prefix.
+
+    times   how many there are, where it is not one: rows of one tensor, or, where a component of `name` is "*",
+            tensors of their own that are counted there
+    when    whether the config has it
+    """
 
     name: str
     length: Dim
+    times: Dim | None = None
+    when: Flag = ALWAYS
+
+    def tensors(self, config: Mapping[str, Any], sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name, within its prefix, and shape of each tensor that is there with this config."""
+        if not self.when.of(config):
+            return
+        length = sizes.of(self.length)
+        if self.times is None:
+            yield self.name, (length,)
+        elif COUNTED in self.name.split("."):
+            for number in range(sizes.of(self.times)):
+                yield self.name.replace(COUNTED, str(number)), (length,)
+        else:
+            yield self.name, (sizes.of(self.times), length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +148,7 @@ class Head:
 
     module: str
     tied: Flag
+    bias: Flag = NEVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +180,8 @@ class Arch:
     prefixes    what may stand before every name, e.g. "" or "language_model."; the one in use is found
     text_config the key under which a multimodal config keeps the numbers of the language model
     defaults    numbers that transformers fills in where a config leaves them out, by their keys
+    nullable    keys of `defaults` whose null has a meaning of its own: as many KV heads as heads, an even share of the
+                hidden size for a head
     """
 
     name: str
@@ -152,12 +193,16 @@ class Arch:
     prefixes: tuple[str, ...] = ("",)
     text_config: str | None = None
     defaults: Mapping[str, int] = field(default_factory=dict)
+    nullable: tuple[str, ...] = ()
 
     def config(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """The part of config.json that describes the language model, with the family's defaults."""
         found = document.get(self.text_config) if self.text_config is not None else None
         described = found if isinstance(found, Mapping) else document
-        return {**self.defaults, **{key: value for key, value in described.items() if value is not None}}
+        said = {key: value for key, value in described.items() if value is not None or key in self.nullable}
+        # transformers 4 reads this key of the language model, transformers 5 the outer one: tied is what either ties
+        tied = {TIED: True} if document.get(TIED) is True else {}
+        return {**self.defaults, **said, **tied}
 
 
 def sizes(config: Mapping[str, Any]) -> Sizes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fp8load.archs.base import ALWAYS, NEVER, Dim, Flag, Head, Linear, Part, Table, Unused, Vector
+from fp8load.archs.base import ALWAYS, NEVER, TIED, Dim, Entry, Flag, Head, Linear, Part, Table, Unused, Vector
 from fp8load.plan.shard import Shard
 
 
@@ -21,10 +21,10 @@ def qkv(bias: Flag = NEVER) -> Linear:
     )
 
 
-def o_proj(bias: Flag = NEVER) -> Linear:
+def o_proj(bias: Flag = NEVER, *, module: str = "self_attn.o_proj") -> Linear:
     """The attention's output projection, split by input columns."""
-    part = Part(slot="o", module="self_attn.o_proj", rows=Dim.HIDDEN)
-    return Linear(target="self_attn.o_proj", parts=(part,), cols=Dim.Q, shard=Shard.ROW, bias=bias)
+    part = Part(slot="o", module=module, rows=Dim.HIDDEN)
+    return Linear(target=module, parts=(part,), cols=Dim.Q, shard=Shard.ROW, bias=bias)
 
 
 def gated_mlp(bias: Flag = NEVER) -> tuple[Linear, Linear]:
@@ -40,14 +40,19 @@ def gated_mlp(bias: Flag = NEVER) -> tuple[Linear, Linear]:
             shard=Shard.COLUMN,
             bias=bias,
         ),
-        Linear(
-            target="mlp.down_proj",
-            parts=(Part(slot="down", module="mlp.down_proj", rows=Dim.HIDDEN),),
-            cols=Dim.INTERMEDIATE,
-            shard=Shard.ROW,
-            bias=bias,
-        ),
+        _down(bias, "mlp.down_proj"),
     )
+
+
+def plain_mlp(bias: Flag = NEVER, *, up: str = "mlp.up_proj", down: str = "mlp.down_proj") -> tuple[Linear, Linear]:
+    """An up projection without a gate, and the down projection."""
+    part = Part(slot="up", module=up, rows=Dim.INTERMEDIATE)
+    return (Linear(target=up, parts=(part,), cols=Dim.HIDDEN, shard=Shard.COLUMN, bias=bias), _down(bias, down))
+
+
+def _down(bias: Flag, module: str) -> Linear:
+    part = Part(slot="down", module=module, rows=Dim.HIDDEN)
+    return Linear(target=module, parts=(part,), cols=Dim.INTERMEDIATE, shard=Shard.ROW, bias=bias)
 
 
 def norms(*names: str) -> tuple[Vector, ...]:
@@ -55,12 +60,14 @@ def norms(*names: str) -> tuple[Vector, ...]:
     return tuple(Vector(name=f"{name}.weight", length=Dim.HIDDEN) for name in names)
 
 
-def qk_norms() -> tuple[Vector, Vector]:
+def layer_norms(*names: str) -> tuple[Vector, ...]:
+    """Norms over the hidden size that have a bias."""
+    return (*norms(*names), *(Vector(name=f"{name}.bias", length=Dim.HIDDEN) for name in names))
+
+
+def qk_norms(q: str = "self_attn.q_norm", k: str = "self_attn.k_norm") -> tuple[Vector, Vector]:
     """Norms over one head of q and of k."""
-    return (
-        Vector(name="self_attn.q_norm.weight", length=Dim.HEAD),
-        Vector(name="self_attn.k_norm.weight", length=Dim.HEAD),
-    )
+    return (Vector(name=f"{q}.weight", length=Dim.HEAD), Vector(name=f"{k}.weight", length=Dim.HEAD))
 
 
 LLAMA_NORMS = norms("input_layernorm", "post_attention_layernorm")
@@ -68,13 +75,23 @@ LLAMA_NORMS = norms("input_layernorm", "post_attention_layernorm")
 ROTARY = Unused(name="self_attn.rotary_emb.inv_freq", reason="computed from rope_theta; early exports stored it")
 
 
-def root(*, tied: bool) -> tuple[Table, Vector, Head]:
+def root(*, tied: bool, norm: tuple[Vector, ...] = norms("model.norm"), head_bias: Flag = NEVER) -> tuple[Entry, ...]:
     """Embedding, final norm and head; `tied` is the family's default of tie_word_embeddings."""
-    return (
-        Table(name="model.embed_tokens.weight"),
-        *norms("model.norm"),  # type: ignore[return-value]  # one name, one norm
-        Head(module="lm_head", tied=Flag(key="tie_word_embeddings", default=tied)),
-    )
+    head = Head(module="lm_head", tied=Flag(key=TIED, default=tied), bias=head_bias)
+    return (Table(name="model.embed_tokens.weight"), *norm, head)
 
 
-__all__ = ["ALWAYS", "LLAMA_NORMS", "NEVER", "ROTARY", "gated_mlp", "norms", "o_proj", "qk_norms", "qkv", "root"]
+__all__ = [
+    "ALWAYS",
+    "LLAMA_NORMS",
+    "NEVER",
+    "ROTARY",
+    "gated_mlp",
+    "layer_norms",
+    "norms",
+    "o_proj",
+    "plain_mlp",
+    "qk_norms",
+    "qkv",
+    "root",
+]

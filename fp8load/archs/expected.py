@@ -73,7 +73,8 @@ def arch_problems(model: Model, lowered: Lowered) -> Iterator[Problem]:
             case Linear():
                 yield from _linear(model, lowered, at, entry, known)
             case Vector():
-                yield from _tensor(lowered, at + entry.name, (model.sizes.of(entry.length),), known)
+                for name, shape in entry.tensors(model.config, model.sizes):
+                    yield from _vector(lowered, at + name, shape, known)
             case Table():
                 shape = (model.sizes.vocab_size, model.sizes.hidden_size)
                 yield from _tensor(lowered, at + entry.name, shape, known)
@@ -109,7 +110,8 @@ def _shaped(meta: TensorMeta, shape: tuple[int, ...]) -> Iterator[Problem]:
     )  # fmt: skip
 
 
-def _find(lowered: Lowered, name: str) -> TensorMeta | None:
+def find_tensor(lowered: Lowered, name: str) -> TensorMeta | None:
+    """The stored tensor that is a family's `name`: a module's weight or bias, or a tensor of no module."""
     base, _, last = name.rpartition(".")
     info = lowered.modules.get(base)
     if info is not None and last in (Role.WEIGHT, Role.BIAS):
@@ -122,15 +124,21 @@ def _tensor(
 ) -> Iterator[Problem]:
     """A tensor that the family has. `called`: its name on disk, where it is another (a packed weight's)."""
     known.add(name)
-    meta = _find(lowered, name)
+    meta = find_tensor(lowered, name)
     if meta is None:
         yield _absent(called or name, shape)
     else:
         known.add(meta.name)  # packed weights have another name on disk
         yield from _shaped(meta, shape)
-        if len(shape) == 1 and not meta.dtype.is_wide_float:
-            yield contradiction("F8L105", meta, "a float of 16 bits or more: norms and biases have no scale",
-                                str(meta.dtype))  # fmt: skip
+
+
+def _vector(lowered: Lowered, name: str, shape: tuple[int, ...], known: set[str]) -> Iterator[Problem]:
+    """A norm or a bias: it has no scale, so nothing narrower than 16 bits can be one."""
+    yield from _tensor(lowered, name, shape, known)
+    meta = find_tensor(lowered, name)
+    if meta is not None and not meta.dtype.is_wide_float:
+        yield contradiction("F8L105", meta, "a float of 16 bits or more: norms and biases have no scale",
+                            str(meta.dtype))  # fmt: skip
 
 
 def _embedding(lowered: Lowered, name: str) -> Iterator[Problem]:
@@ -151,7 +159,7 @@ def _linear(model: Model, lowered: Lowered, at: str, entry: Linear, known: set[s
     for module, num_rows in members:
         yield from _tensor(lowered, f"{module}.weight", (num_rows, cols), known, lowered.weight(module))
         if has_bias:
-            yield from _tensor(lowered, f"{module}.bias", (num_rows,), known)
+            yield from _vector(lowered, f"{module}.bias", (num_rows,), known)
 
 
 def _lost_fused(model: Model, lowered: Lowered, at: str, entry: Linear) -> bool:
@@ -164,9 +172,11 @@ def _lost_fused(model: Model, lowered: Lowered, at: str, entry: Linear) -> bool:
 
 def _head(model: Model, lowered: Lowered, at: str, entry: Head, known: set[str]) -> Iterator[Problem]:
     name = f"{at}{entry.module}.weight"
-    if entry.tied.of(model.config) and _find(lowered, name) is None:
+    if entry.tied.of(model.config) and find_tensor(lowered, name) is None:
         return
     yield from _tensor(lowered, name, (model.sizes.vocab_size, model.sizes.hidden_size), known)
+    if entry.bias.of(model.config):
+        yield from _vector(lowered, f"{at}{entry.module}.bias", (model.sizes.vocab_size,), known)
 
 
 def _strangers(model: Model, lowered: Lowered, known: set[str], towers: tuple[str, ...]) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from fp8load.archs.base import Dim, Head, Linear, Table, Tower, Unused, Vector
-from fp8load.archs.expected import Model, is_fused_on_disk
+from fp8load.archs.expected import Model, find_tensor, is_fused_on_disk
 from fp8load.boxes import rows
 from fp8load.errors import PlanError, Problem
 from fp8load.formats.lower import Lowered, ModuleInfo
@@ -47,8 +47,7 @@ def _entry(builder: Builder, model: Model, at: str, entry: Linear | Vector | Tab
         case Linear():
             _linear(builder, model, at, entry)
         case Vector():
-            meta = modules[(at + entry.name).rpartition(".")[0]].tensors[Role.WEIGHT]
-            builder.tensor(meta, name=meta.name, role=Role.WEIGHT)
+            _vector(builder, model, at, entry)
         case Table():
             meta = modules[(at + entry.name).rpartition(".")[0]].tensors[Role.WEIGHT]
             span = vocab_span(meta.shape[0], builder.rank)
@@ -64,6 +63,13 @@ def _entry(builder: Builder, model: Model, at: str, entry: Linear | Vector | Tab
             _tower(builder, entry)
         case _:
             assert_never(entry)
+
+
+def _vector(builder: Builder, model: Model, at: str, entry: Vector) -> None:
+    for name, _ in entry.tensors(model.config, model.sizes):
+        meta = find_tensor(builder.lowered, at + name)
+        if meta is not None:  # what is absent, arch_problems has named
+            builder.tensor(meta, name=meta.name, role=Role.WEIGHT)
 
 
 def _tower(builder: Builder, entry: Tower) -> None:

@@ -8,4 +8,6 @@ ARCH = Arch(
     model_types=("qwen2",),
     layer=(qkv(bias=ALWAYS), o_proj(), *gated_mlp(), *LLAMA_NORMS),
     root=root(tied=False),
+    defaults={"num_key_value_heads": 32},
+    nullable=("num_key_value_heads",),
 )

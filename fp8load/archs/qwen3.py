@@ -10,4 +10,6 @@ ARCH = Arch(
     model_types=("qwen3",),
     layer=(qkv(bias=ATTENTION_BIAS), o_proj(bias=ATTENTION_BIAS), *gated_mlp(), *qk_norms(), *LLAMA_NORMS),
     root=root(tied=False),
+    defaults={"num_key_value_heads": 32, "head_dim": 128},
+    nullable=("num_key_value_heads",),
 )

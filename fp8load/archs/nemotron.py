@@ -1,0 +1,19 @@
+"""Nemotron 3 and 4, and Minitron, dense: an MLP without a gate, norms with a bias."""
+
+from fp8load.archs.base import Arch, Flag
+from fp8load.archs.decoder import layer_norms, o_proj, plain_mlp, qkv, root
+
+ATTENTION_BIAS = Flag(key="attention_bias", default=False)
+MLP_BIAS = Flag(key="mlp_bias", default=False)
+
+ARCH = Arch(
+    name="nemotron",
+    model_types=("nemotron",),
+    layer=(
+        qkv(bias=ATTENTION_BIAS),
+        o_proj(bias=ATTENTION_BIAS),
+        *plain_mlp(bias=MLP_BIAS),
+        *layer_norms("input_layernorm", "post_attention_layernorm"),
+    ),
+    root=root(tied=False, norm=layer_norms("model.norm")),
+)

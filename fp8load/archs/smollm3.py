@@ -1,0 +1,16 @@
+"""SmolLM3: llama with a tied head."""
+
+from fp8load.archs.base import Arch, Flag
+from fp8load.archs.decoder import LLAMA_NORMS, gated_mlp, o_proj, qkv, root
+
+ATTENTION_BIAS = Flag(key="attention_bias", default=False)
+MLP_BIAS = Flag(key="mlp_bias", default=False)
+
+ARCH = Arch(
+    name="smollm3",
+    model_types=("smollm3",),
+    layer=(qkv(bias=ATTENTION_BIAS), o_proj(bias=ATTENTION_BIAS), *gated_mlp(bias=MLP_BIAS), *LLAMA_NORMS),
+    root=root(tied=True),
+    defaults={"num_key_value_heads": 4},
+    nullable=("num_key_value_heads",),
+)

@@ -1,0 +1,186 @@
+"""Families are what transformers writes: all of it is planned, nothing may be missing, nothing may be added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+from archs.tiny import Tiny, baichuan, mimo, sizes_of, written, written_inside
+from fp8load.archs.base import Linear, Tower, sizes
+from fp8load.archs.find import families, find_arch
+from fp8load.plan.prove import prove_ranks
+
+# For each type: keys of its config that add or remove tensors.
+SAID: dict[str, list[dict[str, Any]]] = {
+    "llama": [{}, {"attention_bias": True, "mlp_bias": True}, {"tie_word_embeddings": True}],
+    "mistral": [{}],
+    "ministral": [{}],
+    "ministral3": [{}, {"tie_word_embeddings": True}],
+    "phi3": [{}],
+    "qwen2": [{}, {"tie_word_embeddings": True}],
+    "qwen3": [{}, {"attention_bias": True}],
+    "gemma3_text": [{}],
+    "granite": [{}, {"attention_bias": True, "mlp_bias": True}],
+    "olmo": [{}, {"attention_bias": True}],
+    "olmo2": [{}, {"attention_bias": True}],
+    "olmo3": [{}],
+    "exaone4": [{}, {"tie_word_embeddings": True}],
+    "cohere": [{}, {"use_qk_norm": True}, {"attention_bias": True, "tie_word_embeddings": False}],
+    "cohere2": [{}],
+    "gemma": [{}, {"attention_bias": True}],
+    "gemma2": [{}],
+    "glm": [{}, {"attention_bias": False}],
+    "glm4": [{}, {"attention_bias": False}],
+    "nemotron": [{}, {"attention_bias": True, "mlp_bias": True}],
+    "starcoder2": [{}, {"use_bias": False, "tie_word_embeddings": False}],
+    "phi": [{}, {"qk_layernorm": True}],
+    "stablelm": [{}, {"use_qkv_bias": True}, {"qk_layernorm": True, "use_parallel_residual": True}],
+    "smollm3": [{}, {"attention_bias": True, "mlp_bias": True}],
+    "hunyuan_v1_dense": [{}, {"attention_bias": True}],
+    "ernie4_5": [{}, {"use_bias": True, "tie_word_embeddings": False}],
+    "seed_oss": [{}, {"attention_bias": False, "attention_out_bias": True, "mlp_bias": True}],
+    "arcee": [{}, {"attention_bias": True, "mlp_bias": True}],
+    "internlm3": [{}, {"qkv_bias": True, "bias": True}],
+    "helium": [{}, {"attention_bias": True, "mlp_bias": True}],
+    "cwm": [{}, {"mlp_bias": True}],
+    "hyperclovax": [{}, {"use_post_norm": False}, {"attention_bias": True, "mlp_bias": True}],
+}
+INSIDE = [("gemma3", "gemma3_text", "siglip_vision_model"), ("mistral3", "mistral", "pixtral"),
+          ("mistral3", "ministral3", "pixtral")]  # fmt: skip
+UNTIED = (("tie_word_embeddings", False),)
+
+CASES: dict[str, Callable[[], Tiny]] = {
+    "-".join([name, *(f"{key}={value}" for key, value in said.items())]): partial(written, name, tuple(said.items()))
+    for name, cases in SAID.items()
+    for said in cases
+}
+CASES |= {f"{case[0]}-{case[1]}": partial(written_inside, *case) for case in INSIDE}
+CASES |= {f"{case[0]}-{case[1]}-untied": partial(written_inside, *case, UNTIED) for case in INSIDE}
+CASES |= {"baichuan": baichuan, "mimo": mimo}
+
+STRANGERS = {
+    "model.layers.0.self_attn.stranger.weight": (8,),
+    "model.layers.1.stranger.bias": (48,),
+    "model.layers.2.input_layernorm.weight": (48,),
+    "stranger": (48, 48),
+}
+
+
+@pytest.fixture(params=CASES)
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    """A tiny model of a family, as it is on disk."""
+    return CASES[request.param]()
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "fp8"])
+def stored(request: pytest.FixtureRequest, tiny: Tiny) -> Tiny:
+    """The same, as it is published, or with every linear layer in blocks of FP8."""
+    return tiny.quantized() if request.param else tiny
+
+
+def prefix_of(tiny: Tiny) -> str:
+    """What stands before the language model's names."""
+    return "language_model." if any(name.startswith("language_model.") for name in tiny.tensors) else ""
+
+
+def test_every_family_is_tried() -> None:
+    tried = {case().config["model_type"] for case in CASES.values()}
+
+    assert tried == {model_type for arch in families() for model_type in arch.model_types}
+
+
+def test_what_transformers_writes_has_no_problem_and_is_split_over_every_legal_size(stored: Tiny) -> None:
+    checkpoint = stored.open()
+
+    assert [str(problem) for problem in checkpoint.problems] == []
+    assert set(checkpoint.legal_tp()) >= {1, 2, 6}
+    for tp_size in checkpoint.legal_tp():
+        plans = [checkpoint.plan(tp_rank=rank, tp_size=tp_size) for rank in range(tp_size)]
+        prove_ranks([plan.layout for plan in plans], checkpoint.index.tensors)
+        assert {copy.source for plan in plans for copy in plan.copies} == set(stored.tensors)
+
+
+def test_every_linear_layer_is_planned_quantized_and_fused_as_the_family_says(tiny: Tiny) -> None:
+    checkpoint = tiny.quantized().open()
+    assert checkpoint.arch is not None
+
+    layers = checkpoint.plan().layers
+
+    entries = [entry for entry in checkpoint.arch.layer if isinstance(entry, Linear)]
+    at = f"{prefix_of(tiny)}{checkpoint.arch.layers}."
+    assert set(layers) == {f"{at}{layer}.{entry.target}" for layer in range(2) for entry in entries}
+    for entry in entries:
+        assert [slot for slot, _ in layers[f"{at}0.{entry.target}"].parts] == [part.slot for part in entry.parts]
+
+
+def test_whichever_tensor_is_missing_is_named(stored: Tiny) -> None:
+    arch = stored.open().arch
+    assert arch is not None
+    towers = tuple(f"{entry.prefix}." for entry in arch.root if isinstance(entry, Tower))
+    needed = [name for name in stored.tensors if not (towers and name.startswith(towers))]
+
+    silent = [
+        name for name in needed if all(problem.tensor != name for problem in stored.without(name).open().problems)
+    ]
+
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_a_tensor_that_the_family_does_not_have_is_named(name: str, stored: Tiny) -> None:
+    stranger = prefix_of(stored) + name
+
+    problems = stored.having(stranger, STRANGERS[name]).open().problems
+
+    assert stranger in {problem.tensor for problem in problems}
+
+
+@pytest.mark.parametrize("model_type", SAID)
+def test_numbers_that_a_config_leaves_out_are_those_that_transformers_fills_in(model_type: str) -> None:
+    given = {"hidden_size": 720, "num_attention_heads": 12}
+    config = AutoConfig.for_model(model_type, **given)
+    arch = find_arch({"model_type": model_type})
+    assert arch is not None
+
+    found = sizes(arch.config({"model_type": model_type, **given}))
+
+    assert found.num_kv_heads == (config.num_key_value_heads or 12)
+    assert found.head_dim == (getattr(config, "head_dim", None) or 720 // 12)
+
+
+@pytest.mark.parametrize("model_type", SAID)
+def test_a_null_where_transformers_takes_one_means_what_it_means_there(model_type: str) -> None:
+    given = {"hidden_size": 720, "num_attention_heads": 12}
+    arch = find_arch({"model_type": model_type})
+    assert arch is not None
+
+    for key in arch.nullable:
+        config = AutoConfig.for_model(model_type, **given, **{key: None})
+        found = sizes(arch.config({"model_type": model_type, **given, key: None}))
+
+        assert found.num_kv_heads == (config.num_key_value_heads or 12)
+        assert found.head_dim == (getattr(config, "head_dim", None) or 720 // 12)
+
+
+def test_a_norm_for_each_head_is_whole_on_every_rank() -> None:
+    tiny = written("cohere", (("use_qk_norm", True),))
+
+    shapes = [
+        tiny.open().plan(tp_rank=rank, tp_size=2).params["model.layers.0.self_attn.q_norm.weight"].shape
+        for rank in range(2)
+    ]
+
+    assert shapes == [(6, sizes_of("cohere")["head_dim"])] * 2
+
+
+def test_the_publishers_and_transformers_keys_of_internlm3_mean_the_same() -> None:
+    tiny = written("internlm3", (("qkv_bias", True), ("bias", True)))
+    renamed = {"attention_bias": "qkv_bias", "mlp_bias": "bias"}
+    published = {renamed.get(key, key): value for key, value in tiny.config.items()}
+
+    assert {"attention_bias", "mlp_bias"} <= set(tiny.config)
+    assert not Tiny(published, tiny.tensors).open().problems

@@ -1,0 +1,137 @@
+"""Tiny models of every family, as transformers writes them: config.json, and names, dtypes and shapes of tensors."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+import fp8load
+from fp8load.checkpoint import Checkpoint
+from sketch import open_skeleton
+
+BLOCK = 2
+# Heads of 10 are not an even share of 48; 2 KV heads split over 2 ranks and repeat over 6.
+SIZES = {"num_hidden_layers": 2, "hidden_size": 48, "intermediate_size": 36, "num_attention_heads": 6,
+         "num_key_value_heads": 2, "vocab_size": 51, "pad_token_id": 0, "bos_token_id": 1,
+         "eos_token_id": 2}  # fmt: skip
+VISION = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 2,
+          "image_size": 28, "patch_size": 14}  # fmt: skip
+EVEN_HEADS = {"phi", "stablelm", "starcoder2", "helium"}
+"""Families that transformers can only build with heads that are an even share of the hidden size."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A model on disk without its numbers: config.json, tensors (dtype, shape), and which modules are linear layers."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    linears: frozenset[str] = field(default_factory=frozenset)
+
+    def open(self) -> Checkpoint:
+        """The checkpoint, from a skeleton."""
+        lines = [f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in self.tensors.items()]
+        return open_skeleton("\n".join([f"config {json.dumps(dict(self.config))}", *lines]))
+
+    def without(self, name: str) -> Tiny:
+        """The same with one tensor less."""
+        return replace(self, tensors={key: value for key, value in self.tensors.items() if key != name})
+
+    def having(self, name: str, shape: tuple[int, ...]) -> Tiny:
+        """The same with one tensor more."""
+        return replace(self, tensors={**self.tensors, name: ("BF16", shape)})
+
+    def quantized(self) -> Tiny:
+        """The same with blocks of FP8 for every linear layer."""
+        tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for name, (dtype, shape) in self.tensors.items():
+            module, _, last = name.rpartition(".")
+            if module in self.linears and last == "weight":
+                tensors[name] = ("F8_E4M3", shape)
+                tensors[f"{name}_scale_inv"] = ("F32", tuple(-(-size // BLOCK) for size in shape))
+            else:
+                tensors[name] = (dtype, shape)
+        others = sorted({name.rpartition(".")[0] for name in tensors} - self.linears)
+        quantization = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK],
+                        "modules_to_not_convert": others}  # fmt: skip
+        return replace(self, config={**self.config, "quantization_config": quantization}, tensors=tensors)
+
+
+def sizes_of(model_type: str) -> dict[str, Any]:
+    """Sizes for a config of this type."""
+    return {**SIZES, "head_dim": 8 if model_type in EVEN_HEADS else 10}
+
+
+@cache
+def written(model_type: str, said: tuple[tuple[str, Any], ...] = ()) -> Tiny:
+    """What transformers writes for a causal language model of this type; `said` are keys of its config."""
+    config = AutoConfig.for_model(model_type, **{**sizes_of(model_type), **dict(said)})
+    return _saved(AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16))
+
+
+@cache
+def written_inside(model_type: str, text: str, vision: str, said: tuple[tuple[str, Any], ...] = ()) -> Tiny:
+    """What transformers writes for a multimodal model around a language model."""
+    described = AutoConfig.for_model(text, **{**sizes_of(text), **dict(said)})
+    config = AutoConfig.for_model(
+        model_type, text_config=described, vision_config=AutoConfig.for_model(vision, **VISION), **dict(said)
+    )
+    return _saved(AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16))
+
+
+def _saved(model: Any) -> Tiny:
+    shown = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.disable_progress_bar()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            index = fp8load.open(folder).index
+            config, metas = dict(index.config), dict(index.tensors)
+    finally:
+        if shown:
+            transformers.logging.enable_progress_bar()
+    shapes = {name: (str(meta.dtype), meta.shape) for name, meta in metas.items()}
+    found = {_in_layer(name) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return Tiny(config, shapes, frozenset(name for name in _modules(shapes) if _in_layer(name) in found - {""}))
+
+
+def _in_layer(name: str) -> str:
+    """A module's name within its layer, or nothing: heads and vision models stay as they are in a quantized model."""
+    return "" if "vision" in name else name.partition(".layers.")[2]
+
+
+def baichuan() -> Tiny:
+    """Baichuan, which is not in transformers: llama with q, k and v as one module (its modeling_baichuan.py)."""
+    llama = written("llama", (("num_key_value_heads", 6), ("head_dim", 8)))
+    tensors = dict(llama.tensors)
+    for layer in range(2):
+        at = f"model.layers.{layer}.self_attn"
+        for part in "qkv":
+            del tensors[f"{at}.{part}_proj.weight"]
+        tensors[f"{at}.W_pack.weight"] = ("BF16", (3 * 48, 48))
+    config = {key: value for key, value in llama.config.items() if key not in ("num_key_value_heads", "head_dim")}
+    packed = {f"model.layers.{layer}.self_attn.W_pack" for layer in range(2)}
+    return Tiny({**config, "model_type": "baichuan"}, tensors, llama.linears & _modules(tensors) | packed)
+
+
+def mimo() -> Tiny:
+    """MiMo, which is not in transformers: qwen2 and layers for multi-token prediction (its modeling_mimo.py)."""
+    qwen2 = written("qwen2")
+    at, first = "model.mtp_layers.0", "model.layers.0"
+    tensors = dict(qwen2.tensors)
+    tensors.update({at + name[len(first) :]: it for name, it in qwen2.tensors.items() if name.startswith(first + ".")})
+    tensors.update({f"{at}.{name}_layernorm.weight": ("BF16", (48,)) for name in ("token", "hidden", "final")})
+    tensors[f"{at}.input_proj.weight"] = ("BF16", (48, 96))
+    return Tiny({**qwen2.config, "model_type": "mimo", "num_nextn_predict_layers": 1}, tensors, qwen2.linears)
+
+
+def _modules(tensors: Mapping[str, object]) -> frozenset[str]:
+    return frozenset(name.rpartition(".")[0] for name in tensors)

@@ -1,4 +1,4 @@
-"""The dtypes of safetensors 0.8: size, range, poison byte, and exact decoding of the small floats with numpy.
+"""The dtypes of safetensors 0.8 and what formats pack: size, range, poison byte, exact decoding of the small ones.
 
 Sources: the safetensors format (names and bit sizes); OCP 8-bit Floating Point Specification 1.0 (E4M3, E5M2); OCP
 Microscaling Formats 1.0 (E8M0, E2M1, E2M3, E3M2); Graphcore/AMD fnuz (bias one higher, no infinity, 0x80 is NaN).
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class DType(enum.StrEnum):
-    """A dtype by its name in a safetensors header."""
+    """A dtype by its name in a safetensors header; I4 stands in none: formats pack it into I8 and I32."""
 
     BOOL = "BOOL"
+    I4 = "I4"
     F4 = "F4"
     F6_E2M3 = "F6_E2M3"
     F6_E3M2 = "F6_E3M2"
@@ -59,13 +60,16 @@ class DType(enum.StrEnum):
 
 
 BITS: dict[DType, int] = {
-    DType.F4: 4, DType.F6_E2M3: 6, DType.F6_E3M2: 6,
+    DType.I4: 4, DType.F4: 4, DType.F6_E2M3: 6, DType.F6_E3M2: 6,
     DType.BOOL: 8, DType.U8: 8, DType.I8: 8, DType.F8_E5M2: 8, DType.F8_E4M3: 8, DType.F8_E8M0: 8,
     DType.F8_E4M3FNUZ: 8, DType.F8_E5M2FNUZ: 8,
     DType.I16: 16, DType.U16: 16, DType.F16: 16, DType.BF16: 16,
     DType.I32: 32, DType.U32: 32, DType.F32: 32,
     DType.C64: 64, DType.F64: 64, DType.I64: 64, DType.U64: 64,
 }  # fmt: skip
+
+ON_DISK = frozenset(DType) - {DType.I4}
+"""Dtypes that a header may name."""
 
 FP8_WEIGHT_DTYPES = frozenset({DType.F8_E4M3, DType.F8_E5M2, DType.F8_E4M3FNUZ, DType.F8_E5M2FNUZ})
 
@@ -105,7 +109,7 @@ def _decode_small(code: int, exponent_bits: int, mantissa_bits: int, bias: int) 
 
 
 def _value(dtype: DType, code: int) -> float:
-    """Exact value of one code of a float of at most eight bits."""
+    """Exact value of one code of a float of at most eight bits, or of a 4-bit integer in two's complement."""
     nan, inf = float("nan"), float("inf")
     match dtype:
         case DType.F8_E4M3:
@@ -122,17 +126,19 @@ def _value(dtype: DType, code: int) -> float:
             return nan if code == 0xFF else 2.0 ** (code - 127)
         case DType.F4:
             return _decode_small(code & 0xF, 2, 1, 1)
+        case DType.I4:
+            return float((code & 0xF ^ 8) - 8)
         case DType.F6_E2M3:
             return _decode_small(code & 0x3F, 2, 3, 1)
         case DType.F6_E3M2:
             return _decode_small(code & 0x3F, 3, 2, 3)
         case _:
-            raise ValueError(f"{dtype} is not a float of at most eight bits")
+            raise ValueError(f"{dtype} has no table of its values")
 
 
 @cache
 def decode_table(dtype: DType) -> NDArray[np.float32]:
-    """256 float32 values, one for each byte, of a float of at most eight bits. Exact: all fit float32."""
+    """256 float32 values, one for each byte, of a float of at most eight bits, or of I4. Exact: all fit float32."""
     import numpy as np
 
     return np.array([_value(dtype, code) for code in range(256)], dtype=np.float32)

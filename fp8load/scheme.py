@@ -131,9 +131,11 @@ class ScaleLayout(enum.StrEnum):
 
 
 class Repack(enum.StrEnum):
-    """What the reader does to a tensor's bytes, so that memory holds rows in order and low nibbles first."""
+    """What the reader does to a tensor's bytes, so that memory holds rows in order, low nibbles first, and integers in
+    two's complement."""
 
     SWAP_NIBBLES = "nibbles swapped"
+    REMOVE_OFFSET = "offset removed"
     UNSWIZZLE = "unswizzled"
 
 
@@ -160,6 +162,7 @@ class Storage:
     """How the weight's elements lie in the file, where that is not one element after the other, rows first.
 
     padded_rows, padded_cols   rows and columns in the file beyond those of the weight
+    offset                     what the file adds to each 4-bit integer, to hold it without a sign: 8, or nothing
     """
 
     elements_per_byte: int = 1
@@ -169,6 +172,7 @@ class Storage:
     scale_layout: ScaleLayout = ScaleLayout.ROW_MAJOR
     padded_rows: int = 0
     padded_cols: int = 0
+    offset: int = 0
     stacked_axis: int | None = None
 
 
@@ -218,7 +222,7 @@ class LinearScheme:
         return dict(self.suffixes).get(role, role.value)
 
     def in_memory(self) -> LinearScheme:
-        """The scheme after reading: nibbles are low first, scales are in rows, and the padding stayed in the file."""
+        """The scheme after reading: nibbles low first, signed integers, scales in rows; the padding stayed in the file."""
         packed = Storage(elements_per_byte=self.storage.elements_per_byte)
         unpacked = replace(
             self.storage,
@@ -226,6 +230,7 @@ class LinearScheme:
             scale_layout=packed.scale_layout,
             padded_rows=0,
             padded_cols=0,
+            offset=0,
         )
         return self if unpacked == self.storage else replace(self, storage=unpacked)
 

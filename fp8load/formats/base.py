@@ -31,9 +31,13 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ignored:
-    """The configuration says that the module is kept unquantized; `by` is the entry that says so."""
+    """The configuration says that the module is left as it was; `by` is the entry that says so.
+
+    `base` is how it is stored where that was quantized before: tools put their experts on checkpoints that were FP8.
+    """
 
     by: str
+    base: Claimed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

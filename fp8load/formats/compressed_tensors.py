@@ -6,13 +6,15 @@ that `ignore` does not list). All scales multiply: `weight_scale` [1], [N, 1] or
 of the original model (BF16 mostly); `input_scale` [1] where activations are static; KV scales `self_attn.k_scale` [1].
 NVFP4 and MXFP4 weights are `weight_packed` U8 [N, K/2]. NVFP4: `weight_scale` F8_E4M3 [N, K/16], and
 `weight_global_scale`, `input_global_scale` F32 [1], which *divide*. MX: `weight_scale` U8 [N, K/32], exponents.
-W4AFP8 in the format int-quantized: `weight` I8 [N, K], one 4-bit integer of -8 to 7 in each byte, `weight_scale` BF16
-[N, K/g]. The format pack-quantized, eight of them in an I32, is not read.
+4-bit integers of -8 to 7, with FP8 inputs (W4AFP8) or without (W4A16): `weight_scale` BF16 [N, K/g], and in the format
+int-quantized `weight` I8 [N, K], one in each byte; in the format pack-quantized `weight_packed` I32 [N, K/8], eight in a
+word, the first one lowest, each with 8 added. `weight_shape` I64 [2] beside it holds N and K, which fills whole groups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal, assert_never
 
 from pydantic import BaseModel, ConfigDict
@@ -22,7 +24,7 @@ from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located, Unclaimed
 from fp8load.formats.document import validated
 from fp8load.formats.match import checked, exact_or_regex, first_cover, is_embedding
-from fp8load.formats.microscaling import MXFP4, MXFP8, mx, nvfp4
+from fp8load.formats.microscaling import MXFP4, MXFP8, PACKED, mx, nvfp4
 from fp8load.scheme import (
     Granularity,
     KVScheme,
@@ -34,6 +36,7 @@ from fp8load.scheme import (
     PerToken,
     QuantSpec,
     Role,
+    Storage,
 )
 
 NAME = "compressed_tensors"
@@ -135,6 +138,7 @@ def parse(located: Located) -> CheckpointFormat:
         place=located.place,
         claim=claim,
         suffixes=SUFFIXES,
+        unused={"weight_shape": "the packed weight and its scale have the same rows and columns"},
         kv=_kv(config.kv_cache_scheme, located),
         ignore=tuple(config.ignore or ()),
         covers=exact_or_regex,
@@ -170,6 +174,13 @@ def _unsupported(located: Located, key: str, expected: str, got: str) -> ConfigE
     )
 
 
+_INT4 = {
+    "int-quantized": (DType.I8, Storage()),
+    "pack-quantized": (DType.I4, replace(PACKED, offset=8)),
+}
+"""How 4-bit integers are stored, by the format."""
+
+
 def _scheme(group: Group, located: Located, name: str, fmt: str | None) -> LinearScheme:
     where = f"config_groups.{name}"
     weights, inputs = group.weights, group.input_activations
@@ -189,14 +200,17 @@ def _scheme(group: Group, located: Located, name: str, fmt: str | None) -> Linea
                 input=_input(inputs, located, where),
                 input_static=inputs is not None and inputs.dynamic is False,
             )
-        case "int4" if (group.format or fmt) == "int-quantized":
+        case "int4" if (group.format or fmt) in _INT4:
+            dtype, storage = _INT4[str(group.format or fmt)]
+            granularity = _int_granularity(weights, located, where, packed=dtype is DType.I4)
             return LinearScheme(
-                weight=QuantSpec(dtype=DType.I8, granularity=_int_granularity(weights, located, where)),
+                weight=QuantSpec(dtype=dtype, granularity=granularity),
                 input=_input(inputs, located, where),
                 input_static=inputs is not None and inputs.dynamic is False,
+                storage=storage,
             )
         case _:
-            expected = "symmetric FP8, MXFP8, MXFP4 or NVFP4, or int4 in the format int-quantized"
+            expected = "symmetric FP8, MXFP8, MXFP4 or NVFP4, or int4 in the format int-quantized or pack-quantized"
             got = f"{kind}, strategy {weights.strategy}, group_size {weights.group_size}, format {group.format or fmt}"
             raise _unsupported(located, f"{where}.weights", expected, got)
 
@@ -242,13 +256,16 @@ def _weight_granularity(args: Args, located: Located, where: str) -> Granularity
             assert_never(args.strategy)
 
 
-def _int_granularity(args: Args, located: Located, where: str) -> Granularity:
-    if args.strategy == "channel":
+def _int_granularity(args: Args, located: Located, where: str, *, packed: bool) -> Granularity:
+    """Channels, or groups. Only groups show in a header how many columns packed integers have: all words are full."""
+    if args.strategy == "channel" and not packed:
         return PerChannel()
-    if args.strategy == "group" and args.group_size is not None and args.group_size > 0:
+    in_groups = args.strategy == "group" and args.group_size is not None and args.group_size > 0
+    if in_groups and args.group_size is not None and (args.group_size % 8 == 0 or not packed):
         return PerGroup(args.group_size)
+    expected = "group with a group_size of whole words of 8" if packed else "channel, or group with a group_size"
     got = f"{args.strategy}, group_size {args.group_size}"
-    raise _unsupported(located, f"{where}.weights.strategy", "channel, or group with a group_size", got)
+    raise _unsupported(located, f"{where}.weights.strategy", expected, got)
 
 
 def _input(args: Args | None, located: Located, where: str) -> QuantSpec | None:

@@ -139,10 +139,20 @@ def scale_faults(scale: TensorMeta, weight: TensorMeta, template: LinearScheme) 
     if not fits(scale.dtype, template):
         yield contradiction("F8L105", scale, str(fixed) if fixed is not None else "F32, BF16 or F16", str(scale.dtype))
     accepted = accepted_shapes(template, weight.shape)
+    if template.storage.offset and isinstance(template.weight.granularity, PerGroup):
+        yield from _words_faults(weight, template.weight.granularity)
     if template.storage.scale_layout is ScaleLayout.SWIZZLED_128X4:
         yield from _swizzled_faults(scale, weight, template, accepted[0])
     elif scale.shape not in accepted:
         yield _shape_fault(scale, weight, template, accepted[0])
+
+
+def _words_faults(weight: TensorMeta, group: PerGroup) -> Iterator[Problem]:
+    """Integers packed in words that end within a group: some of the last word's might be padding, and nothing in a
+    header says how many."""
+    if weight.shape[-1] % group.cols:
+        expected = f"columns that fill groups of {group.cols} (eight in each word of 32 bits)"
+        yield contradiction("F8L501", weight, expected, str(list(weight.shape)))
 
 
 def fits(scale: DType, template: LinearScheme) -> bool:

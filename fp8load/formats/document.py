@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -28,3 +29,11 @@ def validated(model: type[Model], located: Located) -> Model:
             hint="if the key is right, this version of fp8load does not know the value yet: please report it",
         )
         raise ConfigError(problem) from error
+
+
+def flattened(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A ModelOpt configuration as config.json holds it: hf_quant_config.json nests most keys under `quantization`."""
+    nested = document.get("quantization")
+    if not isinstance(nested, Mapping):
+        return dict(document)
+    return {**{key: value for key, value in document.items() if key != "quantization"}, **nested}

@@ -1,9 +1,10 @@
-"""What a tensor holds, where a file cannot say it: 4- or 6-bit floats in bytes of U8, exponents in a byte of U8.
+"""What a tensor holds, where a file cannot say it: elements of 4 or 6 bits in bytes or words, exponents in a byte of U8.
 
 The header says U8 [N, K/2] and U8 [N, K/32]; the format says that these are F4 [N, K] and F8_E8M0 [N, K/32]. Four 6-bit
-floats fill three bytes: U8 [N, K * 3 / 4]. From here on only the logical dtype and shape count; the bytes stay where
-and what they are. Where the reader has to put them in another order (`Repack`), or the file has rows that only pad,
-shapes are those after reading.
+floats fill three bytes: U8 [N, K * 3 / 4]. Eight 4-bit integers fill a word, the first one lowest: I32 [N, K / 8],
+whose bytes in the file (which are little endian) hold two of them each, the first one low. From here on only the logical
+dtype and shape count; the bytes stay where and what they are. Where the reader has to change them (`Repack`), or the
+file has rows that only pad, shapes are those after reading.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ from fp8load.scheme import LinearScheme, NibbleOrder, PerGroup, Repack, Role, Sc
 from fp8load.swizzle import padded_shape
 
 _BYTES = frozenset({DType.U8, DType.I8})
+_WORDS = frozenset({DType.I32})
+_SIGNED = frozenset({DType.I8})
+
+
+def packed_in(scheme: LinearScheme) -> frozenset[DType]:
+    """The dtypes under which a header shows packed elements: bytes; of integers signed ones, or words of 32 bits."""
+    if scheme.weight.dtype is not DType.I4:
+        return _BYTES
+    return _WORDS if scheme.storage.offset else _SIGNED
 
 
 Choices = dict[tuple[int, DType, DType | None], tuple[Claimed, Claimed]]
@@ -56,9 +66,9 @@ def logical_tensors(roles: Mapping[Role, TensorMeta], template: LinearScheme) ->
     found: dict[Role, TensorMeta] = {}
     weight, scale = roles[Role.WEIGHT], roles.get(Role.WEIGHT_SCALE)
     bits = template.weight.dtype.bits
-    if bits < 8 and weight.dtype in _BYTES and weight.shape:
+    if bits < 8 and weight.dtype in packed_in(template) and weight.shape:
         rows = weight.shape[:-1] if len(weight.shape) < 3 else weight.shape[:-2]  # gpt-oss: [N, K/32, 16]
-        row_nbytes = weight.num_elements // max(prod(rows), 1)
+        row_nbytes = weight.num_elements * weight.dtype.bits // 8 // max(prod(rows), 1)
         if row_nbytes * 8 % bits == 0:
             found[Role.WEIGHT] = weight._replace(dtype=template.weight.dtype, shape=(*rows, row_nbytes * 8 // bits))
     if template.weight.scale_dtype is DType.F8_E8M0 and scale is not None and scale.dtype is DType.U8:
@@ -103,10 +113,12 @@ def with_padding(scheme: LinearScheme, num_rows: int) -> LinearScheme:
 
 
 def repacks_of(changed: Mapping[Role, TensorMeta], scheme: LinearScheme) -> dict[str, Repack]:
-    """Tensors of a module whose bytes the reader has to put in another order, of those that `logical_tensors` gave."""
+    """Tensors of a module whose bytes the reader has to change, of those that `logical_tensors` gave."""
     found: dict[str, Repack] = {}
     if scheme.storage.nibble_order is NibbleOrder.HIGH_FIRST and Role.WEIGHT in changed:
         found[changed[Role.WEIGHT].name] = Repack.SWAP_NIBBLES
+    if scheme.storage.offset and Role.WEIGHT in changed:
+        found[changed[Role.WEIGHT].name] = Repack.REMOVE_OFFSET
     if scheme.storage.scale_layout is ScaleLayout.SWIZZLED_128X4 and Role.WEIGHT_SCALE in changed:
         found[changed[Role.WEIGHT_SCALE].name] = Repack.UNSWIZZLE
     return found

@@ -29,6 +29,7 @@ from fp8load.formats.grouping import group, suffixes_of
 from fp8load.formats.logical import Choices, decided, logical_tensors, num_padding_rows, repacks_of, with_padding
 from fp8load.formats.lowered import Lowered, ModuleInfo
 from fp8load.formats.match import is_embedding
+from fp8load.formats.microscaling import PACKED
 from fp8load.formats.missing import Beside, spelling_of
 from fp8load.formats.stacked import stored_problems, unstack
 from fp8load.formats.transforms import ROLES as TRANSFORMS
@@ -75,6 +76,8 @@ def lower(
             scheme, faults, left_out = *raw_cast(roles[Role.WEIGHT]), _NOTHING
         else:
             claim = fmt.claim(apart.stored(base))
+            if isinstance(claim, Ignored) and claim.base is not None and roles[Role.WEIGHT].dtype.is_fp8:
+                claim = claim.base
             if isinstance(claim, Claimed):
                 claim = _understood(decided(claim, roles, choices), roles, logical, repacks)
             beside = Beside(base, roles[Role.WEIGHT], claim, spelling, apart)
@@ -97,11 +100,13 @@ def _understood(
     claim: Claimed, roles: dict[Role, TensorMeta], logical: dict[str, TensorMeta], repacks: dict[str, Repack]
 ) -> Claimed:
     """Replace a module's tensors by what they hold, and note what the reader has to put in order."""
-    if claim.scheme.weight.scale_dtype is None:  # the dialect leaves the bytes open
+    weight, storage = claim.scheme.weight, claim.scheme.storage
+    if weight.scale_dtype is None and weight.dtype.bits >= 8:  # the dialect leaves the bytes open
         return claim
     changed = logical_tensors(roles, claim.scheme)
-    if claim.scheme.storage.scale_layout is ScaleLayout.SWIZZLED_128X4:
+    if storage.scale_layout is ScaleLayout.SWIZZLED_128X4:
         claim = replace(claim, scheme=with_padding(claim.scheme, num_padding_rows(roles, changed)))
+    if storage != PACKED:
         repacks |= repacks_of(changed, claim.scheme)
     roles.update(changed)
     logical.update((meta.name, meta) for meta in changed.values())

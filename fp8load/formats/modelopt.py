@@ -24,9 +24,17 @@ from pydantic import BaseModel, ConfigDict
 
 from fp8load.dtypes import DType
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located, Unclaimed
-from fp8load.formats.document import validated
+from fp8load.formats.document import flattened, validated
 from fp8load.formats.match import first_cover, glob_or_prefix, substring
-from fp8load.formats.modelopt_algos import Algo, LayerEntry, input_scales, layer_claims, scheme_of
+from fp8load.formats.modelopt_algos import (
+    MIXED,
+    Algo,
+    LayerEntry,
+    input_scales,
+    is_bare_mixed,
+    layer_claims,
+    scheme_of,
+)
 from fp8load.scheme import KVScheme, PerTensor, Role
 
 NAME = "modelopt"
@@ -40,7 +48,6 @@ SUFFIXES: Mapping[str, Role] = {
     "svdquant_lora_b": Role.LOW_RANK_B,
 }
 
-MIXED = "MIXED_PRECISION"
 UNLISTED = "the configuration says MIXED_PRECISION and not which layer has which algorithm"
 
 
@@ -66,8 +73,8 @@ class ModelOptConfig(BaseModel):
 
 
 def detect(document: Mapping[str, Any]) -> bool:
-    """Signed by modelopt and no other method's base, or a quant_algo without any method's name."""
-    if document.get("quant_method") == "fp8":
+    """Signed by modelopt, or a quant_algo without any method's name; no other method's base, and not W4AFP8."""
+    if document.get("quant_method") == "fp8" or is_bare_mixed(document):
         return False
     producer = document.get("producer")
     if isinstance(producer, Mapping) and producer.get("name") == "modelopt":
@@ -82,7 +89,7 @@ def detect(document: Mapping[str, Any]) -> bool:
 
 def parse(located: Located) -> CheckpointFormat:
     """The configuration as a value. Raises `ConfigError`."""
-    config = validated(ModelOptConfig, replace(located, document=_flat(located.document)))
+    config = validated(ModelOptConfig, replace(located, document=flattened(located.document)))
     listed = config.ignore if config.ignore is not None else config.exclude_modules
     ignore = tuple(listed or ())
     find = first_cover(ignore, glob_or_prefix)
@@ -133,10 +140,3 @@ def _quantizes_inputs(config: ModelOptConfig) -> bool:
     """NVFP4 is weight-only where every group says that it has no input activations."""
     groups = [group for group in (config.config_groups or {}).values() if isinstance(group, Mapping)]
     return not groups or any(group.get("input_activations") is not None for group in groups)
-
-
-def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
-    nested = document.get("quantization")
-    if not isinstance(nested, Mapping):
-        return dict(document)
-    return {**{key: value for key, value in document.items() if key != "quantization"}, **nested}

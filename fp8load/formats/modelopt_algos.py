@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from fp8load.dtypes import DType
 from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import Claim, Claimed, Located, RoleOf
+from fp8load.formats.document import flattened
 from fp8load.formats.microscaling import MXFP4, MXFP8, mx, nvfp4
 from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerTensor, PerToken, QuantSpec, Role, Transform
+
+MIXED = "MIXED_PRECISION"
 
 AWQ = (Transform.PRE_QUANT_SCALE,)
 SVDQUANT = (Transform.PRE_QUANT_SCALE, Transform.LOW_RANK_RESIDUAL)
@@ -33,6 +36,13 @@ _FIXED = {
     "W4A8_MXFP4_FP8": replace(mx(MXFP4, _TENSOR), input_static=True),
 }
 """Algorithms without a number of their own. Blocks of 128 x 128 are FP8_PB_WO's constant: no configuration has it."""
+
+
+def is_bare_mixed(document: Mapping[str, Any]) -> bool:
+    """Whether a configuration says MIXED_PRECISION and nothing on which layer has which algorithm: W4AFP8."""
+    flat = flattened(document)
+    is_mixed = str(flat.get("quant_algo", "")).upper() == MIXED and flat.get("quant_method") in (None, "modelopt")
+    return is_mixed and not {"quantized_layers", "moe_quant_algo", "config_groups"} & flat.keys()
 
 
 class LayerEntry(BaseModel):

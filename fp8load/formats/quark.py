@@ -5,7 +5,11 @@ one specification, or for NVFP4 a list of two (FP4 in groups of 16, and the scal
 names or shell globs; the first glob of `layer_quant_config` that matches counts before the class in
 `layer_type_quant_config` ("Linear"), and that before the global one. Tensors: `weight_scale` BF16 [] / [N], a grid
 where `qscheme` is per_block, U8 exponents, or F8_E4M3; `weight_scale_2` and `input_scale_2` F32 [], which multiply;
-`input_scale` where inputs are static; KV scales `k_proj.output_scale`. MXFP6 (fp6_e3m2, fp6_e2m3): `weight` U8
+`input_scale` where inputs are static; KV scales `k_proj.output_scale`. What `exclude` lists was left as it was: BF16, or, where Quark
+converted a checkpoint that was block FP8 (`quantize_model_per_safetensor`), that, with `weight_scale_inv` renamed to
+`weight_scale` (vllm#54556); nothing holds the size of its blocks, which is DeepSeek's 128 x 128. `algo_config` names what
+was done to the weights before: AWQ, SmoothQuant and GPTQ leave plain weights behind (their factors are a part of the
+layer before), rotations do so for r1 and r2, unless r1 is `online`; r3 and r4 have to be done while running. MXFP6 (fp6_e3m2, fp6_e2m3): `weight` U8
 [N, K * 3 / 4], from Quark 0.10 on a stream of bits, lowest first (`Pack_fp6` of quark.torch.utils.pack); 0.9 packed the
 upper two bits of four elements and the lower four apart.
 """
@@ -43,6 +47,7 @@ NAME = "quark"
 
 SUFFIXES: Mapping[str, Role] = {
     "weight_scale": Role.WEIGHT_SCALE,
+    "weight_scale_inv": Role.WEIGHT_SCALE,
     "weight_scale_2": Role.WEIGHT_GLOBAL_SCALE,
     "input_scale": Role.INPUT_SCALE,
     "input_scale_2": Role.INPUT_GLOBAL_SCALE,
@@ -51,6 +56,15 @@ SUFFIXES: Mapping[str, Role] = {
 MX_SPECS = {"mxfp4": MXFP4, "mxfp6_e3m2": MXFP6_E3M2, "mxfp6_e2m3": MXFP6_E2M3, "mxfp8": MXFP8}
 
 ELEMENTS = {"fp8_e4m3": DType.F8_E4M3, "fp8_e5m2": DType.F8_E5M2}
+
+FOLDED = frozenset({"awq", "smooth", "smoothquant", "autosmoothquant", "gptq", "gptaq", "qronos"})
+"""Algorithms after which nothing remains to be done: factors went into the layer before, or only rounding changed."""
+
+BASE = LinearScheme(
+    weight=QuantSpec(dtype=DType.F8_E4M3, granularity=PerBlock(128, 128)),
+    input=QuantSpec(dtype=DType.F8_E4M3, granularity=PerGroup(128)),
+)
+"""What an excluded module is where it is stored in FP8."""
 
 LINEAR = "Linear"
 """The one class of `layer_type_quant_config` that holds weights of linear layers."""
@@ -72,6 +86,26 @@ class Spec(BaseModel):
     block_size: list[int] | None = None
     is_dynamic: bool | None = None
     scale_format: str | None = None
+
+
+class Algorithm(BaseModel):
+    """An entry of algo_config; its other keys say how it was calibrated."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    online_r1_rotation: bool | None = None
+    r3: bool | None = None
+    r4: bool | None = None
+
+    @property
+    def online(self) -> str:
+        """What of it has to be done while running, or is not known; nothing for what weights hold already."""
+        if self.name in FOLDED:
+            return ""
+        parts = {"online_r1_rotation": self.online_r1_rotation, "r3": self.r3, "r4": self.r4}
+        found = ", ".join(key for key, is_on in parts.items() if is_on is not False)
+        return found if self.name == "rotation" else self.name
 
 
 class LayerConfig(BaseModel):
@@ -96,7 +130,7 @@ class QuarkConfig(BaseModel):
     kv_cache_quant_config: dict[str, Any] | None = None
     exclude: list[str] | None = None
     export: dict[str, Any] | None = None
-    algo_config: Any = None
+    algo_config: list[Algorithm] | None = None
     quant_mode: str | None = None
     softmax_quant_spec: Any = None
     kv_cache_post_rope: bool | None = None
@@ -111,8 +145,9 @@ def detect(document: Mapping[str, Any]) -> bool:
 def parse(located: Located) -> CheckpointFormat:
     """The configuration as a value. Raises `ConfigError`."""
     config = validated(QuarkConfig, located)
-    if config.algo_config:
-        raise _unsupported(located, "algo_config", "nothing", str(config.algo_config)[:80])
+    online = next((f"{algo.name}: {algo.online}" for algo in config.algo_config or () if algo.online), None)
+    if online is not None:
+        raise _unsupported(located, "algo_config", "algorithms that leave plain weights behind", online)
     by_type = config.layer_type_quant_config or {}
     other = next((kind for kind in by_type if kind != LINEAR), None)
     if other is not None:
@@ -123,6 +158,7 @@ def parse(located: Located) -> CheckpointFormat:
         raise _unsupported(located, "version", expected, str(config.version))
     ignore = tuple(config.exclude or ())
     find = first_cover(ignore, glob_or_prefix)
+    base = Claimed(scheme=BASE, by=f"{located.place} exclude", explicit=False)
     claims = [
         (pattern, Claimed(scheme=_scheme(layer, located, f"layer_quant_config {pattern}"), by=pattern, explicit=True))
         for pattern, layer in (config.layer_quant_config or {}).items()
@@ -140,7 +176,7 @@ def parse(located: Located) -> CheckpointFormat:
     def claim(module: str) -> Claim:
         entry = find(module)
         if entry is not None:
-            return Ignored(by=entry)
+            return Ignored(by=entry, base=base)
         otherwise = everywhere if is_embedding(module) else linear
         return next((claimed for pattern, claimed in claims if fnmatch.fnmatchcase(module, pattern)), otherwise)
 

@@ -14,7 +14,7 @@ from math import prod
 from operator import itemgetter
 from typing import Any
 
-from fp8load.dtypes import BITS, DType
+from fp8load.dtypes import BITS, ON_DISK, DType
 from fp8load.errors import HeaderError, Problem, Severity
 from fp8load.index.index import TensorMeta
 from fp8load.index.strict_json import DuplicateKeyError, refuse_constant, refuse_duplicates
@@ -29,7 +29,7 @@ SNIFF = 512
 """First read of a local file: enough to see its kind. A second read costs nothing there, and no weight is touched."""
 
 _MAX_BITS = 2**63
-_DTYPES = {dtype.value: dtype for dtype in DType}
+_DTYPES = {dtype.value: dtype for dtype in DType if dtype in ON_DISK}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

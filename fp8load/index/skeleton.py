@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fp8load.dtypes import DType, nbytes_of
+from fp8load.dtypes import ON_DISK, DType, nbytes_of
 from fp8load.errors import HeaderError, Problem
 from fp8load.index.embedded import KINDS
 from fp8load.index.index import Index
@@ -35,7 +35,7 @@ HINT = "`fp8load inspect SOURCE --skeleton` writes one"
 _TENSOR = re.compile(r"(\S+)\s+(\S+)\s+\[([^\]]*)\]\s*(?:@\s*(\S+))?\s*(?:#.*)?")
 _JSON = re.compile(r"(?:config|file\s+(\S+)|inside\s+(\S+))\s+(\{.*)")
 _FORM = "pattern DTYPE [shape] [@ file], or config {json}, file NAME {json} or inside KIND {json}, or # comment"
-_DTYPES = {dtype.value: dtype for dtype in DType}
+_DTYPES = {dtype.value: dtype for dtype in DType if dtype in ON_DISK}
 
 
 class _LineError(ValueError):

@@ -43,7 +43,7 @@ def decode_scale(scale: torch.Tensor, dtype: DType | None = None) -> torch.Tenso
 def decode_weight(weight: torch.Tensor, dtype: DType | None = None, storage: Storage | None = None) -> torch.Tensor:
     """Stored elements as float32: [..., N, K], where packed ones come as bytes [..., N, K * bits / 8].
 
-    F4: two in a byte. F6: four in three bytes, a stream of bits that begins with the lowest of the first byte.
+    F4, I4: two in a byte. F6: four in three bytes, a stream of bits that begins with the lowest of the first byte.
     """
     stored = dtype or NAMES[weight.dtype]
     if stored.bits >= 8:
@@ -57,7 +57,7 @@ def decode_weight(weight: torch.Tensor, dtype: DType | None = None, storage: Sto
     halves = [data & 15, data >> 4]
     if storage is not None and storage.nibble_order is NibbleOrder.HIGH_FIRST:
         halves.reverse()
-    return _table(DType.F4, weight.device)[torch.stack(halves, dim=-1)].flatten(-2)
+    return _table(stored, weight.device)[torch.stack(halves, dim=-1)].flatten(-2)
 
 
 @cache

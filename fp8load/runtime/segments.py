@@ -78,10 +78,12 @@ class Staged:
 
 
 def repacked(data: bytes | memoryview, repack: Repack, num_cols: int) -> memoryview:
-    """Bytes in the order that memory has. `num_cols`: bytes of a row; of a swizzled scale, with its padding."""
+    """Bytes as memory has them. `num_cols`: bytes of a row; of a swizzled scale, with its padding."""
     match repack:
         case Repack.SWAP_NIBBLES:
             return swap_nibbles(np.frombuffer(data, np.uint8)).data
+        case Repack.REMOVE_OFFSET:
+            return (np.frombuffer(data, np.uint8) ^ 0x88).data  # n + 8 and two's complement differ in the upper bit
         case Repack.UNSWIZZLE:
             return row_major(data, num_cols).reshape(-1).data
         case _:

@@ -204,6 +204,7 @@ class TypedParameter(torch.nn.Parameter):
 
 
 _SAME_BYTES: dict[DType, tuple[torch.dtype, ...]] = {
+    DType.I4: (torch.int8,),
     DType.F4: (torch.int8, torch.float4_e2m1fn_x2),
     DType.F6_E2M3: (torch.int8,),
     DType.F6_E3M2: (torch.int8,),

@@ -1,4 +1,4 @@
-"""W4AFP8: 4-bit integers in bytes, a scale for each group of a row, fused on disk and split over ranks."""
+"""W4AFP8: 4-bit integers in bytes or words, a scale for each group of a row, fused on disk and split over ranks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 import fp8load
 from fp8load.errors import Fp8LoadError
 from oracle.dequantize import Stored
+from oracle.int4 import in_words
 from oracle.rewrite import bf16_bytes, write_file
 from oracle.shard import sharded
 
@@ -46,7 +47,7 @@ def read(tensor: Stored) -> np.ndarray:
     return (np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(tensor.shape)
 
 
-def made(folder: Path, **more: Stored) -> tuple[Path, dict[str, np.ndarray]]:
+def made(folder: Path, *, words: bool = False, **more: Stored) -> tuple[Path, dict[str, np.ndarray]]:
     """A phi3 checkpoint, and every tensor of it as float32."""
     rng = np.random.default_rng(0)
     stored: dict[str, Stored] = {}
@@ -63,7 +64,8 @@ def made(folder: Path, **more: Stored) -> tuple[Path, dict[str, np.ndarray]]:
         for module, (num_rows, num_cols) in SHAPES.items():
             codes = rng.integers(-8, 8, (num_rows, num_cols), dtype=np.int8)
             scale = bf16(rng.uniform(0.001, 0.1, (num_rows, num_cols // GROUP)).astype(np.float32))
-            stored[f"{at}.{module}.weight"] = Stored("I8", codes.shape, codes.tobytes())
+            weight = in_words(codes) if words else Stored("I8", codes.shape, codes.tobytes())
+            stored[f"{at}.{module}.{'weight_packed' if words else 'weight'}"] = weight
             stored[f"{at}.{module}.weight_scale"] = scale
             plain[f"{at}.{module}.weight"] = codes.astype(np.float32) * read(scale).repeat(GROUP, axis=1)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -71,12 +73,14 @@ def made(folder: Path, **more: Stored) -> tuple[Path, dict[str, np.ndarray]]:
     unquantized("model.norm.weight", HIDDEN)
     folder.mkdir()
     write_file(folder / "model.safetensors", {**stored, **more})
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    text = json.dumps(CONFIG)
+    (folder / "config.json").write_text(text.replace("int-quantized", "pack-quantized") if words else text)
     return folder, plain
 
 
-def test_every_rank_holds_its_share_of_what_is_fused_on_disk_bit_for_bit(tmp_path: Path) -> None:
-    folder, plain = made(tmp_path / "phi3")
+@pytest.mark.parametrize("words", [False, True], ids=["bytes", "words"])
+def test_every_rank_holds_its_share_of_what_is_fused_on_disk_bit_for_bit(tmp_path: Path, words: bool) -> None:
+    folder, plain = made(tmp_path / "phi3", words=words)
     checkpoint = fp8load.open(folder)
 
     assert checkpoint.legal_tp() == [1, 2, 4]
@@ -86,7 +90,7 @@ def test_every_rank_holds_its_share_of_what_is_fused_on_disk_bit_for_bit(tmp_pat
             model = checkpoint.plan(tp_rank=rank, tp_size=size).load()
             assert len(model) == LAYERS * len(SHAPES)
             for module, layer in model.items():
-                assert layer.weight.dtype == torch.int8
+                assert layer.weight.dtype == (torch.uint8 if words else torch.int8)
                 got = layer.dequantize().numpy()
                 assert np.array_equal(got.view(np.uint32), expected[f"{module}.weight"].view(np.uint32)), module
 
@@ -113,7 +117,7 @@ def test_a_zero_point_is_refused_by_name(tmp_path: Path) -> None:
         fp8load.load(folder)
 
 
-@pytest.mark.parametrize(("old", "new"), [('"int-quantized"', '"pack-quantized"'), ('"num_bits": 4', '"num_bits": 8')])
+@pytest.mark.parametrize(("old", "new"), [('"int-quantized"', '"naive-quantized"'), ('"num_bits": 4', '"num_bits": 8')])
 def test_other_integers_are_refused_by_name(tmp_path: Path, old: str, new: str) -> None:
     folder, _ = made(tmp_path / "phi3")
     text = (folder / "config.json").read_text()
@@ -129,4 +133,21 @@ def test_integers_that_no_configuration_explains_are_refused(tmp_path: Path) -> 
     (folder / "config.json").write_text(json.dumps(config))
 
     with pytest.raises(Fp8LoadError, match=r"model\.layers\.0\.\S+\.weight"):
+        fp8load.open(folder).plan()
+
+
+@pytest.mark.parametrize(("old", "new", "code"), [
+    ('"group_size": 16', '"group_size": 12', "F8L107"),
+    ('"strategy": "group", "group_size": 16', '"strategy": "channel"', "F8L107"),
+    ('"group_size": 16', '"group_size": 48', "F8L501"),
+])  # fmt: skip
+def test_words_whose_number_of_columns_no_header_shows_are_refused(
+    tmp_path: Path, old: str, new: str, code: str
+) -> None:
+    folder, _ = made(tmp_path / "phi3", words=True)
+    text = (folder / "config.json").read_text()
+    assert old in text
+    (folder / "config.json").write_text(text.replace(old, new, 1))
+
+    with pytest.raises(Fp8LoadError, match=code):
         fp8load.open(folder).plan()

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.giants import CENSUS, GIANTS, config_of, shrunk
 from fp8load.checkpoint import Checkpoint
-from fp8load.errors import ConfigError
+from fp8load.dtypes import DType
 from fp8load.formats.base import CheckpointFormat, Claimed
 from fp8load.formats.locate import locate, read_format
 from fp8load.patterns import expand
@@ -28,6 +28,7 @@ SHAPES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "deepseek_v3": GIANTS["deepseek-v3"].lines, "deepseek_v32": GIANTS["glm-5-fp8"].lines,
     "kimi_k2": GIANTS["kimi-k2"].lines, "glm_moe_dsa": GIANTS["glm-5-fp8"].lines,
     "qwen3_moe": GIANTS["qwen3-235b-fp8"].lines, "minimax_m2": GIANTS["minimax-m2.5"].lines,
+    "kimi_k25": lambda config: ("language_model." + line for line in GIANTS["kimi-k2"].lines(config["text_config"])),
 }  # fmt: skip
 """Families whose tensors are known, by the lines of their skeletons."""
 
@@ -43,9 +44,7 @@ def formats_of(model: str) -> list[CheckpointFormat]:
     return [read_format(located) for located in locate(files_of(model))]
 
 
-INTEGERS = "moonshotai--Kimi-K2.5"
-"""int4, packed in int32."""
-QUANTIZED = [model for model in FOLDERS if model != INTEGERS and list(locate(files_of(model)))]
+QUANTIZED = [model for model in FOLDERS if list(locate(files_of(model)))]
 COVERED = [model for model in QUANTIZED
            if files_of(model).get("config.json", {}).get("model_type") in SHAPES]  # fmt: skip
 
@@ -61,9 +60,11 @@ def stored(name: str, shape: list[int], scheme: LinearScheme, fmt: CheckpointFor
     names = {role: suffix for suffix, role in reversed([*fmt.suffixes.items()])}
     names |= dict(scheme.suffixes)
     spec, packed = scheme.weight, scheme.weight.dtype.bits < 8
-    columns = shape[1] * spec.dtype.bits // 8
+    words = spec.dtype is DType.I4
+    columns = shape[1] * spec.dtype.bits // (32 if words else 8)
     weight = names.get(Role.WEIGHT, "weight") if packed else "weight"
-    yield f"{name}.{weight} {'U8' if packed else spec.dtype} [{shape[0]}, {columns}]"
+    dtype = "I32" if words else "U8" if packed else spec.dtype
+    yield f"{name}.{weight} {dtype} [{shape[0]}, {columns}]"
     scale = "F8_E4M3" if scheme.second_level else spec.scale_dtype or "F32"
     yield f"{name}.{names[Role.WEIGHT_SCALE]} {scale} {list(scale_shape(spec.granularity, tuple(shape)))}"
     for wanted, role in ((scheme.second_level, Role.WEIGHT_GLOBAL_SCALE), (scheme.input_static, Role.INPUT_SCALE),
@@ -106,11 +107,7 @@ def test_a_model_that_is_stored_as_its_configuration_says_is_lowered_and_planned
         assert checkpoint.plan(tp_rank=size - 1, tp_size=size).num_elements > 0
 
 
-def test_integers_packed_in_words_are_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"config_groups\.group_0\.weights.*(\n.*)*got +int4.*pack-quantized"):
-        formats_of(INTEGERS)
-
-
 def test_models_are_covered_that_no_excerpt_shows() -> None:
-    assert {"nvidia--DeepSeek-V3.1-NVFP4", "nvidia--GLM-5.2-NVFP4", "nvidia--Qwen3-235B-A22B-NVFP4"} <= set(COVERED)
+    assert {"nvidia--DeepSeek-V3.1-NVFP4", "nvidia--GLM-5.2-NVFP4", "nvidia--Qwen3-235B-A22B-NVFP4",
+            "moonshotai--Kimi-K2.5"} <= set(COVERED)
     assert config_of(GIANTS["deepseek-v3"])["model_type"] in SHAPES

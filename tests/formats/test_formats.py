@@ -51,7 +51,7 @@ def test_every_format_file_is_found_by_its_listing() -> None:
     assert names == [
         "ascend", "auto_round", "comfyui", "comfyui_legacy", "compressed_tensors", "deepseek_v4", "fbgemm", "fp8",
         "mistral_native", "modelopt", "modelopt_on_fp8", "mxfp4", "mxfp8", "quanto", "quark", "torchao",
-        "torchao_metadata",
+        "torchao_metadata", "w4afp8",
     ]  # fmt: skip
 
 

@@ -150,8 +150,8 @@ def test_an_algorithm_or_a_key_that_is_not_known_is_an_error_that_names_it(entry
 
 
 @pytest.mark.parametrize("document", [
-    {"quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": None},
-    {"quantization": {"quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": None}},
+    {"quant_algo": "MIXED_PRECISION", "quantized_layers": {}},
+    {"quantization": {"quant_algo": "MIXED_PRECISION", "quantized_layers": {}}},
     {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {}},
 ])  # fmt: skip
 def test_a_configuration_that_lists_nothing_is_refused_at_the_first_quantized_tensor(document: dict[str, Any]) -> None:

@@ -109,7 +109,7 @@ def _decode_small(code: int, exponent_bits: int, mantissa_bits: int, bias: int) 
 
 
 def _value(dtype: DType, code: int) -> float:
-    """Exact value of one code of a float of at most eight bits, or of a 4-bit integer in two's complement."""
+    """Exact value of one code of a float of at most eight bits."""
     nan, inf = float("nan"), float("inf")
     match dtype:
         case DType.F8_E4M3:
@@ -126,8 +126,6 @@ def _value(dtype: DType, code: int) -> float:
             return nan if code == 0xFF else 2.0 ** (code - 127)
         case DType.F4:
             return _decode_small(code & 0xF, 2, 1, 1)
-        case DType.I4:
-            return float((code & 0xF ^ 8) - 8)
         case DType.F6_E2M3:
             return _decode_small(code & 0x3F, 2, 3, 1)
         case DType.F6_E3M2:
@@ -138,9 +136,11 @@ def _value(dtype: DType, code: int) -> float:
 
 @cache
 def decode_table(dtype: DType) -> NDArray[np.float32]:
-    """256 float32 values, one for each byte, of a float of at most eight bits, or of I4. Exact: all fit float32."""
+    """256 float32 values, one for each byte: of a float of at most eight bits, exactly; of I4, by its lower half."""
     import numpy as np
 
+    if dtype is DType.I4:
+        return np.array([(code & 0xF ^ 8) - 8 for code in range(256)], dtype=np.float32)
     return np.array([_value(dtype, code) for code in range(256)], dtype=np.float32)
 
 

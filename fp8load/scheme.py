@@ -222,7 +222,7 @@ class LinearScheme:
         return dict(self.suffixes).get(role, role.value)
 
     def in_memory(self) -> LinearScheme:
-        """The scheme after reading: nibbles low first, signed integers, scales in rows; the padding stayed in the file."""
+        """The scheme after reading: nibbles low first, signed integers, scales in rows, without the file's padding."""
         packed = Storage(elements_per_byte=self.storage.elements_per_byte)
         unpacked = replace(
             self.storage,

@@ -6,9 +6,9 @@ that `ignore` does not list). All scales multiply: `weight_scale` [1], [N, 1] or
 of the original model (BF16 mostly); `input_scale` [1] where activations are static; KV scales `self_attn.k_scale` [1].
 NVFP4 and MXFP4 weights are `weight_packed` U8 [N, K/2]. NVFP4: `weight_scale` F8_E4M3 [N, K/16], and
 `weight_global_scale`, `input_global_scale` F32 [1], which *divide*. MX: `weight_scale` U8 [N, K/32], exponents.
-4-bit integers of -8 to 7, with FP8 inputs (W4AFP8) or without (W4A16): `weight_scale` BF16 [N, K/g], and in the format
-int-quantized `weight` I8 [N, K], one in each byte; in the format pack-quantized `weight_packed` I32 [N, K/8], eight in a
-word, the first one lowest, each with 8 added. `weight_shape` I64 [2] beside it holds N and K, which fills whole groups.
+4-bit integers of -8 to 7, with FP8 inputs (W4AFP8) or without (W4A16): `weight_scale` BF16 [N, K/g]. In the format
+int-quantized they are `weight` I8 [N, K], one in each byte; in the format pack-quantized `weight_packed` I32 [N, K/8],
+eight in a word, the first one lowest, each with 8 added; `weight_shape` I64 [2] holds N and K, whole groups.
 """
 
 from __future__ import annotations

@@ -118,8 +118,9 @@ def parse(located: Located) -> CheckpointFormat:
     return build(config, located, name=NAME)
 
 
-UNLISTED = frozenset({"lm_head", "gate", "shared_expert_gate", "eh_proj"})
-"""Last components of matrices that no reader of this dialect quantizes by itself: lists need not name them."""
+UNLISTED = frozenset({"lm_head", "eh_proj"})
+"""Last components of matrices that no reader of this dialect quantizes by itself, beside routers: lists need not name
+them."""
 
 _ROOT = "model."
 """What transformers puts before names when it loads, so that lists may have it and files not."""

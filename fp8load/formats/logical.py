@@ -1,10 +1,10 @@
-"""What a tensor holds, where a file cannot say it: elements of 4 or 6 bits in bytes or words, exponents in a byte of U8.
+"""What a tensor holds, where a file cannot say it: elements of 4 or 6 bits in bytes or words, exponents in bytes of U8.
 
 The header says U8 [N, K/2] and U8 [N, K/32]; the format says that these are F4 [N, K] and F8_E8M0 [N, K/32]. Four 6-bit
 floats fill three bytes: U8 [N, K * 3 / 4]. Eight 4-bit integers fill a word, the first one lowest: I32 [N, K / 8],
-whose bytes in the file (which are little endian) hold two of them each, the first one low. From here on only the logical
-dtype and shape count; the bytes stay where and what they are. Where the reader has to change them (`Repack`), or the
-file has rows that only pad, shapes are those after reading.
+whose bytes in the file (which are little endian) hold two of them each, the first one low. From here on only the
+logical dtype and shape count; the bytes stay where and what they are. Where the reader has to change them (`Repack`),
+or the file has rows that only pad, shapes are those after reading.
 """
 
 from __future__ import annotations

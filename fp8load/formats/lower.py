@@ -28,7 +28,7 @@ from fp8load.formats.contradictions import (
 from fp8load.formats.grouping import group, suffixes_of
 from fp8load.formats.logical import Choices, decided, logical_tensors, num_padding_rows, repacks_of, with_padding
 from fp8load.formats.lowered import Lowered, ModuleInfo
-from fp8load.formats.match import is_embedding
+from fp8load.formats.match import is_embedding, is_router
 from fp8load.formats.microscaling import PACKED
 from fp8load.formats.missing import Beside, spelling_of
 from fp8load.formats.stacked import stored_problems, unstack
@@ -182,7 +182,7 @@ def _unquantized(
     weight = roles[Role.WEIGHT]
     orphans = {role: meta for role, meta in roles.items() if role not in (Role.WEIGHT, Role.BIAS)}
     problems: list[Problem] = []
-    if not orphans and (len(weight.shape) != 2 or is_embedding(name)):
+    if not orphans and (len(weight.shape) != 2 or is_embedding(name) or is_router(name)):
         return problems, {}
     explained = fmt.unconverted(weight.shape) if isinstance(claim, Claimed) else None
     ignored = isinstance(claim, Ignored)

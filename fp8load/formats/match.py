@@ -11,7 +11,7 @@ from fp8load.errors import ConfigError, Problem
 
 EMBEDDING_NAMES = frozenset({
     "embed_tokens", "word_embeddings", "wte", "wpe", "tok_embeddings", "embed", "embeddings", "embed_positions",
-    "position_embedding", "patch_embedding", "embedding",
+    "position_embedding", "patch_embedding", "embedding", "embed_tokens_per_layer",
 })  # fmt: skip
 """Last components of embeddings: two-dimensional weights that are no linear layer. Never substrings."""
 
@@ -19,6 +19,17 @@ EMBEDDING_NAMES = frozenset({
 def is_embedding(module: str) -> bool:
     """Whether a module is an embedding, by the last component of its name."""
     return module.rpartition(".")[2] in EMBEDDING_NAMES
+
+
+ROUTER_NAMES = frozenset({"gate", "router", "shared_expert_gate", "wg"})
+"""Last components of routers and of gates of shared experts. Never substrings: `gate_proj` is a linear layer."""
+
+
+def is_router(module: str) -> bool:
+    """Whether a module is a router, or a part of one ("router.layer"): a matrix that tools and engines leave in 16 bits
+    whether a list names it or not, because most models hold it as a parameter and not as a linear layer."""
+    parent, _, last = module.rpartition(".")
+    return last in ROUTER_NAMES or parent.rpartition(".")[2] == "router"
 
 
 @lru_cache(maxsize=4096)

@@ -5,13 +5,15 @@ one specification, or for NVFP4 a list of two (FP4 in groups of 16, and the scal
 names or shell globs; the first glob of `layer_quant_config` that matches counts before the class in
 `layer_type_quant_config` ("Linear"), and that before the global one. Tensors: `weight_scale` BF16 [] / [N], a grid
 where `qscheme` is per_block, U8 exponents, or F8_E4M3; `weight_scale_2` and `input_scale_2` F32 [], which multiply;
-`input_scale` where inputs are static; KV scales `k_proj.output_scale`. What `exclude` lists was left as it was: BF16, or, where Quark
-converted a checkpoint that was block FP8 (`quantize_model_per_safetensor`), that, with `weight_scale_inv` renamed to
-`weight_scale` (vllm#54556); nothing holds the size of its blocks, which is DeepSeek's 128 x 128. `algo_config` names what
-was done to the weights before: AWQ, SmoothQuant and GPTQ leave plain weights behind (their factors are a part of the
-layer before), rotations do so for r1 and r2, unless r1 is `online`; r3 and r4 have to be done while running. MXFP6 (fp6_e3m2, fp6_e2m3): `weight` U8
+`input_scale` where inputs are static; KV scales `k_proj.output_scale`. MXFP6 (fp6_e3m2, fp6_e2m3): `weight` U8
 [N, K * 3 / 4], from Quark 0.10 on a stream of bits, lowest first (`Pack_fp6` of quark.torch.utils.pack); 0.9 packed the
 upper two bits of four elements and the lower four apart.
+
+What `exclude` lists was left as it was: BF16, or, where Quark converted a checkpoint that was block FP8
+(`quantize_model_per_safetensor`), that, with `weight_scale_inv` renamed to `weight_scale` (vllm#54556); nothing holds
+the size of its blocks, which is DeepSeek's 128 x 128. `algo_config` names what was done to the weights before. AWQ,
+SmoothQuant and GPTQ leave plain weights behind (their factors are a part of the layer before); so do the rotations r1
+and r2, unless r1 is `online`; r3 and r4 have to be done while running.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fp8load.formats.base import Claimed
-from fp8load.formats.match import is_embedding
+from fp8load.formats.match import is_embedding, is_router
 from fp8load.index.index import TensorMeta
 from fp8load.scheme import Role
 
@@ -23,7 +23,7 @@ def empty_claims(checkpoint: Checkpoint) -> dict[str, list[TensorMeta]]:
     alive: set[str] = set()
     for name, info in checkpoint.lowered.modules.items():
         weight = info.tensors[Role.WEIGHT]
-        if len(weight.shape) != 2 or is_embedding(name):
+        if len(weight.shape) != 2 or is_embedding(name) or is_router(name):
             continue
         claim = fmt.claim(name)
         if not isinstance(claim, Claimed):

@@ -8,7 +8,8 @@ from fp8load.dtypes import NAN_BYTES, DType
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
     DType.BOOL: torch.bool, DType.U8: torch.uint8, DType.I8: torch.int8,
-    DType.I4: torch.uint8, DType.F4: torch.uint8, DType.F6_E2M3: torch.uint8, DType.F6_E3M2: torch.uint8,  # packed: bytes in memory
+    DType.I4: torch.uint8, DType.F4: torch.uint8,  # packed: bytes in memory
+    DType.F6_E2M3: torch.uint8, DType.F6_E3M2: torch.uint8,
     DType.F8_E5M2: torch.float8_e5m2, DType.F8_E4M3: torch.float8_e4m3fn, DType.F8_E8M0: torch.float8_e8m0fnu,
     DType.F8_E4M3FNUZ: torch.float8_e4m3fnuz, DType.F8_E5M2FNUZ: torch.float8_e5m2fnuz,
     DType.I16: torch.int16, DType.U16: torch.uint16, DType.F16: torch.float16, DType.BF16: torch.bfloat16,

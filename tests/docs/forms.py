@@ -157,6 +157,7 @@ def _real(scheme: LinearScheme) -> str:
     storage = scheme.storage
     beside += [str(storage.nibble_order)] if storage.nibble_order != "low-first" else []
     beside += [str(storage.scale_layout)] if storage.scale_layout != "row-major" else []
+    beside += [f"{storage.offset} added to each code"] if storage.offset else []
     beside += [f"with {transform}" for transform in scheme.transforms]
     return ", ".join([text, *beside])
 

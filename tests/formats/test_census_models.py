@@ -108,6 +108,10 @@ def test_a_model_that_is_stored_as_its_configuration_says_is_lowered_and_planned
 
 
 def test_models_are_covered_that_no_excerpt_shows() -> None:
-    assert {"nvidia--DeepSeek-V3.1-NVFP4", "nvidia--GLM-5.2-NVFP4", "nvidia--Qwen3-235B-A22B-NVFP4",
-            "moonshotai--Kimi-K2.5"} <= set(COVERED)
+    assert {
+        "nvidia--DeepSeek-V3.1-NVFP4",
+        "nvidia--GLM-5.2-NVFP4",
+        "nvidia--Qwen3-235B-A22B-NVFP4",
+        "moonshotai--Kimi-K2.5",
+    } <= set(COVERED)
     assert config_of(GIANTS["deepseek-v3"])["model_type"] in SHAPES

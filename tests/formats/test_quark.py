@@ -18,6 +18,7 @@ BLOCK = {"dtype": "fp8_e4m3", "qscheme": "per_block", "block_size": [128, 64], "
 GROUP = {"dtype": "fp8_e4m3", "qscheme": "per_group", "group_size": 128, "is_dynamic": True}
 TENSOR = {"dtype": "fp8_e4m3", "qscheme": "per_tensor", "is_dynamic": False}
 CHANNEL = {"dtype": "fp8_e4m3", "qscheme": "per_channel", "is_dynamic": True}
+OFFLINE = {"online_r1_rotation": False, "r3": False, "r4": False}
 INT4 = {"dtype": "int4", "qscheme": "per_channel"}
 
 
@@ -75,11 +76,22 @@ def test_blocks_are_loaded_with_their_grid() -> None:
         (config(TENSOR, layer_type_quant_config={"Linear": {"weight": INT4}}), "layer_type_quant_config Linear"),
         (config(TENSOR, layer_quant_config={"*o_proj": {"weight": [TENSOR, INT4]}}), r"layer_quant_config \*o_proj"),
         (config(TENSOR, algo_config=[{"name": "rotation"}]), "rotation"),
+        (config(TENSOR, algo_config=[{"name": "awq"}, {"name": "rotation", **OFFLINE, "r4": True}]), "rotation: r4"),
+        (config(TENSOR, algo_config=[{"name": "rotation", **OFFLINE, "online_r1_rotation": True}]), "online_r1"),
+        (config(TENSOR, algo_config=[{"name": "shiny"}]), "shiny"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(document: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         parse(document)
+
+
+@pytest.mark.parametrize("algo", [
+    {"name": "awq", "scaling_layers": [{"prev_op": "input_layernorm", "layers": ["self_attn.q_proj"]}]},
+    {"name": "autosmoothquant"}, {"name": "gptq"}, {"name": "rotation", "r1": True, "r2": True, **OFFLINE},
+])  # fmt: skip
+def test_what_was_folded_into_the_weights_changes_nothing(algo: dict[str, Any]) -> None:
+    assert scheme(config(TENSOR, algo_config=[algo])) == scheme(config(TENSOR, algo_config=None))
 
 
 def test_a_name_counts_before_the_class_and_the_class_before_the_rest() -> None:

@@ -1,7 +1,8 @@
 """Forms with 4-bit integers, packed one by one from the formats' descriptions; nothing of the library is used.
 
-SGLang's W4AFP8 holds two in a byte, the first one low, in two's complement. compressed-tensors' pack-quantized adds 8 to
-each and holds eight in a word of 32 bits, the first one in its lowest bits. Scales multiply, one for a group of a row.
+SGLang's W4AFP8 holds two in a byte, the first one low, in two's complement. compressed-tensors' pack-quantized adds 8
+to each and holds eight in a word of 32 bits, the first one in its lowest bits. Scales multiply, one for a group of a
+row.
 """
 
 from __future__ import annotations
@@ -85,7 +86,10 @@ def quark_on_fp8() -> Form:
     return form
 
 
-BARE = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": None}}
+BARE = {
+    "producer": {"name": "modelopt"},
+    "quantization": {"quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": None},
+}
 INT4_FORMS = {
     "30 W4AFP8": lambda: w4afp8(BARE),
     "30 W4AFP8 by its method's name": lambda: w4afp8({"quant_method": "w4afp8"}),

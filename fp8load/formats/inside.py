@@ -11,23 +11,20 @@ the document here, so that parsing stays a function of the document alone.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import Located
-from fp8load.index.embedded import MARKERS, METADATA, METADATA_KEY
+from fp8load.index.embedded import MARKERS, METADATA, METADATA_KEY, TORCHAO
 from fp8load.index.index import Index, TensorMeta
 
 COMFY = "comfyui"
 LEGACY = "comfyui_legacy"
-TORCHAO = "torchao_tensors"
+TORCHAO_TENSORS = "torchao_tensors"
 
 WHY = "what the weights' own file says was written together with them"
 _LEGACY_KEY = "scaled_fp8"
-_TORCHAO_ENTRY, _TORCHAO_PLAIN = '{"_type": ', '{"_type": "Tensor"'
 _LEGACY_SCALE, _LEGACY_INPUT = ".scale_weight", ".scale_input"
 
 
@@ -45,25 +42,13 @@ def inside(index: Index) -> Iterator[Located]:
 
 
 def torchao_metadata(index: Index) -> Iterator[Located]:
-    """What torchao says of its tensors, if any is quantized. Raises `ConfigError` for an entry that is no JSON."""
-    place = "safetensors __metadata__ of torchao"
+    """What torchao says of its tensors, if any is quantized. Reads nothing."""
     quantized: dict[str, list[Any]] = {}
-    for file in index.files.values():
-        for name, text in file.metadata.items():
-            if text.startswith(_TORCHAO_ENTRY) and not text.startswith(_TORCHAO_PLAIN):
-                module = name.removesuffix(".weight")
-                quantized[module] = [_entry(name, text, place), _shape(f"{module}._weight_qdata", index)]
+    for name, entry in index.embedded.get(TORCHAO, {}).items():
+        module = name.removesuffix(".weight")
+        quantized[module] = [entry, _shape(f"{module}._weight_qdata", index)]
     if quantized:
-        yield Located(place=place, document={TORCHAO: quantized}, why=WHY)
-
-
-def _entry(name: str, text: str, place: str) -> dict[str, Any]:
-    try:
-        entry: dict[str, Any] = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(Problem(code="F8L110", message="an entry of __metadata__ is not valid JSON", tensor=name,
-                                  file=place, expected="a JSON object", got=str(error))) from error  # fmt: skip
-    return entry
+        yield Located(place="safetensors __metadata__ of torchao", document={TORCHAO_TENSORS: quantized}, why=WHY)
 
 
 def _shape(name: str, index: Index) -> list[int] | None:

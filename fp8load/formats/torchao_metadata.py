@@ -16,7 +16,7 @@ from fp8load.dtypes import DType
 from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Located, Unclaimed
 from fp8load.formats.document import validated
-from fp8load.formats.inside import TORCHAO
+from fp8load.formats.inside import TORCHAO_TENSORS
 from fp8load.formats.torchao import SUFFIXES
 from fp8load.scheme import LinearScheme, PerChannel, PerTensor, QuantSpec
 
@@ -43,7 +43,7 @@ class Dump(BaseModel):
 
 def detect(document: Mapping[str, Any]) -> bool:
     """The document was made of torchao's metadata."""
-    return document.keys() == {TORCHAO}
+    return document.keys() == {TORCHAO_TENSORS}
 
 
 def parse(located: Located) -> CheckpointFormat:
@@ -68,7 +68,7 @@ def _claims(located: Located) -> Iterator[tuple[str, Claimed]]:
         granularity: LinearScheme(weight=QuantSpec(dtype=DType.F8_E4M3, granularity=granularity))
         for granularity in (PerChannel(), PerTensor())
     }
-    for module, (entry, shape) in located.document[TORCHAO].items():
+    for module, (entry, shape) in located.document[TORCHAO_TENSORS].items():
         dump = validated(Dump, Located(place=located.place, document=entry))
         if dump.type != "Float8Tensor":
             raise _unsupported(located, module, "Float8Tensor", dump.type)

@@ -1,12 +1,13 @@
-"""What safetensors files say of their own quantization: ComfyUI's metadata and marker tensors.
+"""What safetensors files say of their own quantization: ComfyUI's metadata and marker tensors, torchao's metadata.
 
-Two kinds, each kept as a mapping of a layer's name to what is said of it:
+Three kinds, each kept as a mapping of a name, a layer's or a tensor's, to what is said of it:
 
     comfy_metadata  the header's `__metadata__._quantization_metadata`, a JSON text {"format_version", "layers"}
     comfy_quant     a tensor `<layer>.comfy_quant` for each quantized layer: U8, the bytes of a JSON object
+    torchao         the header's `__metadata__`, an entry of JSON text for each tensor; those of plain ones are left out
 
-Source: ComfyUI QUANTIZATION.md and `convert_old_quants`. The marker tensors are the only tensor data that opening a
-checkpoint reads: some fifty bytes each, neighbours in one read.
+Source: ComfyUI QUANTIZATION.md and `convert_old_quants`; torchao `prototype/safetensors`. The marker tensors are the
+only tensor data that opening a checkpoint reads: some fifty bytes each, neighbours in one read.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from fp8load.source.base import Source
 
 METADATA = "comfy_metadata"
 MARKERS = "comfy_quant"
-KINDS = (METADATA, MARKERS)
+TORCHAO = "torchao"
+KINDS = (METADATA, MARKERS, TORCHAO)
 
 METADATA_KEY = "_quantization_metadata"
 MARKER_SUFFIX = ".comfy_quant"
+
+_ENTRY, _PLAIN = '{"_type": ', '{"_type": "Tensor"'
+"""How torchao's entries begin, and those of tensors that are not quantized."""
 
 MARKER_CAP = 4096
 """Bytes of one marker. Real ones have 27 to 120; a file may call a tensor of any size a marker."""
@@ -43,7 +48,7 @@ Embedded = dict[str, dict[str, Any]]
 def read_embedded(
     source: Source, files: Mapping[str, FileMeta], tensors: Mapping[str, TensorMeta]
 ) -> tuple[Embedded, list[Problem]]:
-    """Both kinds, as far as they are there, and a problem for each that cannot be read as JSON.
+    """All kinds, as far as they are there, and a problem for each that cannot be read as JSON.
 
     A `SourceError` passes through: then the checkpoint could not be opened.
     """
@@ -59,6 +64,13 @@ def read_embedded(
                 known = found.setdefault(METADATA, {})
                 problems += [_two(name, file.name, known[name], said) for name, said in layers.items()
                              if known.setdefault(name, said) != said]  # fmt: skip
+        for name, entry in file.metadata.items():
+            if entry.startswith(_ENTRY) and not entry.startswith(_PLAIN):
+                told = _dump(name, entry, file.name)
+                if isinstance(told, Problem):
+                    problems.append(told)
+                else:
+                    found.setdefault(TORCHAO, {})[name] = told
     markers = [meta for name, meta in tensors.items() if name.endswith(MARKER_SUFFIX)]
     problems += [_no_marker(meta) for meta in markers if not _readable(meta)]
     for meta, data in _read(source, list(filter(_readable, markers))):
@@ -118,6 +130,16 @@ def _layers(text: str, file: str) -> dict[str, Any] | Problem:
     if not isinstance(layers, dict):
         return _unreadable(f"{METADATA_KEY} in the header lists no layers", file, "", expected, text[:80])
     return layers
+
+
+def _dump(name: str, text: str, file: str) -> dict[str, Any] | Problem:
+    """torchao's entry for one tensor."""
+    try:
+        entry: dict[str, Any] = _json(text)
+    except (ValueError, RecursionError) as error:
+        message = "an entry of torchao's __metadata__ is not valid JSON"
+        return _unreadable(message, file, name, '{"_type": ..., "_data": ...}', str(error))
+    return entry
 
 
 def _said(data: bytes, meta: TensorMeta) -> dict[str, Any] | str | Problem:

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import fp8load
 from fp8load.checkpoint import Checkpoint
 from fp8load.errors import Fp8LoadError, raise_first
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.runtime.backend import Backend, Device, Yes
 from fp8load.scheme import LinearScheme, Role
-from fp8load.source.memory import MemorySource
 from fp8load_kernels.select import provider
 from sketch import open_skeleton
 
@@ -27,11 +25,8 @@ UNSCALED = "--allow-unscaled"
 
 
 class Example(NamedTuple):
-    """A skeleton and what its first lines say.
-
-    `folder`: a checkpoint whose files stand for it, config.json aside. `reported`: codes of what is said of every such
-    checkpoint, and refuses nothing.
-    """
+    """A skeleton and what its first lines say. `reported`: codes of what is said of every such checkpoint, and refuses
+    nothing."""
 
     key: str
     text: str
@@ -41,14 +36,10 @@ class Example(NamedTuple):
     detect: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     test: str = ""
-    folder: str = ""
     reported: tuple[str, ...] = ()
 
     def open(self) -> Checkpoint:
         """The checkpoint."""
-        if self.folder:
-            files = {path.name: path.read_bytes() for path in (ROOT / self.folder).glob("model*")}
-            return fp8load.open(MemorySource(files))
         checkpoint = open_skeleton(self.text)
         return Checkpoint(checkpoint.source, checkpoint.index, allow_unscaled=UNSCALED in self.detect)
 

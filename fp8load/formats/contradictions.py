@@ -43,7 +43,8 @@ def quantized_without_claim(weight: TensorMeta, fmt: CheckpointFormat, claim: Cl
         return Problem(
             code="F8L101", message="the weight is quantized and no configuration says so", tensor=weight.name,
             file=weight.file, expected="a quantization_config in config.json", got=f"{weight} and no configuration",
-            hint="its scale would be left out; if it has none and is a raw cast, allow_unscaled=True says so",
+            hint="its scale would be left out; if it has none and is a raw cast, say so: --allow-unscaled, or "
+            "allow_unscaled=True",
         )  # fmt: skip
     if isinstance(claim, Ignored):
         return Problem(
@@ -89,7 +90,8 @@ def no_scale(weight: TensorMeta, template: LinearScheme, name: str) -> Problem:
     return Problem(
         code="F8L201", message="an FP8 weight has no scale", tensor=name, file=weight.file, got="no such tensor",
         expected=f"{list(scale_shape(template.weight.granularity, weight.shape))} for {weight.name} {weight}",
-        hint="lost? re-export it: a scale of 1 serves wrong numbers. A raw cast: allow_unscaled=True says so",
+        hint="lost? re-export it: a scale of 1 serves wrong numbers. A raw cast? say so: --allow-unscaled, or "
+        "allow_unscaled=True",
     )  # fmt: skip
 
 

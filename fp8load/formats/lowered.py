@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fp8load.dtypes import DType
 from fp8load.errors import Problem
-from fp8load.formats.stacked import Stack
+from fp8load.formats.stacked import Stack, of_expert
 from fp8load.index.index import TensorMeta
 from fp8load.scheme import LinearScheme, Repack, Role
 
@@ -62,9 +62,11 @@ class Lowered:
     def stacked_name(self, module: str, role: Role) -> str | None:
         """What the tensor of all experts would be called that holds `role` of one expert's module, where this
         checkpoint stacks modules of this name, or others of these experts; else None."""
-        parent, _, last = module.rpartition(".")
-        above, _, number = parent.rpartition(".")
-        alike = self._alike.get(last, self._beside.get(above)) if number.isdigit() else None
+        one = of_expert(module)
+        if one is None:
+            return None
+        above, last = one
+        alike = self._alike.get(last, self._beside.get(above))
         return None if alike is None else f"{above}.{last}{alike.get(role, f'_{role}')}"
 
     def are_stacked(self, experts: str) -> bool:

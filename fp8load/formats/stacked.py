@@ -121,13 +121,20 @@ def stored_problems(problems: Iterable[Problem], pieces: Mapping[str, object]) -
             yield problem if name == problem.tensor else replace(problem, tensor=name)
 
 
+def of_expert(module: str) -> tuple[str, str] | None:
+    """The other way round: "mlp.experts.3.up_proj" -> ("mlp.experts", "up_proj"); None for a module of no expert."""
+    parent, _, last = module.rpartition(".")
+    above, _, number = parent.rpartition(".")
+    return (above, last) if number.isdigit() else None
+
+
 def shared_name(module: str, tail: str) -> str | None:
     """The tensor that holds the scales of all experts' modules of this kind: of "mlp.experts.3.up_proj" and "_scale"
     "mlp.experts.gate_up_proj_scale"; None for a module of no expert."""
-    parent, _, last = module.rpartition(".")
-    above, _, number = parent.rpartition(".")
-    if not number.isdigit():
+    one = of_expert(module)
+    if one is None:
         return None
+    above, last = one
     fused = next((name for name, parts in FUSED_PARTS.items() if last in parts), last)
     return f"{above}.{fused}{tail}"
 
@@ -225,7 +232,8 @@ def _share_scales(modules: dict[str, dict[Role, TensorMeta]], base: str, found: 
     """Scales of all experts in one tensor, beside weights expert by expert: each module gets its own part."""
     parent, _, last = base.rpartition(".")
     parts = FUSED_PARTS.get(last, (last,))
-    owners = [[f"{parent}.{expert}.{part}" for part in parts] for expert in range(_count(modules, parent, parts))]
+    bases = [f"{parent}.{part}" for part in parts]
+    owners = [[member(base, expert) for base in bases] for expert in range(_count(modules, bases[0]))]
     if not owners or not all(name in modules for names in owners for name in names):
         return
     for role, meta in [*modules[base].items()]:
@@ -245,10 +253,10 @@ def _share_scales(modules: dict[str, dict[Role, TensorMeta]], base: str, found: 
         del modules[base]
 
 
-def _count(modules: Mapping[str, object], parent: str, parts: tuple[str, ...]) -> int:
-    """How many experts are stored one by one."""
+def _count(modules: Mapping[str, object], base: str) -> int:
+    """How many experts are stored one by one, of modules named as `member` does."""
     count = 0
-    while f"{parent}.{count}.{parts[0]}" in modules:
+    while member(base, count) in modules:
         count += 1
     return count
 

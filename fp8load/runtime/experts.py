@@ -14,9 +14,9 @@ import torch
 from fp8load.boxes import Box
 from fp8load.errors import Problem, UsageError
 from fp8load.plan.plan import LayerSpec
-from fp8load.runtime.backend import Choice, LinearWeights, Part, Prepared, choose, device_of
+from fp8load.runtime.backend import LinearWeights, Part, Prepared
 from fp8load.runtime.dtypes import describe
-from fp8load.runtime.linear import ScaledLinear
+from fp8load.runtime.scaled import ScaledLayer
 from fp8load.runtime.seal import Sources, seal
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import LinearScheme, Role
@@ -25,8 +25,8 @@ REFERENCE = "reference"
 """The backend that runs experts where none is asked for."""
 
 
-class ScaledLinearStack(ScaledLinear):
-    """A `ScaledLinear` for each of several experts, in one set of parameters: weight [E, N, K].
+class ScaledLinearStack(ScaledLayer):
+    """A linear layer for each of several experts, in one set of parameters: weight [E, N, K].
 
     Slots are "3.gate", "3.up": expert 3 as the checkpoint counts them. `weight_loader` takes an `expert_id`, or a
     tensor of all experts.
@@ -47,10 +47,15 @@ class ScaledLinearStack(ScaledLinear):
         self._each: list[Prepared] = []
 
     @property
-    def shape(self) -> tuple[int, int, int]:  # type: ignore[override]
+    def shape(self) -> tuple[int, int, int]:
         """Logical (E, N, K) on this rank."""
         experts, num_rows, num_cols = self.weight.param_layout.shape
         return experts, num_rows, num_cols
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Logical (N, K) of one expert on this rank."""
+        return self.shape[1:]
 
     @property
     def output_sizes(self) -> list[int]:
@@ -97,11 +102,8 @@ class ScaledLinearStack(ScaledLinear):
         bias = None if self.bias is None else self.bias.detach()[at]
         return self.backend.apply(self._each[at], x, bias)
 
-    def _chosen(self) -> Choice:
-        if self._choice is None:
-            device = device_of(self.weight.device)
-            self._choice = choose(self.scheme, self.shape[1:], device, forced=self._forced, layer=self.name)
-        return self._choice
+    def _forgotten(self) -> dict[str, object]:
+        return {"_choice": None, "_each": []}
 
     def _weights_of(self, at: int) -> LinearWeights:
         """The tensors of one expert, by its place on this rank."""

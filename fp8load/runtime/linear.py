@@ -5,24 +5,22 @@ Shape letters: N output rows of this rank, K input columns of this rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Self
 
 import torch
 
 from fp8load.errors import Problem, UsageError
 from fp8load.plan.plan import LayerSpec
-from fp8load.runtime.backend import Backend, Choice, LinearWeights, Part, Prepared, choose, device_of
+from fp8load.runtime.backend import LinearWeights, Part, Prepared
 from fp8load.runtime.dtypes import describe
+from fp8load.runtime.scaled import ScaledLayer
 from fp8load.runtime.seal import Sources, seal
 from fp8load.runtime.typed import TypedParameter
-from fp8load.scheme import LinearScheme, Role
-
-_TENSORS = (Role.WEIGHT_SCALE, Role.WEIGHT_GLOBAL_SCALE, Role.INPUT_SCALE, Role.INPUT_GLOBAL_SCALE,
-            Role.PRE_QUANT_SCALE, Role.LOW_RANK_A, Role.LOW_RANK_B)  # fmt: skip
+from fp8load.scheme import Role
 
 
-class ScaledLinear(torch.nn.Module):
+class ScaledLinear(ScaledLayer):
     """y = x @ dequantize(weight).T + bias, for x [..., K] -> [..., N].
 
     Empty until its parameters are filled, by a plan or through each parameter's `weight_loader`. `finalize()` then
@@ -35,35 +33,7 @@ class ScaledLinear(torch.nn.Module):
     sources   (parameter, slot) -> tensor on disk, for messages; empty without a plan
     """
 
-    weight: TypedParameter
-    weight_scale: TypedParameter | None
-    weight_global_scale: TypedParameter | None
-    input_scale: TypedParameter | None
-    input_global_scale: TypedParameter | None
-    pre_quant_scale: TypedParameter | None
-    low_rank_a: TypedParameter | None
-    low_rank_b: TypedParameter | None
-    bias: TypedParameter | None
-
-    def __init__(
-        self,
-        params: Mapping[Role, TypedParameter],
-        *,
-        scheme: LinearScheme,
-        name: str = "",
-        backend: str | None = None,
-        sources: Sources | None = None,
-    ) -> None:
-        super().__init__()
-        for role in (Role.WEIGHT, *_TENSORS, Role.BIAS):
-            self.register_parameter(role.value, params.get(role))
-        self.name = name
-        self.scheme = scheme
-        self.sources = sources or {}
-        self._forced = backend
-        self._choice: Choice | None = None
-        self._prepared: Prepared | None = None
-        self._state: tuple[int, ...] = ()
+    _prepared: Prepared | None = None
 
     @classmethod
     def from_spec(
@@ -91,19 +61,14 @@ class ScaledLinear(torch.nn.Module):
         return num_rows, num_cols
 
     @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Logical (N, K) on this rank."""
+        return self.shape
+
+    @property
     def output_sizes(self) -> list[int]:
         """Output rows of each part on this rank, in fused order: what `y.split(sizes, dim=-1)` takes."""
         return [rows.stop - rows.start for rows in self.weight.slot_rows]
-
-    @property
-    def backend(self) -> Backend:
-        """The backend that runs this layer. Raises `BackendError` BKD801, or `UsageError` BKD800 for a name."""
-        return self._chosen().backend
-
-    @property
-    def why(self) -> tuple[str, ...]:
-        """Why this backend: one line for each that refused, then one for the one that runs."""
-        return self._chosen().why
 
     def finalize(self) -> Self:
         """Refuse unfilled or poisoned slots, choose the backend, prepare it. A second call changes nothing.
@@ -150,24 +115,8 @@ class ScaledLinear(torch.nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # it would compute in 16 bits what is promised in 32
             return self.backend.apply(prepared, x, bias)
 
-    def extra_repr(self) -> str:
-        """Shape and scheme."""
-        return f"{list(self.shape)}, {self.scheme}"
-
-    def _chosen(self) -> Choice:
-        if self._choice is None:
-            device = device_of(self.weight.device)
-            self._choice = choose(self.scheme, self.shape, device, forced=self._forced, layer=self.name)
-        return self._choice
-
-    def _typed(self) -> list[TypedParameter]:
-        scales = (self.weight_scale, self.weight_global_scale, self.input_scale, self.input_global_scale)
-        transforms = (self.pre_quant_scale, self.low_rank_a, self.low_rank_b)
-        return [param for param in (self.weight, *scales, *transforms, self.bias) if param is not None]
-
-    def _now(self) -> tuple[int, ...]:
-        """What tells whether anything was written since `finalize`."""
-        return tuple(param.num_writes for param in self._typed())
+    def _forgotten(self) -> dict[str, object]:
+        return {"_choice": None, "_prepared": None}
 
     def _weights(self) -> LinearWeights:
         scale = self.weight_scale
@@ -186,50 +135,6 @@ class ScaledLinear(torch.nn.Module):
             low_rank_a=_data(self.low_rank_a),
             low_rank_b=_data(self.low_rank_b),
         )
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """Move, but never convert: `layer.half()` would turn codes and scales into something else, unseen."""
-        for param in self._typed():
-            made = fn(torch.empty(0, dtype=param.dtype, device=param.device))
-            if made.dtype != param.dtype:
-                raise UsageError(Problem(
-                    code="USE802", message="a typed parameter keeps its dtype", tensor=param.full_name,
-                    expected=describe(param.dtype), got=describe(made.dtype),
-                    hint="convert the rest of the model, or move it with .to(device) alone",
-                ))  # fmt: skip
-            if made.is_meta != param.is_meta:
-                raise UsageError(Problem(
-                    code="USE802", message="a typed parameter cannot move to or from the meta device",
-                    tensor=param.full_name, expected=str(param.device), got=str(made.device),
-                    hint="it would lose its data and its slots: make the layer where it shall be",
-                ))  # fmt: skip
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
-        self._choice, self._prepared = None, None
-        return self
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
-    ) -> None:
-        """`load_state_dict`: in place, same dtype and shape, and everything that was loaded counts as written.
-
-        Raises `LoadError` FILL702 for a tensor of another dtype, before anything of the layer is changed: torch would
-        cast it. `assign=True` copies too, because a plain tensor does not know its slots.
-        """
-        loaded = [param for param in self._typed() if prefix + param.param_layout.role in state_dict]
-        for param in loaded:
-            key = prefix + param.param_layout.role
-            fit = param.checked(state_dict[key], param.param_layout.sources)
-            if fit is not state_dict[key]:
-                state_dict[key] = fit  # the same bytes under the parameter's dtype: torch would convert numbers
-        super()._load_from_state_dict(state_dict, prefix, {**local_metadata, "assign_to_params_buffers": False}, *args)
-        for param in loaded:
-            fits = state_dict[prefix + param.param_layout.role].shape == param.shape  # else torch says so, and raises
-            for slot in param.written if fits else ():
-                param.mark_written(slot)
-
-    def __getstate__(self) -> dict[str, object]:
-        """What a copy or a pickle keeps: not what was prepared, which shares memory with these parameters."""
-        return {**self.__dict__, "_choice": None, "_prepared": None}
 
 
 def _data(param: TypedParameter | None) -> torch.Tensor | None:

@@ -6,13 +6,13 @@ from typing import Literal
 
 from fp8load.dtypes import LARGEST_FINITE
 from fp8load.errors import Problem, UsageError
-from fp8load.runtime.linear import ScaledLinear
+from fp8load.runtime.scaled import ScaledLayer
 from fp8load.scheme import PerTensor
 
 Requantize = Literal["max"]
 
 
-def requantize_to_max_(layer: ScaledLinear) -> bool:
+def requantize_to_max_(layer: ScaledLayer) -> bool:
     """Give all parts of a layer, or of each expert, the largest of their scales, in place; whether anything changed.
 
     Only weights with one scale for each part, and only where these differ: code' = round(code * scale / max), computed

@@ -104,6 +104,17 @@ def test_one_scale_for_all_experts_fills_every_slot() -> None:
     assert all(layer.w13.weight_scale.written.values())
 
 
+def test_experts_that_were_moved_run_from_where_they_are_now() -> None:
+    layer = filled(PerChannel())
+    x, share, ids = torch.ones(1, H), torch.ones(1, 1), torch.tensor([[2]])
+    assert layer(x, share, ids).abs().sum() > 0
+
+    layer._apply(torch.clone)
+    layer.w2.weight.detach().view(torch.uint8).zero_()
+
+    assert layer(x, share, ids).abs().sum() == 0
+
+
 def test_a_reload_of_one_expert_is_seen_and_keeps_the_address() -> None:
     layer = filled(PerChannel())
     x, share, ids = torch.ones(1, H), torch.ones(1, 1), torch.tensor([[2]])

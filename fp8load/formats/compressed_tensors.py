@@ -9,6 +9,10 @@ NVFP4 and MXFP4 weights are `weight_packed` U8 [N, K/2]. NVFP4: `weight_scale` F
 4-bit integers of -8 to 7, with FP8 inputs (W4AFP8) or without (W4A16): `weight_scale` BF16 [N, K/g]. In the format
 int-quantized they are `weight` I8 [N, K], one in each byte; in the format pack-quantized `weight_packed` I32 [N, K/8],
 eight in a word, the first one lowest, each with 8 added; `weight_shape` I64 [2] holds N and K, whole groups.
+
+`transform_config` names rotations and where each is applied (`TransformLocation`): "weight_input" and "weight_output"
+were multiplied into the weights before they were quantized; "input", "output", "k_cache" and "q_attn" are for whoever
+runs the model, and refused.
 """
 
 from __future__ import annotations
@@ -83,8 +87,41 @@ class Group(BaseModel):
     format: str | None = None
 
 
+class TransformArgs(BaseModel):
+    """Where one matrix of a transform is applied."""
+
+    model_config = ConfigDict(extra="allow")
+
+    location: str
+
+
+class TransformScheme(BaseModel):
+    """One entry of transform_config: a rotation, and every place where it or its inverse is applied."""
+
+    model_config = ConfigDict(extra="allow")
+
+    apply: list[TransformArgs]
+
+
+class TransformConfig(BaseModel):
+    """Rotations. What was multiplied into weights is in the weights; everything else is done while running."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config_groups: dict[str, TransformScheme] = {}
+
+    @property
+    def online(self) -> str:
+        """The first that is done while running, and where; nothing if there is none."""
+        places = ((name, args.location) for name, scheme in self.config_groups.items() for args in scheme.apply)
+        return next((f"{name} at {place}" for name, place in places if place not in _IN_WEIGHTS), "")
+
+
+_IN_WEIGHTS = ("weight_input", "weight_output")
+
+
 class CompressedTensorsConfig(BaseModel):
-    """The keys of the configuration; sparsity, transforms and compression ratios are known and must be empty here."""
+    """The keys of the configuration; sparsity and compression ratios are known and must be empty here."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -96,7 +133,7 @@ class CompressedTensorsConfig(BaseModel):
     quantization_status: str | None = None
     global_compression_ratio: float | None = None
     sparsity_config: dict[str, Any] | None = None
-    transform_config: dict[str, Any] | None = None
+    transform_config: TransformConfig | None = None
     version: str | None = None
     provider: str | None = None  # auto-round signs here
     moe_sparsity_config: Any = None
@@ -110,8 +147,10 @@ def detect(document: Mapping[str, Any]) -> bool:
 def parse(located: Located) -> CheckpointFormat:
     """The configuration as a value. Raises `ConfigError`."""
     config = validated(CompressedTensorsConfig, located)
-    if config.transform_config and config.transform_config != {"config_groups": {}}:
-        raise _unsupported(located, "transform_config", "no transform", str(config.transform_config))
+    online = config.transform_config.online if config.transform_config is not None else ""
+    if online:
+        expected = "rotations that are a part of the weights (weight_input, weight_output)"
+        raise _unsupported(located, "transform_config", expected, online)
     groups = [
         (
             checked(group.targets, located.place),

@@ -45,6 +45,12 @@ def scheme_of(document: dict[str, Any], module: str = "model.layers.0.mlp.up_pro
     return claim.scheme
 
 
+def rotations(*locations: str) -> dict[str, Any]:
+    """A transform_config whose one rotation is applied at some places."""
+    places = [{"targets": ["Linear"], "location": location, "inverse": False, "ignore": []} for location in locations]
+    return {"config_groups": {"R1": {"type": "hadamard", "apply": places, "randomize": False}}}
+
+
 def test_every_format_file_is_found_by_its_listing() -> None:
     names = [module.NAME for module in format_modules()]
 
@@ -125,9 +131,9 @@ def test_compressed_tensors_without_input_activations_is_weight_only() -> None:
     assert scheme_of(ct({"strategy": "channel"})).input is None
 
 
-@pytest.mark.parametrize("empty", [None, {}, {"config_groups": {}}])
-def test_compressed_tensors_without_any_transform(empty: Any) -> None:
-    assert scheme_of(ct({"strategy": "channel"}, transform_config=empty)).transforms == ()
+@pytest.mark.parametrize("said", [None, {}, {"config_groups": {}}, rotations("weight_input", "weight_output")])
+def test_compressed_tensors_whose_weights_hold_every_rotation_that_there_is(said: Any) -> None:
+    assert scheme_of(ct({"strategy": "channel"}, transform_config=said)).transforms == ()
 
 
 def test_compressed_tensors_ignore_is_a_full_name_or_a_regex_matched_from_the_start() -> None:
@@ -201,7 +207,9 @@ def test_unknown_keys_are_kept_for_the_report() -> None:
         (ct({"strategy": "channel", "symmetric": False}), "asymmetric"),
         (ct({"strategy": "channel"}, {"strategy": "token", "dynamic": False}), "static per token"),
         (ct({"strategy": "channel"}, transform_config={"R1": {}}), "transform_config"),
-        (ct({"strategy": "channel"}, transform_config={"config_groups": {"R1": {"type": "hadamard"}}}), "hadamard"),
+        (ct({"strategy": "channel"}, transform_config={"config_groups": {"R1": {"type": "hadamard"}}}), "R1.apply"),
+        (ct({"strategy": "channel"}, transform_config=rotations("weight_output", "input")), "R1 at input"),
+        (ct({"strategy": "channel"}, transform_config=rotations("q_attn")), "R1 at q_attn"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "W4A8_AWQ"),
         (quark("fp6_e3m2", version="0.9"), "0.9"),
         (quark("fp6_e2m3"), "version"),

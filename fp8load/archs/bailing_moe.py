@@ -1,7 +1,13 @@
 """Ling and Ring: q, k and v are one module on disk, with the rows of q first, then k, then v; the first layers dense.
 
-The second generation has norms on heads and a bias of its router.
+The second generation has norms on heads and a bias of its router. Names and keys are those of the publisher's
+modeling_bailing_moe.py and modeling_bailing_moe_v2.py, and of vLLM's models/bailing_moe.py.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from fp8load.archs.base import Arch, Dim, Flag, Head, Linear, Only, Part, Table, Vector, key
 from fp8load.archs.decoder import LLAMA_NORMS, experts, gated_mlp, norms, o_proj, replicated
@@ -13,6 +19,12 @@ QK_NORM = Flag(key="use_qk_norm", default=False)
 EXPERT_BIAS = Flag(key="moe_router_enable_expert_bias", default=False)
 COUNT, SIZE = key("num_experts"), key("moe_intermediate_size")
 IS_DENSE = dense_first("first_k_dense_replace")
+
+
+def derived(config: Mapping[str, Any]) -> dict[str, Any]:
+    """q, k and v have a bias where all layers have one, too."""
+    return {"use_qkv_bias": bool(config.get("use_qkv_bias") or config.get("use_bias"))}
+
 
 ARCH = Arch(
     name="bailing_moe",
@@ -57,4 +69,5 @@ ARCH = Arch(
         replicated("eh_proj", Dim.HIDDEN, key("hidden_size") * 2),
     ),
     num_mtp=key("num_nextn_predict_layers"),
+    derived=derived,
 )

@@ -272,7 +272,7 @@ def minimax(model_type: str) -> Tiny:
     return Tiny(config, tensors, tiny.linears)
 
 
-def bailing_moe(*, second: bool = True) -> Tiny:
+def bailing_moe(*, second: bool = True, bias: bool = False) -> Tiny:
     """Ling and Ring, which are not in transformers: exaone_moe under other names (their modeling_bailing_moe*.py)."""
     tiny = written("exaone_moe")
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -288,7 +288,11 @@ def bailing_moe(*, second: bool = True) -> Tiny:
     renamed = {name.replace("self_attn.o_proj", "attention.dense") for name in fused}
     config = {key: value for key, value in tiny.config.items() if key != "mlp_layer_types"}
     config |= {"model_type": "bailing_moe", "use_qk_norm": second, "moe_router_enable_expert_bias": second}
-    return Tiny(config, tensors, frozenset(renamed & modules_of(tensors)))
+    linears = renamed & modules_of(tensors)
+    if bias:
+        tensors |= {f"{name}.bias": ("BF16", tensors[f"{name}.weight"][1][:1]) for name in linears}
+        config["use_bias"] = True
+    return Tiny(config, tensors, frozenset(linears))
 
 
 def step3p5() -> Tiny:

@@ -186,7 +186,12 @@ CASES |= {f"{case[0]}-{case[1]}-untied": partial(written_inside, *case, UNTIED) 
 CASES |= {"baichuan": baichuan, "kimi_k2": kimi_k2, "kimi_k25": kimi_k25, "mimo": mimo, "internlm2": internlm2,
           "exaone": exaone, "chatglm": chatglm, "chatglm-by-head": partial(chatglm, shared=False),
           "phi3_v": phi3_v, "gemma3n": gemma3n}  # fmt: skip
-CASES |= {"bailing_moe": bailing_moe, "bailing_moe-first": partial(bailing_moe, second=False), "step3p5": step3p5}
+CASES |= {
+    "bailing_moe": bailing_moe,
+    "bailing_moe-first": partial(bailing_moe, second=False),
+    "bailing_moe-bias": partial(bailing_moe, bias=True),
+    "step3p5": step3p5,
+}
 CASES |= {"dbrx": dbrx, "longcat_flash": longcat_flash, "longcat_flash-bias": partial(longcat_flash, bias=True)}
 CASES |= {name: partial(minimax, name) for name in ("minimax", "minimax_text_01", "minimax_m1")}
 CASES |= {

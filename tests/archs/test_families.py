@@ -32,6 +32,7 @@ from archs.remade import (
     stacked,
     step3p5,
 )
+from archs.remade_names import qwen4_predicting
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch
@@ -150,6 +151,11 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "qwen2_moe": [{}, {"qkv_bias": False, "mlp_only_layers": (1,)}],
     "qwen3_5_text": [{}, {"attention_bias": True}],
     "qwen3_5_moe_text": [{}, {"tie_word_embeddings": True}],
+    "qwen4_exp_text": [
+        {},
+        {"ple_layer_ids": (1,)},
+        {"num_hidden_layers": 3, "layer_types": ("linear_attention",) * 3, "ple_layer_ids": (1, 3)},
+    ],
     "hyperclovax": [{}, {"use_post_norm": False}, {"attention_bias": True, "mlp_bias": True}],
 }
 INSIDE = [
@@ -173,6 +179,7 @@ INSIDE = [
     ("qwen3_vl_moe", "qwen3_vl_moe_text", "qwen3_vl_moe_vision"),
     ("qwen3_5", "qwen3_5_text", "qwen3_5_vision"),
     ("qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_moe_vision"),
+    ("qwen4_exp", "qwen4_exp_text", "qwen4_exp_vision"),
 ]
 UNTIED = (("tie_word_embeddings", False),)
 
@@ -194,6 +201,11 @@ CASES |= {
     "deepseek_v4": deepseek_v4,
     "deepseek_v4-ratios": partial(deepseek_v4, listed=False),
 }
+CASES |= {
+    f"{name}-predicting": partial(lambda case: qwen4_predicting(case()), CASES[name])
+    for name in ("qwen4_exp_text", "qwen4_exp-qwen4_exp_text")
+}
+CASES["qwen4_exp_text-predicting-stacked"] = lambda: stacked(CASES["qwen4_exp_text-predicting"]())
 PREDICTING = ("deepseek_v3", "deepseek_v32", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa")
 CASES |= {f"{name}-predicting": partial(predicting, name) for name in PREDICTING}
 QWEN = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5-qwen3_5_text", "qwen3_5_moe-qwen3_5_moe_text")

@@ -75,6 +75,14 @@ LINEAR_ATTENTION = {"linear_num_key_heads": 6, "linear_num_value_heads": 12, "li
                     "linear_value_head_dim": 6, "layer_types": ["linear_attention", "full_attention"]}  # fmt: skip
 MAMBA = {"mamba_n_heads": 12, "mamba_d_head": 8, "mamba_d_state": 5, "mamba_d_conv": 4, "mamba_n_groups": 2,
          "mamba_expand": 2}  # fmt: skip
+NGRAMS = {
+    "ple_embed_dim": 16,
+    "ngram_size": 3,
+    "heads_per_ngram": 2,
+    "ngram_vocab_size_base": 20,
+    "split_ngram_parts": 3,
+    "make_ngram_vocab_size_divisible_by": 8,
+}
 SHARED = {"shared_expert_intermediate_size": 12}
 MLA = {"q_lora_rank": 14, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8,
        "num_key_value_heads": 6}  # fmt: skip
@@ -129,6 +137,9 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
     "qwen3_next": {**EXPERTS, **SHARED, **LINEAR_ATTENTION},
     "qwen3_5_text": LINEAR_ATTENTION,
     "qwen3_5_moe_text": {**EXPERTS, **SHARED, **LINEAR_ATTENTION},
+    "qwen4_exp_text": {**EXPERTS, **SHARED, **LINEAR_ATTENTION, "indexer_n_heads": 3, "indexer_kv_heads": 1,
+                       "indexer_head_dim": 6, "indexer_budget": 8, "indexer_compress_ratio": 4, "hc_count": 2,
+                       "hc_lowrank": 6, "partial_rotary_factor": 0.25, **NGRAMS},
     "qwen3_vl_moe_text": {**EXPERTS, "moe_intermediate_size": 12, "tie_word_embeddings": False},
     "llama4_text": {**EXPERTS, "intermediate_size_mlp": 24, "interleave_moe_layer_step": 2},
     "deepseek_v3": {**MIXTURE, **MLA},

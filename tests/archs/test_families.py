@@ -151,6 +151,16 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "qwen2_moe": [{}, {"qkv_bias": False, "mlp_only_layers": (1,)}],
     "qwen3_5_text": [{}, {"attention_bias": True}],
     "qwen3_5_moe_text": [{}, {"tie_word_embeddings": True}],
+    "beam": [
+        {},
+        {"attention_bias": True, "tie_word_embeddings": True},
+        {"num_hidden_layers": 4, "mlp_layer_types": None},
+    ],
+    "flint": [
+        {},
+        {"attention_bias": True, "tie_word_embeddings": True},
+        {"num_hidden_layers": 4, "mlp_only_layers": None, "decoder_sparse_step": 4},
+    ],
     "qwen4_exp_text": [
         {},
         {"ple_layer_ids": (1,)},
@@ -320,7 +330,7 @@ LATENT = {"gemma4_text", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe
 
 @pytest.mark.parametrize("model_type", sorted(SAID.keys() - LATENT))
 def test_numbers_that_a_config_leaves_out_are_those_that_transformers_fills_in(model_type: str) -> None:
-    given = {"hidden_size": 1920, "num_attention_heads": 12}
+    given = {"hidden_size": 1920, "num_attention_heads": 24}
     config = AutoConfig.for_model(model_type, **given)
     arch = find_arch({"model_type": model_type})
     assert arch is not None
@@ -328,8 +338,8 @@ def test_numbers_that_a_config_leaves_out_are_those_that_transformers_fills_in(m
     found = sizes(arch.config({"model_type": model_type, **given}))
 
     multi_query = getattr(config, "multi_query", False)
-    assert found.num_kv_heads == (1 if multi_query else getattr(config, "num_key_value_heads", None) or 12)
-    assert found.head_dim == (getattr(config, "head_dim", None) or 1920 // 12)
+    assert found.num_kv_heads == (1 if multi_query else getattr(config, "num_key_value_heads", None) or 24)
+    assert found.head_dim == (getattr(config, "head_dim", None) or 1920 // 24)
 
 
 @pytest.mark.parametrize("model_type", SAID)
@@ -346,7 +356,7 @@ def test_what_a_config_leaves_unsaid_is_what_transformers_takes_it_for(model_typ
 
 @pytest.mark.parametrize("model_type", SAID)
 def test_a_null_where_transformers_takes_one_means_what_it_means_there(model_type: str) -> None:
-    given = {"hidden_size": 1920, "num_attention_heads": 12}
+    given = {"hidden_size": 1920, "num_attention_heads": 24}
     arch = find_arch({"model_type": model_type})
     assert arch is not None
 
@@ -354,8 +364,8 @@ def test_a_null_where_transformers_takes_one_means_what_it_means_there(model_typ
         config = AutoConfig.for_model(model_type, **given, **{key: None})
         found = sizes(arch.config({"model_type": model_type, **given, key: None}))
 
-        assert found.num_kv_heads == (config.num_key_value_heads or 12)
-        assert found.head_dim == (getattr(config, "head_dim", None) or 1920 // 12)
+        assert found.num_kv_heads == (config.num_key_value_heads or 24)
+        assert found.head_dim == (getattr(config, "head_dim", None) or 1920 // 24)
 
 
 def test_a_norm_for_each_head_is_whole_on_every_rank() -> None:

@@ -137,6 +137,8 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
     "qwen3_next": {**EXPERTS, **SHARED, **LINEAR_ATTENTION},
     "qwen3_5_text": LINEAR_ATTENTION,
     "qwen3_5_moe_text": {**EXPERTS, **SHARED, **LINEAR_ATTENTION},
+    "beam": {**EXPERTS, "mlp_layer_types": ["dense", "sparse"], "n_group": 2, "topk_group": 1},
+    "flint": {**EXPERTS, **SHARED, "mlp_only_layers": [0]},
     "qwen4_exp_text": {**EXPERTS, **SHARED, **LINEAR_ATTENTION, "indexer_n_heads": 3, "indexer_kv_heads": 1,
                        "indexer_head_dim": 6, "indexer_budget": 8, "indexer_compress_ratio": 4, "hc_count": 2,
                        "hc_lowrank": 6, "partial_rotary_factor": 0.25, **NGRAMS},

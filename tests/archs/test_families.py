@@ -32,7 +32,7 @@ from archs.remade import (
     stacked,
     step3p5,
 )
-from archs.remade_names import qwen4_predicting
+from archs.remade_names import dots3_note, qwen4_predicting
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch
@@ -151,6 +151,12 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "qwen2_moe": [{}, {"qkv_bias": False, "mlp_only_layers": (1,)}],
     "qwen3_5_text": [{}, {"attention_bias": True}],
     "qwen3_5_moe_text": [{}, {"tie_word_embeddings": True}],
+    "dots3_note_text": [
+        {},
+        {"attention_bias": True, "tie_word_embeddings": True},
+        {"use_dsa": False},
+        {"num_hidden_layers": 4, "layer_types": None, "mlp_layer_types": None, "first_k_dense_replace": 2},
+    ],
     "beam": [
         {},
         {"attention_bias": True, "tie_word_embeddings": True},
@@ -189,6 +195,8 @@ INSIDE = [
     ("qwen3_vl_moe", "qwen3_vl_moe_text", "qwen3_vl_moe_vision"),
     ("qwen3_5", "qwen3_5_text", "qwen3_5_vision"),
     ("qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_moe_vision"),
+    ("dots3_note", "dots3_note_text", ""),
+    ("muse_spark", "muse_spark_text", ""),
     ("qwen4_exp", "qwen4_exp_text", "qwen4_exp_vision"),
 ]
 UNTIED = (("tie_word_embeddings", False),)
@@ -215,6 +223,11 @@ CASES |= {
     f"{name}-predicting": partial(lambda case: qwen4_predicting(case()), CASES[name])
     for name in ("qwen4_exp_text", "qwen4_exp-qwen4_exp_text")
 }
+for said in ({"attention_bias": True}, {"num_hidden_layers": 3, "mlp_layer_types": None}):
+    CASES[f"muse_spark-{'-'.join(said)}"] = partial(
+        written_inside, "muse_spark", "muse_spark_text", "", tuple(said.items())
+    )
+CASES["dots3_note-released"] = dots3_note
 CASES["qwen4_exp_text-predicting-stacked"] = lambda: stacked(CASES["qwen4_exp_text-predicting"]())
 PREDICTING = ("deepseek_v3", "deepseek_v32", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa")
 CASES |= {f"{name}-predicting": partial(predicting, name) for name in PREDICTING}
@@ -324,7 +337,15 @@ def test_a_tensor_that_the_family_does_not_have_is_named(place: tuple[int | None
     assert stranger in {problem.tensor for problem in problems}
 
 
-LATENT = {"gemma4_text", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"}
+LATENT = {
+    "gemma4_text",
+    "dots3_note_text",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+}
 """Families whose attention does not count in heads of one size."""
 
 

@@ -32,7 +32,7 @@ from archs.remade import (
     stacked,
     step3p5,
 )
-from archs.remade_names import dots3_note, qwen4_predicting
+from archs.remade_names import dots3_note, inkling, qwen4_predicting
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch
@@ -157,6 +157,7 @@ SAID: dict[str, list[dict[str, Any]]] = {
         {"use_dsa": False},
         {"num_hidden_layers": 4, "layer_types": None, "mlp_layer_types": None, "first_k_dense_replace": 2},
     ],
+    "inkling_text": [{}, {"num_hidden_layers": 3, "layer_types": None, "mlp_layer_types": None, "dense_mlp_idx": 2}],
     "beam": [
         {},
         {"attention_bias": True, "tie_word_embeddings": True},
@@ -227,6 +228,7 @@ for said in ({"attention_bias": True}, {"num_hidden_layers": 3, "mlp_layer_types
     CASES[f"muse_spark-{'-'.join(said)}"] = partial(
         written_inside, "muse_spark", "muse_spark_text", "", tuple(said.items())
     )
+CASES |= {"inkling": inkling, "inkling-counted": partial(inkling, counted=True)}
 CASES["dots3_note-released"] = dots3_note
 CASES["qwen4_exp_text-predicting-stacked"] = lambda: stacked(CASES["qwen4_exp_text-predicting"]())
 PREDICTING = ("deepseek_v3", "deepseek_v32", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa")

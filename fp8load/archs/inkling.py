@@ -53,6 +53,11 @@ def slides(config: Mapping[str, Any], layer: int) -> bool:
     return layer in local if isinstance(local, list) else (layer + 1) % 6 != 0
 
 
+def heads_of(named: str) -> tuple[Size, Size, Size]:
+    """Heads, KV heads and the size of one, under keys that begin with `named`."""
+    return key(f"{named}num_attention_heads"), key(f"{named}num_key_value_heads"), key(f"{named}head_dim")
+
+
 class Names(NamedTuple):
     """What a layer's tensors are called: its attention, the projections of q, k, v, r and its output, and the norms.
 
@@ -70,27 +75,38 @@ class Names(NamedTuple):
 
     def mixer(self, named: str, extent: Size) -> tuple[Entry, ...]:
         """Attention whose sizes stand under keys that begin with `named`, and that looks so far back."""
-        heads, kv, head = (key(f"{named}{name}") for name in ("num_attention_heads", "num_key_value_heads", "head_dim"))
-        within, (q, k, v, r, o) = f"{self.attention}.", self.projections
+        _, kv, head = heads_of(named)
+        within = f"{self.attention}."
         return (
-            Linear(
-                target=f"{within}qkvr",
-                parts=(
-                    Part(slot="q", module=within + q, rows=heads * head, unit=head),
-                    Part(slot="k", module=within + k, rows=kv * head, unit=head, repeats=True),
-                    Part(slot="v", module=within + v, rows=kv * head, unit=head, repeats=True),
-                    Part(slot="r", module=within + r, rows=heads * REL, unit=REL),
-                ),
-                cols=Dim.HIDDEN,
-                shard=Shard.COLUMN,
-            ),
-            row(within + o, Dim.HIDDEN, heads * head, unit=head),
+            self.qkvr(named),
+            self.output(named),
             self.conv(f"{within}k_sconv", kv * head),
             self.conv(f"{within}v_sconv", kv * head),
             Vector(name=f"{within}q_norm.weight", length=head),
             Vector(name=f"{within}k_norm.weight", length=head),
             Plain(name=f"{within}rel_logits_proj.proj", shape=(REL, extent)),
         )
+
+    def parts(self, named: str) -> tuple[Part, Part, Part, Part]:
+        """q, k, v and r of an attention whose sizes stand under keys that begin with `named`."""
+        heads, kv, head = heads_of(named)
+        q, k, v, r = (f"{self.attention}.{name}" for name in self.projections[:4])
+        return (
+            Part(slot="q", module=q, rows=heads * head, unit=head),
+            Part(slot="k", module=k, rows=kv * head, unit=head, repeats=True),
+            Part(slot="v", module=v, rows=kv * head, unit=head, repeats=True),
+            Part(slot="r", module=r, rows=heads * REL, unit=REL),
+        )
+
+    def qkvr(self, named: str) -> Linear:
+        """The four as one layer, where they read the same input."""
+        target = f"{self.attention}.qkvr"
+        return Linear(target=target, parts=self.parts(named), cols=Dim.HIDDEN, shard=Shard.COLUMN)
+
+    def output(self, named: str) -> Linear:
+        """The attention's output projection."""
+        heads, _, head = heads_of(named)
+        return row(f"{self.attention}.{self.projections[4]}", Dim.HIDDEN, heads * head, unit=head)
 
     def layer(self, mlp: tuple[Entry, ...], correction: str, *routed: Entry) -> tuple[Entry | Only, ...]:
         """A whole layer, with this MLP or with these experts and a router."""

@@ -23,6 +23,7 @@ MIXTURE = (
         count=COUNT,
         spellings=(gated_mlp(within="", size=SIZE, cols=WIDTH),),
         published=Stacked(),
+        activation="normed-silu",  # what an expert puts out is normed before it is weighed
     ),
     Vector(name="mlp.experts.post_expert_norm.weight", length=WIDTH),
     replicated("mlp.post_expert_proj", Dim.HIDDEN, WIDTH),

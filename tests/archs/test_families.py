@@ -158,6 +158,7 @@ SAID: dict[str, list[dict[str, Any]]] = {
         {"num_hidden_layers": 4, "layer_types": None, "mlp_layer_types": None, "first_k_dense_replace": 2},
     ],
     "inkling_text": [{}, {"num_hidden_layers": 3, "layer_types": None, "mlp_layer_types": None, "dense_mlp_idx": 2}],
+    "inkling2_text": [{}, {"num_hidden_layers": 7, "layer_types": None}],
     "beam": [
         {},
         {"attention_bias": True, "tie_word_embeddings": True},
@@ -197,6 +198,7 @@ INSIDE = [
     ("qwen3_5", "qwen3_5_text", "qwen3_5_vision"),
     ("qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_moe_vision"),
     ("dots3_note", "dots3_note_text", ""),
+    ("inkling2", "inkling2_text", ""),
     ("muse_spark", "muse_spark_text", ""),
     ("qwen4_exp", "qwen4_exp_text", "qwen4_exp_vision"),
 ]

@@ -26,6 +26,10 @@ SIZES = {"num_hidden_layers": 2, "hidden_size": 48, "intermediate_size": 36, "nu
 VISION = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 2,
           "image_size": 28, "patch_size": 14, "depth": 1, "num_heads": 2, "out_hidden_size": 48}  # fmt: skip
 TOWERS: dict[str, dict[str, Any]] = {
+    "inkling2": {
+        "vision_config": {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "text_hidden_size": 48,
+                          "projection_hidden_dim": 24, "posemb_grid_size": 4},
+    },
     "muse_spark": {
         "vision_config": {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 2},
         "audio_config": {"patch_sizes": [4], "hidden_sizes": [16], "depths": [1], "num_hidden_layers": 1,
@@ -157,6 +161,9 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
                      "swa_num_key_value_heads": 6, "swa_head_dim": 8, "d_rel": 4, "rel_extent": 16,
                      "sliding_window_size": 14, "mlp_layer_types": ["dense", "sparse"],
                      "layer_types": ["hybrid_sliding", "hybrid"]},
+    "inkling2_text": {**EXPERTS, "n_routed_experts": 4, "swa_num_attention_heads": 12, "swa_num_key_value_heads": 6,
+                      "swa_head_dim": 8, "d_rel": 4, "rel_extent": 16, "sliding_window_size": 14,
+                      "layer_types": ["hybrid_sliding", "hybrid"]},
     "muse_spark_text": {**EXPERTS, "moe_hidden_size": 28, "mlp_layer_types": ["dense", "sparse"]},
     "dots3_note_text": {**MIXTURE, **MLA, **INDEXER, "n_group": 1, "shared_experts_intermediate_size": 12,
                         "layer_types": ["full_attention", "sliding_attention"], "mlp_layer_types": ["dense", "sparse"],

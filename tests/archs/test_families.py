@@ -159,6 +159,12 @@ SAID: dict[str, list[dict[str, Any]]] = {
     ],
     "inkling_text": [{}, {"num_hidden_layers": 3, "layer_types": None, "mlp_layer_types": None, "dense_mlp_idx": 2}],
     "inkling2_text": [{}, {"num_hidden_layers": 7, "layer_types": None}],
+    "lfm3": [
+        {},
+        {"conv_bias": True, "attention_bias": True, "tie_word_embeddings": False},
+        {"use_sandwich_norm": False, "use_attention_gate": False},
+        {"num_hidden_layers": 5, "layer_types": None},
+    ],
     "beam": [
         {},
         {"attention_bias": True, "tie_word_embeddings": True},
@@ -199,6 +205,7 @@ INSIDE = [
     ("qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_moe_vision"),
     ("dots3_note", "dots3_note_text", ""),
     ("inkling2", "inkling2_text", ""),
+    ("lfm3_vl", "lfm3", "lfm3_vl_vision"),
     ("muse_spark", "muse_spark_text", ""),
     ("qwen4_exp", "qwen4_exp_text", "qwen4_exp_vision"),
 ]

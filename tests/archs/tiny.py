@@ -164,6 +164,7 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
     "inkling2_text": {**EXPERTS, "n_routed_experts": 4, "swa_num_attention_heads": 12, "swa_num_key_value_heads": 6,
                       "swa_head_dim": 8, "d_rel": 4, "rel_extent": 16, "sliding_window_size": 14,
                       "layer_types": ["hybrid_sliding", "hybrid"]},
+    "lfm3": {"num_hidden_layers": 3, "layer_types": ["conv", "sliding_attention", "full_attention"]},
     "muse_spark_text": {**EXPERTS, "moe_hidden_size": 28, "mlp_layer_types": ["dense", "sparse"]},
     "dots3_note_text": {**MIXTURE, **MLA, **INDEXER, "n_group": 1, "shared_experts_intermediate_size": 12,
                         "layer_types": ["full_attention", "sliding_attention"], "mlp_layer_types": ["dense", "sparse"],

@@ -32,8 +32,8 @@ def derived(config: Mapping[str, Any]) -> dict[str, Any]:
     layers = listed.values() if isinstance(listed, Mapping) else ()
     said: Mapping[str, Any] = next((one for one in layers if isinstance(one, Mapping)), {})
     found = {f"swa_{name}": config.get(f"swa_{name}", said.get(name, usual)) for name, usual in SLIDING.items()}
-    rope = config.get("swa_qk_rope_head_dim", said.get("qk_rope_head_dim"))
-    return {**found, "swa_qk_rope_head_dim": rope or found["swa_head_dim"] - found["swa_qk_nope_head_dim"]}
+    rest = (key("swa_head_dim") + key("swa_qk_nope_head_dim") * -1).of(found)
+    return {**found, "swa_qk_rope_head_dim": config.get("swa_qk_rope_head_dim", said.get("qk_rope_head_dim", rest))}
 
 
 def predicts(config: Mapping[str, Any], layer: int) -> bool:

@@ -38,7 +38,7 @@ def derived(config: Mapping[str, Any]) -> dict[str, Any]:
     """The width of what n-grams are looked up as, and the rows of each piece of each table."""
     heads, start, parts = GRAM_HEADS.of(config), key("ngram_vocab_size_base").of(config), parts_of(config)
     multiple, found = max(key("make_ngram_vocab_size_divisible_by").of(config), 1), {}
-    if 0 < heads <= MAX_HEADS and 0 < start <= MAX_ROWS and parts:
+    if 0 < heads <= MAX_HEADS and 0 < start <= MAX_ROWS and parts > 0:
         tables = min(len(with_tables(config)), MAX_TABLES)
         for table in range(tables):
             num_rows = sum(primes(start, heads * tables)[table * heads : (table + 1) * heads])

@@ -20,6 +20,7 @@ from fp8load.archs.decoder import (
     root,
     row,
 )
+from fp8load.archs.layer_kinds import has, lacks
 from fp8load.plan.shard import Shard
 
 ATTENTION_BIAS = Flag(key="attention_bias", default=False)
@@ -29,17 +30,6 @@ KV_HEAD = key("qk_nope_head_dim") + key("v_head_dim")
 Q_RANK, KV_RANK = key("q_lora_rank"), key("kv_lora_rank")
 COUNT = key("n_routed_experts")
 EXPERT_SIZE = key("moe_intermediate_size")
-
-
-def compresses_queries(config: Mapping[str, Any], layer: int) -> bool:
-    """Whether queries pass through a low rank."""
-    del layer
-    return Q_RANK.of(config) > 0
-
-
-def whole_queries(config: Mapping[str, Any], layer: int) -> bool:
-    """Whether queries have one projection."""
-    return not compresses_queries(config, layer)
 
 
 def is_sparse(config: Mapping[str, Any], layer: int) -> bool:
@@ -63,36 +53,43 @@ def has_bias_correction(config: Mapping[str, Any], layer: int) -> bool:
     return bool(config.get("topk_method", "noaux_tc") == "noaux_tc")
 
 
-ATTENTION: tuple[Entry | Only, ...] = (
-    Only(
-        where=compresses_queries,
-        entries=(
-            Linear(
-                target="self_attn.fused_qkv_a_proj",
-                parts=(
-                    Part(slot="q_a", module="self_attn.q_a_proj", rows=Q_RANK),
-                    Part(slot="kv_a", module="self_attn.kv_a_proj_with_mqa", rows=KV_RANK + key("qk_rope_head_dim")),
+def latent_attention(named: str = "") -> tuple[Entry | Only, ...]:
+    """Multi-head latent attention, whose sizes stand under keys that begin with `named`."""
+    heads, v_head = key(f"{named}num_attention_heads"), key(f"{named}v_head_dim")
+    nope, rope = key(f"{named}qk_nope_head_dim"), key(f"{named}qk_rope_head_dim")
+    q_rank, kv_rank = key(f"{named}q_lora_rank"), key(f"{named}kv_lora_rank")
+    return (
+        Only(
+            where=has(f"{named}q_lora_rank"),
+            entries=(
+                Linear(
+                    target="self_attn.fused_qkv_a_proj",
+                    parts=(
+                        Part(slot="q_a", module="self_attn.q_a_proj", rows=q_rank),
+                        Part(slot="kv_a", module="self_attn.kv_a_proj_with_mqa", rows=kv_rank + rope),
+                    ),
+                    cols=Dim.HIDDEN,
+                    shard=Shard.REPLICATED,
+                    bias=ATTENTION_BIAS,
                 ),
-                cols=Dim.HIDDEN,
-                shard=Shard.REPLICATED,
-                bias=ATTENTION_BIAS,
+                Vector(name="self_attn.q_a_layernorm.weight", length=q_rank),
+                column("self_attn.q_b_proj", heads * (nope + rope), q_rank, unit=nope + rope),
             ),
-            Vector(name="self_attn.q_a_layernorm.weight", length=Q_RANK),
-            column("self_attn.q_b_proj", HEADS * QK_HEAD, Q_RANK, unit=QK_HEAD),
         ),
-    ),
-    Only(
-        where=whole_queries,
-        entries=(
-            column("self_attn.q_proj", HEADS * QK_HEAD, Dim.HIDDEN, unit=QK_HEAD),
-            replicated("self_attn.kv_a_proj_with_mqa", KV_RANK + key("qk_rope_head_dim"), bias=ATTENTION_BIAS),
+        Only(
+            where=lacks(f"{named}q_lora_rank"),
+            entries=(
+                column("self_attn.q_proj", heads * (nope + rope), Dim.HIDDEN, unit=nope + rope),
+                replicated("self_attn.kv_a_proj_with_mqa", kv_rank + rope, bias=ATTENTION_BIAS),
+            ),
         ),
-    ),
-    Vector(name="self_attn.kv_a_layernorm.weight", length=KV_RANK),
-    column("self_attn.kv_b_proj", HEADS * KV_HEAD, KV_RANK, unit=KV_HEAD),
-    row("self_attn.o_proj", Dim.HIDDEN, HEADS * key("v_head_dim"), unit=key("v_head_dim"), bias=ATTENTION_BIAS),
-)
-"""Multi-head latent attention."""
+        Vector(name="self_attn.kv_a_layernorm.weight", length=kv_rank),
+        column("self_attn.kv_b_proj", heads * (nope + v_head), kv_rank, unit=nope + v_head),
+        row("self_attn.o_proj", Dim.HIDDEN, heads * v_head, unit=v_head, bias=ATTENTION_BIAS),
+    )
+
+
+ATTENTION = latent_attention()
 
 
 def mixture(*router: Entry | Only) -> tuple[Entry | Only, ...]:

@@ -32,6 +32,7 @@ from archs.remade import (
     stacked,
     step3p5,
 )
+from archs.remade_names import dots3_note, inkling, qwen4_predicting
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch
@@ -150,6 +151,35 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "qwen2_moe": [{}, {"qkv_bias": False, "mlp_only_layers": (1,)}],
     "qwen3_5_text": [{}, {"attention_bias": True}],
     "qwen3_5_moe_text": [{}, {"tie_word_embeddings": True}],
+    "dots3_note_text": [
+        {},
+        {"attention_bias": True, "tie_word_embeddings": True},
+        {"use_dsa": False},
+        {"num_hidden_layers": 4, "layer_types": None, "mlp_layer_types": None, "first_k_dense_replace": 2},
+    ],
+    "inkling_text": [{}, {"num_hidden_layers": 3, "layer_types": None, "mlp_layer_types": None, "dense_mlp_idx": 2}],
+    "inkling2_text": [{}, {"num_hidden_layers": 7, "layer_types": None}],
+    "lfm3": [
+        {},
+        {"conv_bias": True, "attention_bias": True, "tie_word_embeddings": False},
+        {"use_sandwich_norm": False, "use_attention_gate": False},
+        {"num_hidden_layers": 5, "layer_types": None},
+    ],
+    "beam": [
+        {},
+        {"attention_bias": True, "tie_word_embeddings": True},
+        {"num_hidden_layers": 4, "mlp_layer_types": None},
+    ],
+    "flint": [
+        {},
+        {"attention_bias": True, "tie_word_embeddings": True},
+        {"num_hidden_layers": 4, "mlp_only_layers": None, "decoder_sparse_step": 4},
+    ],
+    "qwen4_exp_text": [
+        {},
+        {"ple_layer_ids": (1,)},
+        {"num_hidden_layers": 3, "layer_types": ("linear_attention",) * 3, "ple_layer_ids": (1, 3)},
+    ],
     "hyperclovax": [{}, {"use_post_norm": False}, {"attention_bias": True, "mlp_bias": True}],
 }
 INSIDE = [
@@ -173,6 +203,11 @@ INSIDE = [
     ("qwen3_vl_moe", "qwen3_vl_moe_text", "qwen3_vl_moe_vision"),
     ("qwen3_5", "qwen3_5_text", "qwen3_5_vision"),
     ("qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_moe_vision"),
+    ("dots3_note", "dots3_note_text", ""),
+    ("inkling2", "inkling2_text", ""),
+    ("lfm3_vl", "lfm3", "lfm3_vl_vision"),
+    ("muse_spark", "muse_spark_text", ""),
+    ("qwen4_exp", "qwen4_exp_text", "qwen4_exp_vision"),
 ]
 UNTIED = (("tie_word_embeddings", False),)
 
@@ -199,6 +234,17 @@ CASES |= {
     "deepseek_v4": deepseek_v4,
     "deepseek_v4-ratios": partial(deepseek_v4, listed=False),
 }
+CASES |= {
+    f"{name}-predicting": partial(lambda case: qwen4_predicting(case()), CASES[name])
+    for name in ("qwen4_exp_text", "qwen4_exp-qwen4_exp_text")
+}
+for said in ({"attention_bias": True}, {"num_hidden_layers": 3, "mlp_layer_types": None}):
+    CASES[f"muse_spark-{'-'.join(said)}"] = partial(
+        written_inside, "muse_spark", "muse_spark_text", "", tuple(said.items())
+    )
+CASES |= {"inkling": inkling, "inkling-counted": partial(inkling, counted=True)}
+CASES["dots3_note-released"] = dots3_note
+CASES["qwen4_exp_text-predicting-stacked"] = lambda: stacked(CASES["qwen4_exp_text-predicting"]())
 PREDICTING = ("deepseek_v3", "deepseek_v32", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa")
 CASES |= {f"{name}-predicting": partial(predicting, name) for name in PREDICTING}
 QWEN = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5-qwen3_5_text", "qwen3_5_moe-qwen3_5_moe_text")
@@ -307,13 +353,21 @@ def test_a_tensor_that_the_family_does_not_have_is_named(place: tuple[int | None
     assert stranger in {problem.tensor for problem in problems}
 
 
-LATENT = {"gemma4_text", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"}
+LATENT = {
+    "gemma4_text",
+    "dots3_note_text",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+}
 """Families whose attention does not count in heads of one size."""
 
 
 @pytest.mark.parametrize("model_type", sorted(SAID.keys() - LATENT))
 def test_numbers_that_a_config_leaves_out_are_those_that_transformers_fills_in(model_type: str) -> None:
-    given = {"hidden_size": 1920, "num_attention_heads": 12}
+    given = {"hidden_size": 1920, "num_attention_heads": 24}
     config = AutoConfig.for_model(model_type, **given)
     arch = find_arch({"model_type": model_type})
     assert arch is not None
@@ -321,8 +375,8 @@ def test_numbers_that_a_config_leaves_out_are_those_that_transformers_fills_in(m
     found = sizes(arch.config({"model_type": model_type, **given}))
 
     multi_query = getattr(config, "multi_query", False)
-    assert found.num_kv_heads == (1 if multi_query else getattr(config, "num_key_value_heads", None) or 12)
-    assert found.head_dim == (getattr(config, "head_dim", None) or 1920 // 12)
+    assert found.num_kv_heads == (1 if multi_query else getattr(config, "num_key_value_heads", None) or 24)
+    assert found.head_dim == (getattr(config, "head_dim", None) or 1920 // 24)
 
 
 @pytest.mark.parametrize("model_type", SAID)
@@ -339,7 +393,7 @@ def test_what_a_config_leaves_unsaid_is_what_transformers_takes_it_for(model_typ
 
 @pytest.mark.parametrize("model_type", SAID)
 def test_a_null_where_transformers_takes_one_means_what_it_means_there(model_type: str) -> None:
-    given = {"hidden_size": 1920, "num_attention_heads": 12}
+    given = {"hidden_size": 1920, "num_attention_heads": 24}
     arch = find_arch({"model_type": model_type})
     assert arch is not None
 
@@ -347,8 +401,8 @@ def test_a_null_where_transformers_takes_one_means_what_it_means_there(model_typ
         config = AutoConfig.for_model(model_type, **given, **{key: None})
         found = sizes(arch.config({"model_type": model_type, **given, key: None}))
 
-        assert found.num_kv_heads == (config.num_key_value_heads or 12)
-        assert found.head_dim == (getattr(config, "head_dim", None) or 1920 // 12)
+        assert found.num_kv_heads == (config.num_key_value_heads or 24)
+        assert found.head_dim == (getattr(config, "head_dim", None) or 1920 // 24)
 
 
 def test_a_norm_for_each_head_is_whole_on_every_rank() -> None:

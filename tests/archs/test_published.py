@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from archs.remade import deepseek_v4, predicting
+from archs.remade_names import dots3_note
 from archs.tiny import Tiny
 from fp8load.archs.base import Linear
 from fp8load.checkpoint import Checkpoint
@@ -59,6 +60,15 @@ def test_a_layer_for_multi_token_prediction_may_repeat_the_embedding_and_the_hea
 
     assert checkpoint.problems == ()
     assert set(repeated) <= set(checkpoint.plan(tp_rank=1, tp_size=2).params)
+
+
+def test_a_layer_for_multi_token_prediction_may_have_an_embedding_beside_the_layers() -> None:
+    name = "model.mtp.embed_tokens.weight"
+
+    checkpoint = dots3_note().having(name, (51, 48)).open()
+
+    assert checkpoint.problems == ()
+    assert name in checkpoint.plan(tp_rank=1, tp_size=2).params
 
 
 def test_a_layer_for_multi_token_prediction_may_be_left_out() -> None:

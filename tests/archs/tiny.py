@@ -25,6 +25,26 @@ SIZES = {"num_hidden_layers": 2, "hidden_size": 48, "intermediate_size": 36, "nu
          "eos_token_id": 2}  # fmt: skip
 VISION = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 2,
           "image_size": 28, "patch_size": 14, "depth": 1, "num_heads": 2, "out_hidden_size": 48}  # fmt: skip
+TOWERS: dict[str, dict[str, Any]] = {
+    "inkling2": {
+        "vision_config": {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "text_hidden_size": 48,
+                          "projection_hidden_dim": 24, "posemb_grid_size": 4},
+    },
+    "muse_spark": {
+        "vision_config": {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 2},
+        "audio_config": {"patch_sizes": [4], "hidden_sizes": [16], "depths": [1], "num_hidden_layers": 1,
+                         "out_hidden_size": 48},
+        "out_hidden_size": 128, "projector_hidden_size": 24,
+    },
+    "dots3_note": {
+        "vision_config": {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 2,
+                          "adapter_in_dim": 32, "adapter_out_dim": 48, "mlp_layer_types": ["dense"]},
+        "audio_config": {"whisper_config": {"d_model": 32, "encoder_attention_heads": 2, "encoder_layers": 1,
+                                            "encoder_ffn_dim": 40, "num_mel_bins": 16},
+                         "adapter_input_size": 32, "adapter_out_dim": 48, "downsample_hidden_size": 8},
+    },
+}  # fmt: skip
+"""Other parts of multimodal models whose configurations have keys of their own."""
 EVEN_HEADS = {"phi", "stablelm", "starcoder2", "helium", "olmoe", "apertus", "bloom", "falcon", "gpt_bigcode",
               "gpt_neox", "gptj", "mpt", "opt", "qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text"}  # fmt: skip
 """Families that transformers can only build with heads that are an even share of the hidden size."""
@@ -75,6 +95,14 @@ LINEAR_ATTENTION = {"linear_num_key_heads": 6, "linear_num_value_heads": 12, "li
                     "linear_value_head_dim": 6, "layer_types": ["linear_attention", "full_attention"]}  # fmt: skip
 MAMBA = {"mamba_n_heads": 12, "mamba_d_head": 8, "mamba_d_state": 5, "mamba_d_conv": 4, "mamba_n_groups": 2,
          "mamba_expand": 2}  # fmt: skip
+NGRAMS = {
+    "ple_embed_dim": 16,
+    "ngram_size": 3,
+    "heads_per_ngram": 2,
+    "ngram_vocab_size_base": 20,
+    "split_ngram_parts": 3,
+    "make_ngram_vocab_size_divisible_by": 8,
+}
 SHARED = {"shared_expert_intermediate_size": 12}
 MLA = {"q_lora_rank": 14, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8,
        "num_key_value_heads": 6}  # fmt: skip
@@ -129,6 +157,24 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
     "qwen3_next": {**EXPERTS, **SHARED, **LINEAR_ATTENTION},
     "qwen3_5_text": LINEAR_ATTENTION,
     "qwen3_5_moe_text": {**EXPERTS, **SHARED, **LINEAR_ATTENTION},
+    "inkling_text": {**EXPERTS, "n_routed_experts": 4, "n_shared_experts": 3, "swa_num_attention_heads": 12,
+                     "swa_num_key_value_heads": 6, "swa_head_dim": 8, "d_rel": 4, "rel_extent": 16,
+                     "sliding_window_size": 14, "mlp_layer_types": ["dense", "sparse"],
+                     "layer_types": ["hybrid_sliding", "hybrid"]},
+    "inkling2_text": {**EXPERTS, "n_routed_experts": 4, "swa_num_attention_heads": 12, "swa_num_key_value_heads": 6,
+                      "swa_head_dim": 8, "d_rel": 4, "rel_extent": 16, "sliding_window_size": 14,
+                      "layer_types": ["hybrid_sliding", "hybrid"]},
+    "lfm3": {"num_hidden_layers": 3, "layer_types": ["conv", "sliding_attention", "full_attention"]},
+    "muse_spark_text": {**EXPERTS, "moe_hidden_size": 28, "mlp_layer_types": ["dense", "sparse"]},
+    "dots3_note_text": {**MIXTURE, **MLA, **INDEXER, "n_group": 1, "shared_experts_intermediate_size": 12,
+                        "layer_types": ["full_attention", "sliding_attention"], "mlp_layer_types": ["dense", "sparse"],
+                        "swa_num_attention_heads": 12, "swa_num_key_value_heads": 12, "swa_q_lora_rank": 8,
+                        "swa_kv_lora_rank": 12, "swa_head_dim": 14, "swa_qk_nope_head_dim": 8, "swa_v_head_dim": 6},
+    "beam": {**EXPERTS, "mlp_layer_types": ["dense", "sparse"], "n_group": 2, "topk_group": 1},
+    "flint": {**EXPERTS, **SHARED, "mlp_only_layers": [0]},
+    "qwen4_exp_text": {**EXPERTS, **SHARED, **LINEAR_ATTENTION, "indexer_n_heads": 3, "indexer_kv_heads": 1,
+                       "indexer_head_dim": 6, "indexer_budget": 8, "indexer_compress_ratio": 4, "hc_count": 2,
+                       "hc_lowrank": 6, "partial_rotary_factor": 0.25, **NGRAMS},
     "qwen3_vl_moe_text": {**EXPERTS, "moe_intermediate_size": 12, "tie_word_embeddings": False},
     "llama4_text": {**EXPERTS, "intermediate_size_mlp": 24, "interleave_moe_layer_step": 2},
     "deepseek_v3": {**MIXTURE, **MLA},
@@ -167,7 +213,8 @@ def written_inside(model_type: str, text: str, vision: str, said: tuple[tuple[st
     """What transformers writes for a multimodal model around a language model."""
     described = {"model_type": text, **sizes_of(text), **given_in(said)}
     vision_config = {"model_type": vision, **VISION}
-    config = AutoConfig.for_model(model_type, text_config=described, vision_config=vision_config, **dict(said))
+    towers = TOWERS.get(model_type, {"vision_config": vision_config})
+    config = AutoConfig.for_model(model_type, text_config=described, **towers, **dict(said))
     return _saved(AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16))
 
 
@@ -193,10 +240,10 @@ _EXPERT = re.compile(r"\.experts\.\d+\.\w+$")
 
 
 def _in_layer(name: str) -> str:
-    """A module's name within its layer, or nothing: heads and vision models stay as they are in a quantized model."""
+    """A module's name within its layer, or nothing: heads, vision and audio models are not quantized."""
     return (
         ""
-        if "vision" in name or "visual" in name
+        if any(tower in name for tower in ("vision", "visual", "audio"))
         else _LAYERS.split(name, maxsplit=1)[-1]
         if _LAYERS.search(name)
         else ""

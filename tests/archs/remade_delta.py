@@ -1,0 +1,68 @@
+"""Tiny models with Kimi Delta Attention as their publishers store them, where transformers writes another form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from archs.tiny import Tiny, written
+
+WIDE = ("A_log", "dt_bias", "o_norm.weight", "_conv1d.weight", "e_score_correction_bias")
+"""What publishers keep in F32, by the ends of names."""
+NO_LINEAR = ("block_sparse_moe.gate", "_res_proj")
+"""Modules of a weight with two axes that stay as they are in a quantized model, by the ends of names."""
+SETTINGS = {"num_heads": 12, "head_dim": 4, "short_conv_kernel_size": 4, "kda_layers": [1], "full_attn_layers": [2]}
+
+
+def linears_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> frozenset[str]:
+    """The linear layers of a model's layers: modules of a weight with two axes."""
+    modules = (name.removesuffix(".weight") for name, (_, shape) in tensors.items()
+               if name.endswith(".weight") and ".layers." in name and len(shape) == 2)  # fmt: skip
+    return frozenset(module for module in modules if not module.endswith(NO_LINEAR))
+
+
+def published(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The same with the dense layer's MLP under "mlp", and in F32 what publishers keep so."""
+    return {name.replace("layers.0.block_sparse_moe", "layers.0.mlp"): ("F32" if name.endswith(WIDE) else dtype, shape)
+            for name, (dtype, shape) in tensors.items()}  # fmt: skip
+
+
+def kimi_linear() -> Tiny:
+    """Kimi Linear with its publisher's configuration, and under his names."""
+    tiny = written("kimi_linear")
+    gone = ("linear_", "layer_types", "mlp_layer_types", "n_routed_experts")
+    config = {key: value for key, value in tiny.config.items() if not key.startswith(gone)}
+    config |= {"linear_attn_config": SETTINGS, "first_k_dense_replace": 1, "moe_layer_freq": 1}
+    tensors = published(tiny.tensors)
+    return Tiny(config, tensors, linears_of(tensors))
+
+
+def kimi_k3(*, plain: bool = False) -> Tiny:
+    """Kimi-K3, which is not in transformers: names and shapes of its headers.
+
+    `plain`: without what its configuration can switch off.
+    """
+    base = written("kimi_linear", (("q_lora_rank", 14),))
+    tensors = published(base.tensors)
+    delta, full, moe = ("model.layers.0.self_attn.", "model.layers.1.self_attn.", "model.layers.1.block_sparse_moe.")
+    tensors[f"{delta}A_log"] = ("F32", (4,))
+    if not plain:
+        for name in ("g_a_proj", "g_b_proj"):
+            del tensors[f"{delta}{name}.weight"]
+        mixes = ("model.output_attn_res", *(f"model.layers.{layer}.{half}_res" for layer in range(2)
+                                            for half in ("self_attention", "mlp")))  # fmt: skip
+        more = {f"{delta}g_proj.weight": (48, 48), f"{full}g_proj.weight": (48, 48),
+                f"{moe}routed_expert_down_proj.weight": (20, 48), f"{moe}routed_expert_up_proj.weight": (48, 20),
+                f"{moe}routed_expert_norm.weight": (20,)}  # fmt: skip
+        more |= {f"{name}_norm.weight": (48,) for name in mixes} | {f"{name}_proj.weight": (1, 48) for name in mixes}
+        for expert in range(4):
+            at = f"{moe}experts.{expert}."
+            more |= {f"{at}w1.weight": (24, 20), f"{at}w3.weight": (24, 20), f"{at}w2.weight": (20, 24)}
+        tensors |= {name: ("BF16", shape) for name, shape in more.items()}
+    tensors = {f"language_model.{name}": it for name, it in tensors.items()}
+    tensors |= {"vision_tower.encoder.blocks.0.wqkv.weight": ("BF16", (96, 32)),
+                "mm_projector.proj.0.weight": ("BF16", (128, 128))}  # fmt: skip
+    text = {**kimi_linear().config, "q_lora_rank": 14, "hidden_act": "situ"}
+    if not plain:
+        text |= {"linear_attn_config": {**SETTINGS, "use_full_rank_gate": True}, "mla_use_output_gate": True,
+                 "routed_expert_hidden_size": 20, "latent_moe_use_norm": True, "attn_res_block_size": 2}  # fmt: skip
+    return Tiny({"model_type": "kimi_k3", "text_config": text}, tensors, linears_of(tensors))

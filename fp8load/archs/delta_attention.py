@@ -1,7 +1,6 @@
-"""Kimi Delta Attention, which Kimi Linear, Kimi-K3 and GLM-5.3 have in most layers, and how they say which ones.
+"""Kimi Delta Attention, which Kimi Linear, Kimi-K3 and GLM-5.3 have in most layers.
 
-Every head is on its own but for the ranks of the gates, so all is split by heads. A_log is whole on every rank: its
-heads are no first axis in one family, and it is longer than there are heads in another.
+Every head is on its own, but for the low ranks of the gates: all is split by heads, these ranks are whole on every one.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fp8load.archs.base import Dim, Entry, Length, Linear, Part, Plain, Vector, constant, key
+from fp8load.archs.base import Dim, Entry, Linear, Part, Plain, Vector, constant, key
 from fp8load.archs.decoder import column, replicated, row
 from fp8load.plan.shard import Shard
 
@@ -23,20 +22,14 @@ SETTINGS = {
 }
 """Publishers' keys within `linear_attn_config`, and transformers' beside it."""
 
+A_LOG = "self_attn.A_log"
 SIZES = {"linear_num_heads": 32, "linear_head_dim": 128, "linear_conv_kernel_dim": 4}
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of linear attention, and the layers with full attention where publishers count them from 1."""
+    """The numbers of linear attention, where a publisher says them."""
     said = config.get("linear_attn_config")
-    if not isinstance(said, Mapping):
-        return {}
-    found = {usual: said[name] for name, usual in SETTINGS.items() if name in said}
-    full = said.get("full_attn_layers")
-    if isinstance(full, list) and not isinstance(config.get("layer_types"), list):
-        numbers = range(1, key("num_hidden_layers").of(config) + 1)
-        found["layer_types"] = ["full_attention" if number in full else "linear_attention" for number in numbers]
-    return found
+    return {usual: said[name] for name, usual in SETTINGS.items() if name in said} if isinstance(said, Mapping) else {}
 
 
 def full_gate(within: str = "self_attn.") -> tuple[Entry, ...]:
@@ -49,8 +42,8 @@ def low_gate(within: str = "self_attn.") -> tuple[Entry, ...]:
     return (replicated(f"{within}g_a_proj", HEAD), column(f"{within}g_b_proj", SIZE, HEAD, unit=HEAD))
 
 
-def delta_attention(gate: tuple[Entry, ...], decays: tuple[Length | int, ...]) -> tuple[Entry, ...]:
-    """All of it; `gate` is that of the output, `decays` the shape of A_log."""
+def delta_attention(gate: tuple[Entry, ...], decays: Plain) -> tuple[Entry, ...]:
+    """All of it; `gate` is that of the output, `decays` is A_log."""
     within = "self_attn."
     parts = tuple(Part(slot=slot, module=f"{within}{slot}_proj", rows=SIZE, unit=HEAD) for slot in "qkv")
     conv = (SIZE, 1, key("linear_conv_kernel_dim"))
@@ -61,7 +54,7 @@ def delta_attention(gate: tuple[Entry, ...], decays: tuple[Length | int, ...]) -
         replicated(f"{within}f_a_proj", HEAD),
         column(f"{within}f_b_proj", SIZE, HEAD, unit=HEAD),
         *gate,
-        Plain(name=f"{within}A_log", shape=decays, free=True),
+        decays,
         Plain(name=f"{within}dt_bias", shape=(SIZE,), split=(SIZE,), free=True),
         Vector(name=f"{within}o_norm.weight", length=HEAD, free=True),
         row(f"{within}o_proj", Dim.HIDDEN, SIZE, unit=HEAD),

@@ -2,17 +2,18 @@
 
 Each half of a layer mixes the outputs of earlier blocks of layers by a projection to one number (attention residuals).
 Names and shapes are those of its headers as converters and engines list them; A_log has a number for each channel of a
-head, of which the first ones, as many as there are heads, are used.
+head, of which the first ones, as many as there are heads, are used: it is whole on every rank.
 """
 
-from fp8load.archs.base import Arch, Dim, Entry, Experts, Flag, Only, Tower, Vector, key
+from fp8load.archs.base import Arch, Dim, Entry, Experts, Flag, Only, Plain, Tower, Vector, key
 from fp8load.archs.decoder import LLAMA_NORMS, W1_W3_W2, column, gated_mlp, norms, replicated, root
 from fp8load.archs.deepseek_v3 import ATTENTION, COUNT, EXPERT_SIZE, HEADS, is_dense, is_sparse
-from fp8load.archs.delta_attention import HEAD, delta_attention, full_gate, low_gate
+from fp8load.archs.delta_attention import A_LOG, HEAD, delta_attention, full_gate, low_gate
 from fp8load.archs.kimi_linear import ALIASES, DEFAULTS, IS_FULL, MOE, ONE, ROUTER, derived
 from fp8load.archs.layer_kinds import both, has, lacks, opposite
 
 OTHERS = "the vision model, which fp8load keeps as stored"
+DECAYS = Plain(name=A_LOG, shape=(HEAD,), free=True)
 LATENT, VALUE = key("routed_expert_hidden_size"), key("v_head_dim")
 
 COMPRESSION: tuple[Entry, ...] = (
@@ -49,8 +50,8 @@ ARCH = Arch(
             where=both(IS_FULL, has("mla_use_output_gate")),
             entries=(column("self_attn.g_proj", HEADS * VALUE, Dim.HIDDEN, unit=VALUE),),
         ),
-        Only(where=both(opposite(IS_FULL), has("use_full_rank_gate")), entries=delta_attention(full_gate(), (HEAD,))),
-        Only(where=both(opposite(IS_FULL), lacks("use_full_rank_gate")), entries=delta_attention(low_gate(), (HEAD,))),
+        Only(where=both(opposite(IS_FULL), has("use_full_rank_gate")), entries=delta_attention(full_gate(), DECAYS)),
+        Only(where=both(opposite(IS_FULL), lacks("use_full_rank_gate")), entries=delta_attention(low_gate(), DECAYS)),
         Only(where=is_dense, entries=gated_mlp()),
         Only(where=is_sparse, entries=ROUTER),
         Only(where=both(is_sparse, lacks("routed_expert_hidden_size")), entries=(routed(Dim.HIDDEN),)),

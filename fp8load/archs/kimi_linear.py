@@ -1,7 +1,7 @@
 """Kimi Linear: Kimi Delta Attention in most layers, deepseek_v3's attention in the others; experts behind dense layers.
 
-Experts are under "block_sparse_moe", and a dense layer's MLP is under "mlp". transformers 5.23 calls both
-"block_sparse_moe" when it saves; that it has saved a model shows in the list of kinds in its configuration.
+Experts are under "block_sparse_moe", a dense layer's MLP under "mlp" (`archs/kimi_linear_saved.py` has another form).
+A_log has its heads on the third of four axes, so it is whole on every rank.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fp8load.archs.base import Arch, Entry, Only, Vector, constant, key
+from fp8load.archs.base import Arch, Entry, Only, Plain, Vector, constant, key
 from fp8load.archs.decoder import LLAMA_NORMS, W1_W3_W2, experts, gated_mlp, replicated, root
 from fp8load.archs.deepseek_v3 import ATTENTION, COUNT, EXPERT_SIZE, is_dense, is_sparse
-from fp8load.archs.delta_attention import HEADS, SIZES, delta_attention, low_gate, settings
-from fp8load.archs.layer_kinds import both, layer_type, opposite
+from fp8load.archs.delta_attention import A_LOG, HEADS, SIZES, delta_attention, low_gate, settings
+from fp8load.archs.layer_kinds import layer_type, opposite
 
 IS_FULL = layer_type("full_attention")
 MOE = "block_sparse_moe."
@@ -21,20 +21,17 @@ ONE = constant(1)
 
 
 def derived(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `linear_attn_config` says; where nothing lists kinds of layers, 4, 8, 12 ... are full (KimiLinearConfig)."""
-    found = settings(config)
-    if not isinstance(config.get("layer_types"), list) and "layer_types" not in found:
-        numbers = range(key("num_hidden_layers").of(config))
-        found["layer_types"] = ["full_attention" if n and n % 4 == 0 else "linear_attention" for n in numbers]
-    return found
+    """What `linear_attn_config` says, which counts layers from 1; where nothing lists them, 4, 8, 12 ... are full."""
+    found, said = settings(config), config.get("linear_attn_config")
+    if isinstance(config.get("layer_types"), list):
+        return found
+    full = said.get("full_attn_layers") if isinstance(said, Mapping) else None
+    numbers = range(key("num_hidden_layers").of(config))
+    listed = [n + 1 in full if isinstance(full, list) else n > 0 and n % 4 == 0 for n in numbers]
+    return {**found, "layer_types": ["full_attention" if is_full else "linear_attention" for is_full in listed]}
 
 
-def is_saved_by_transformers(config: Mapping[str, Any], layer: int) -> bool:
-    """Whether transformers has written the configuration: it lists which layers are dense."""
-    del layer
-    return isinstance(config.get("mlp_layer_types"), list)
-
-
+DECAYS = Plain(name=A_LOG, shape=(1, 1, HEADS, 1), free=True)
 ROUTER: tuple[Entry, ...] = (
     replicated(f"{MOE}gate", COUNT, free=True),
     Vector(name=f"{MOE}gate.e_score_correction_bias", length=COUNT, free=True),
@@ -53,9 +50,8 @@ ARCH = Arch(
     model_types=("kimi_linear",),
     layer=(
         Only(where=IS_FULL, entries=ATTENTION),
-        Only(where=opposite(IS_FULL), entries=delta_attention(low_gate(), (ONE, ONE, HEADS, ONE))),
-        Only(where=both(is_dense, opposite(is_saved_by_transformers)), entries=gated_mlp()),
-        Only(where=both(is_dense, is_saved_by_transformers), entries=gated_mlp(within=MOE)),
+        Only(where=opposite(IS_FULL), entries=delta_attention(low_gate(), DECAYS)),
+        Only(where=is_dense, entries=gated_mlp()),
         Only(
             where=is_sparse,
             entries=(*ROUTER, experts(COUNT, EXPERT_SIZE, within=f"{MOE}experts", names=(W1_W3_W2,))),

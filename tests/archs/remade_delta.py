@@ -1,14 +1,14 @@
-"""Tiny models with Kimi Delta Attention as their publishers store them, where transformers writes another form."""
+"""Tiny models with Kimi Delta Attention as their publishers store them, which transformers does not write."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from archs.tiny import Tiny, written
+from archs.tiny import Tiny, written, written_inside
 
 WIDE = ("A_log", "dt_bias", "o_norm.weight", "_conv1d.weight", "e_score_correction_bias")
 """What publishers keep in F32, by the ends of names."""
-NO_LINEAR = ("block_sparse_moe.gate", "_res_proj")
+NO_LINEAR = ("moe.gate", "mlp.gate", "_res_proj", "weights_proj")
 """Modules of a weight with two axes that stay as they are in a quantized model, by the ends of names."""
 SETTINGS = {"num_heads": 12, "head_dim": 4, "short_conv_kernel_size": 4, "kda_layers": [1], "full_attn_layers": [2]}
 
@@ -66,3 +66,30 @@ def kimi_k3(*, plain: bool = False) -> Tiny:
         text |= {"linear_attn_config": {**SETTINGS, "use_full_rank_gate": True}, "mla_use_output_gate": True,
                  "routed_expert_hidden_size": 20, "latent_moe_use_norm": True, "attn_res_block_size": 2}  # fmt: skip
     return Tiny({"model_type": "kimi_k3", "text_config": text}, tensors, linears_of(tensors))
+
+
+def glm5_next(*, shared: bool = False) -> Tiny:
+    """GLM-5.3 with its publisher's configuration and its layer for multi-token prediction, as in its headers.
+
+    `shared`: without that layer; one layer takes the tokens that the one before it has chosen.
+    """
+    case = ("glm5_next", "glm5_next_text", "glm5_next_vision")
+    if shared:
+        kinds = ("linear_attention", "full_attention", "full_attention")
+        return written_inside(*case, (("num_hidden_layers", 3), ("layer_types", kinds), ("attention_bias", True),
+                                      ("mlp_layer_types", ("dense", "dense", "sparse")),
+                                      ("indexer_types", ("full", "full", "shared"))))  # fmt: skip
+    tiny = written_inside(*case)
+    last, at = "model.language_model.layers.1.", "model.language_model.layers.2."
+    tensors = {**tiny.tensors}
+    tensors |= {at + name[len(last) :]: it for name, it in tensors.items() if name.startswith(last)
+                and "hc_" not in name}  # fmt: skip
+    tensors |= {f"{at}{name}.weight": ("BF16", (48,)) for name in ("enorm", "hnorm", "shared_head.norm")}
+    tensors[f"{at}eh_proj.weight"] = ("BF16", (48, 96))
+    gone = ("linear_", "indexer_types", "mlp_layer_types")
+    text = {key: value for key, value in tiny.config["text_config"].items() if not key.startswith(gone)}
+    text |= {"num_nextn_predict_layers": 1, "layer_types": ["linear_attention", "deepseek_sparse_attention"],
+             "linear_attn_config": {**SETTINGS, "kda_layers": [0], "full_attn_layers": [1]}}  # fmt: skip
+    stored = {name: ("F32" if name.endswith(WIDE) or "hc_" in name else dtype, shape)
+              for name, (dtype, shape) in tensors.items()}  # fmt: skip
+    return Tiny({"model_type": "glm5_next", "text_config": text}, stored, linears_of(stored) - {f"{at}eh_proj"})

@@ -32,7 +32,7 @@ from archs.remade import (
     stacked,
     step3p5,
 )
-from archs.remade_delta import kimi_k3, kimi_linear
+from archs.remade_delta import glm5_next, kimi_k3, kimi_linear
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch
@@ -155,6 +155,7 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "hyperclovax": [{}, {"use_post_norm": False}, {"attention_bias": True, "mlp_bias": True}],
 }
 INSIDE = [
+    ("glm5_next", "glm5_next_text", "glm5_next_vision"),
     ("gemma3", "gemma3_text", "siglip_vision_model"),
     ("mistral3", "mistral", "pixtral"),
     ("mistral3", "ministral3", "pixtral"),
@@ -197,6 +198,7 @@ CASES |= {
     "deepseek_v4-ratios": partial(deepseek_v4, listed=False),
 }
 CASES |= {"kimi_linear-published": kimi_linear, "kimi_k3": kimi_k3, "kimi_k3-plain": partial(kimi_k3, plain=True)}
+CASES |= {"glm5_next-published": glm5_next, "glm5_next-shared": partial(glm5_next, shared=True)}
 PREDICTING = ("deepseek_v3", "deepseek_v32", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa")
 CASES |= {f"{name}-predicting": partial(predicting, name) for name in PREDICTING}
 QWEN = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5-qwen3_5_text", "qwen3_5_moe-qwen3_5_moe_text")

@@ -1,8 +1,10 @@
-"""Tiny models with Kimi Delta Attention as their publishers store them, which transformers does not write."""
+"""Tiny models of 2026 as their publishers store them, where transformers does not write them so."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from archs.tiny import Tiny, written, written_inside
 
@@ -18,6 +20,11 @@ def linears_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> frozenset[
     modules = (name.removesuffix(".weight") for name, (_, shape) in tensors.items()
                if name.endswith(".weight") and ".layers." in name and len(shape) == 2)  # fmt: skip
     return frozenset(module for module in modules if not module.endswith(NO_LINEAR))
+
+
+def all_linear(tiny: Tiny) -> Tiny:
+    """The same, where transformers saves some linear layers under other names than it has them in memory."""
+    return replace(tiny, linears=linears_of(tiny.tensors))
 
 
 def published(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -93,3 +100,20 @@ def glm5_next(*, shared: bool = False) -> Tiny:
     stored = {name: ("F32" if name.endswith(WIDE) or "hc_" in name else dtype, shape)
               for name, (dtype, shape) in tensors.items()}  # fmt: skip
     return Tiny({"model_type": "glm5_next", "text_config": text}, stored, linears_of(stored) - {f"{at}eh_proj"})
+
+
+def hy_v4() -> Tiny:
+    """Hunyuan 4 under its publisher's names, with its layer for multi-token prediction, as in its index."""
+    tiny = written("hy_v4")
+    tensors = {re.sub(r"hc_pre\.(hc_(?:attn|mlp)_layer)", r"\1.hc_pre", name): it for name, it in tiny.tensors.items()}
+    tensors = {name.replace("hc_pre.hc_head", "hc_head"): it for name, it in tensors.items()}
+    tensors = {re.sub(r"(mlp\.(?:\w+\.)?)linear_gate", r"\1gate_proj", name): it for name, it in tensors.items()}
+    last, at = "model.layers.1.", "model.mtp_layers.0."
+    tensors |= {at + name[len(last) :]: it for name, it in tensors.items() if name.startswith(last)
+                and "hc_" not in name}  # fmt: skip
+    tensors |= {f"{at}{name}.weight": ("BF16", (48,)) for name in ("enorm", "hnorm", "final_layernorm")}
+    tensors[f"{at}eh_proj.weight"] = ("BF16", (48, 96))
+    stored = {name: ("F32" if name.endswith(("hc_fn", "hc_base", "hc_scale")) else dtype, shape)
+              for name, (dtype, shape) in tensors.items()}  # fmt: skip
+    config = {key: value for key, value in tiny.config.items() if not key.startswith("indexer_")}
+    return Tiny({**config, "num_nextn_predict_layers": 1}, stored, linears_of(stored))

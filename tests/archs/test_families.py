@@ -32,7 +32,7 @@ from archs.remade import (
     stacked,
     step3p5,
 )
-from archs.remade_delta import glm5_next, kimi_k3, kimi_linear
+from archs.remade_delta import all_linear, glm5_next, hy_v4, kimi_k3, kimi_linear
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch
@@ -117,6 +117,7 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "mixtral": [{}],
     "qwen3_moe": [{}, {"attention_bias": True, "mlp_only_layers": ()}, {"decoder_sparse_step": 2}],
     "gpt_oss": [{}],
+    "hy_v4": [{}, {"indexer_types": ("full", "shared"), "attention_bias": True}],
     "kimi_linear": [{}, {"q_lora_rank": 14, "attention_bias": True}],
     "qwen3_next": [{}],
     "deepseek_v3": [{}, {"q_lora_rank": None}, {"attention_bias": True}],
@@ -197,8 +198,14 @@ CASES |= {
     "deepseek_v4": deepseek_v4,
     "deepseek_v4-ratios": partial(deepseek_v4, listed=False),
 }
+CASES |= {name: partial(lambda case: all_linear(case()), CASES[name]) for name in CASES
+          if name.startswith(("hy_v4", "kimi_linear", "laguna"))}  # fmt: skip
 CASES |= {"kimi_linear-published": kimi_linear, "kimi_k3": kimi_k3, "kimi_k3-plain": partial(kimi_k3, plain=True)}
-CASES |= {"glm5_next-published": glm5_next, "glm5_next-shared": partial(glm5_next, shared=True)}
+CASES |= {
+    "hy_v4-published": hy_v4,
+    "glm5_next-published": glm5_next,
+    "glm5_next-shared": partial(glm5_next, shared=True),
+}
 PREDICTING = ("deepseek_v3", "deepseek_v32", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa")
 CASES |= {f"{name}-predicting": partial(predicting, name) for name in PREDICTING}
 QWEN = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5-qwen3_5_text", "qwen3_5_moe-qwen3_5_moe_text")
@@ -307,7 +314,16 @@ def test_a_tensor_that_the_family_does_not_have_is_named(place: tuple[int | None
     assert stranger in {problem.tensor for problem in problems}
 
 
-LATENT = {"kimi_linear", "gemma4_text", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"}
+LATENT = {
+    "hy_v4",
+    "kimi_linear",
+    "gemma4_text",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+}
 """Families whose attention does not count in heads of one size."""
 
 

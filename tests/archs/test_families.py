@@ -32,7 +32,7 @@ from archs.remade import (
     stacked,
     step3p5,
 )
-from archs.remade_delta import all_linear, glm5_next, hy_v4, kimi_k3, kimi_linear
+from archs.remade_published import all_linear, glm5_next, hy_v4, kimi_k3, kimi_linear, laguna
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch
@@ -117,6 +117,11 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "mixtral": [{}],
     "qwen3_moe": [{}, {"attention_bias": True, "mlp_only_layers": ()}, {"decoder_sparse_step": 2}],
     "gpt_oss": [{}],
+    "laguna": [
+        {},
+        {"gating": "per-element", "attention_bias": True},
+        {"num_attention_heads_per_layer": None, "gating": "per-head", "mlp_layer_types": ("sparse", "dense")},
+    ],
     "hy_v4": [{}, {"indexer_types": ("full", "shared"), "attention_bias": True}],
     "kimi_linear": [{}, {"q_lora_rank": 14, "attention_bias": True}],
     "qwen3_next": [{}],
@@ -203,6 +208,7 @@ CASES |= {name: partial(lambda case: all_linear(case()), CASES[name]) for name i
 CASES |= {"kimi_linear-published": kimi_linear, "kimi_k3": kimi_k3, "kimi_k3-plain": partial(kimi_k3, plain=True)}
 CASES |= {
     "hy_v4-published": hy_v4,
+    "laguna-published": laguna,
     "glm5_next-published": glm5_next,
     "glm5_next-shared": partial(glm5_next, shared=True),
 }

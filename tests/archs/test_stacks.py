@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import fp8load
 from archs.remade import step3p5
-from archs.remade_delta import hy_v4
+from archs.remade_published import hy_v4
 from archs.tiny import BLOCK, Tiny, written, written_inside
 from fp8load.plan.prove import prove_ranks
 from sketch import open_skeleton

@@ -129,6 +129,7 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
     "qwen2_moe": {**EXPERTS, **SHARED},
     "kimi_linear": {**MIXTURE, **MLA, **DELTA, "q_lora_rank": None, "num_expert_group": 2, "n_shared_experts": 2,
                     "layer_types": ["linear_attention", "full_attention"], "mlp_layer_types": ["dense", "sparse"]},
+    "laguna": {**EXPERTS, **SHARED, "num_attention_heads": 12, "num_attention_heads_per_layer": [12, 24]},
     "hy_v4": {**MIXTURE, **MLA, **INDEXER, "mlp_layer_types": ["dense", "sparse"]},
     "glm5_next_text": {**MIXTURE, **MLA, **INDEXER, **DELTA, "qk_rope_head_dim": 0, "index_kpool": 4,
                        "index_topk": 8, "layer_types": ["linear_attention", "indexed_attention"],

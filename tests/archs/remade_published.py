@@ -117,3 +117,12 @@ def hy_v4() -> Tiny:
               for name, (dtype, shape) in tensors.items()}  # fmt: skip
     config = {key: value for key, value in tiny.config.items() if not key.startswith("indexer_")}
     return Tiny({**config, "num_nextn_predict_layers": 1}, stored, linears_of(stored))
+
+
+def laguna() -> Tiny:
+    """Laguna with the keys of its publisher's configurations that have no lists: as many heads in every layer."""
+    tiny = written("laguna", (("num_attention_heads_per_layer", None),))
+    gone = ("num_attention_heads_per_layer", "layer_types", "mlp_layer_types")
+    config = {key: value for key, value in tiny.config.items() if key not in gone}
+    config |= {"mlp_only_layers": [0], "decoder_sparse_step": 1, "gating": "per-head"}
+    return all_linear(replace(tiny, config=config))

@@ -126,3 +126,30 @@ def laguna() -> Tiny:
     config = {key: value for key, value in tiny.config.items() if key not in gone}
     config |= {"mlp_only_layers": [0], "decoder_sparse_step": 1, "gating": "per-head"}
     return all_linear(replace(tiny, config=config))
+
+
+def step3(*, inside: bool = True) -> Tiny:
+    """Step3, which is not in transformers: names and shapes of its modeling_step3.py.
+
+    `inside`: with its vision model, and layers with experts listed.
+    """
+    shapes = {"lm_head": (51, 48), "model.embed_tokens": (51, 48), "model.norm": (48,)}
+    for at in ("model.layers.0.", "model.layers.1."):
+        shapes |= {f"{at}self_attn.{name}": shape for name, shape in {
+            "q_proj": (14, 48), "k_proj": (10, 48), "v_proj": (10, 48), "inter_norm": (14,), "wq": (60, 14),
+            "o_proj": (48, 60)}.items()}  # fmt: skip
+        shapes |= dict.fromkeys((f"{at}input_layernorm", f"{at}post_attention_layernorm"), (48,))
+    parts, at = {"gate_proj": (24, 48), "up_proj": (24, 48), "down_proj": (48, 24)}, "model.layers.1."
+    shapes |= {f"model.layers.0.mlp.{name}": shape for name, shape in parts.items()}
+    shapes |= {f"{at}share_expert.{name}": shape for name, shape in parts.items()}
+    stacks = {f"{at}moe.{name}.weight": (4, *shape) for name, shape in parts.items()}
+    tensors = {f"{name}.weight": shape for name, shape in shapes.items()} | stacks | {f"{at}moe.gate.weight": (4, 48)}
+    text = {"model_type": "step3_text", "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6,
+            "num_attention_groups": 1, "head_dim": 10, "share_q_dim": 14, "intermediate_size": 24, "vocab_size": 51,
+            "moe_num_experts": 4, "moe_intermediate_size": 24, "share_expert_dim": 24}  # fmt: skip
+    config = {"model_type": "step3_vl", "text_config": {**text, "moe_layers_enum": "1"}} if inside else text
+    if inside:
+        tensors |= {"vision_model.embeddings.class_embedding": (1, 32), "vit_downsampler.weight": (64, 32, 2, 2),
+                    "vit_downsampler2.weight": (128, 64, 3, 3), "vit_large_projector.weight": (48, 128)}  # fmt: skip
+    stored = {name: ("BF16", shape) for name, shape in tensors.items()}
+    return Tiny(config, stored, linears_of(stored))

@@ -32,7 +32,7 @@ from archs.remade import (
     stacked,
     step3p5,
 )
-from archs.remade_published import all_linear, glm5_next, hy_v4, kimi_k3, kimi_linear, laguna
+from archs.remade_published import all_linear, glm5_next, hy_v4, kimi_k3, kimi_linear, laguna, step3
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch
@@ -209,6 +209,8 @@ CASES |= {"kimi_linear-published": kimi_linear, "kimi_k3": kimi_k3, "kimi_k3-pla
 CASES |= {
     "hy_v4-published": hy_v4,
     "laguna-published": laguna,
+    "step3": step3,
+    "step3_text": partial(step3, inside=False),
     "glm5_next-published": glm5_next,
     "glm5_next-shared": partial(glm5_next, shared=True),
 }

@@ -63,36 +63,40 @@ def has_bias_correction(config: Mapping[str, Any], layer: int) -> bool:
     return bool(config.get("topk_method", "noaux_tc") == "noaux_tc")
 
 
-ATTENTION: tuple[Entry | Only, ...] = (
-    Only(
-        where=compresses_queries,
-        entries=(
-            Linear(
-                target="self_attn.fused_qkv_a_proj",
-                parts=(
-                    Part(slot="q_a", module="self_attn.q_a_proj", rows=Q_RANK),
-                    Part(slot="kv_a", module="self_attn.kv_a_proj_with_mqa", rows=KV_RANK + key("qk_rope_head_dim")),
+def latent_attention(*, within: str = "self_attn.", out: str = "o_proj") -> tuple[Entry | Only, ...]:
+    """Multi-head latent attention, all named under `within`; `out` is its output projection."""
+    return (
+        Only(
+            where=compresses_queries,
+            entries=(
+                Linear(
+                    target=f"{within}fused_qkv_a_proj",
+                    parts=(
+                        Part(slot="q_a", module=f"{within}q_a_proj", rows=Q_RANK),
+                        Part(slot="kv_a", module=f"{within}kv_a_proj_with_mqa", rows=KV_RANK + key("qk_rope_head_dim")),
+                    ),
+                    cols=Dim.HIDDEN,
+                    shard=Shard.REPLICATED,
+                    bias=ATTENTION_BIAS,
                 ),
-                cols=Dim.HIDDEN,
-                shard=Shard.REPLICATED,
-                bias=ATTENTION_BIAS,
+                Vector(name=f"{within}q_a_layernorm.weight", length=Q_RANK),
+                column(f"{within}q_b_proj", HEADS * QK_HEAD, Q_RANK, unit=QK_HEAD),
             ),
-            Vector(name="self_attn.q_a_layernorm.weight", length=Q_RANK),
-            column("self_attn.q_b_proj", HEADS * QK_HEAD, Q_RANK, unit=QK_HEAD),
         ),
-    ),
-    Only(
-        where=whole_queries,
-        entries=(
-            column("self_attn.q_proj", HEADS * QK_HEAD, Dim.HIDDEN, unit=QK_HEAD),
-            replicated("self_attn.kv_a_proj_with_mqa", KV_RANK + key("qk_rope_head_dim"), bias=ATTENTION_BIAS),
+        Only(
+            where=whole_queries,
+            entries=(
+                column(f"{within}q_proj", HEADS * QK_HEAD, Dim.HIDDEN, unit=QK_HEAD),
+                replicated(f"{within}kv_a_proj_with_mqa", KV_RANK + key("qk_rope_head_dim"), bias=ATTENTION_BIAS),
+            ),
         ),
-    ),
-    Vector(name="self_attn.kv_a_layernorm.weight", length=KV_RANK),
-    column("self_attn.kv_b_proj", HEADS * KV_HEAD, KV_RANK, unit=KV_HEAD),
-    row("self_attn.o_proj", Dim.HIDDEN, HEADS * key("v_head_dim"), unit=key("v_head_dim"), bias=ATTENTION_BIAS),
-)
-"""Multi-head latent attention."""
+        Vector(name=f"{within}kv_a_layernorm.weight", length=KV_RANK),
+        column(f"{within}kv_b_proj", HEADS * KV_HEAD, KV_RANK, unit=KV_HEAD),
+        row(within + out, Dim.HIDDEN, HEADS * key("v_head_dim"), unit=key("v_head_dim"), bias=ATTENTION_BIAS),
+    )
+
+
+ATTENTION = latent_attention()
 
 
 def mixture(*router: Entry | Only) -> tuple[Entry | Only, ...]:

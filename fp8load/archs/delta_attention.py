@@ -22,7 +22,6 @@ SETTINGS = {
 }
 """Publishers' keys within `linear_attn_config`, and transformers' beside it."""
 
-A_LOG = "self_attn.A_log"
 SIZES = {"linear_num_heads": 32, "linear_head_dim": 128, "linear_conv_kernel_dim": 4}
 
 
@@ -32,30 +31,35 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {usual: said[name] for name, usual in SETTINGS.items() if name in said} if isinstance(said, Mapping) else {}
 
 
-def full_gate(within: str = "self_attn.") -> tuple[Entry, ...]:
-    """The gate of the output as one projection."""
-    return (column(f"{within}g_proj", SIZE, Dim.HIDDEN, unit=HEAD),)
+def full_gate(letter: str, *, within: str = "self_attn.") -> tuple[Entry, ...]:
+    """A gate as one projection: "f" of what is forgotten, "g" of the output."""
+    return (column(f"{within}{letter}_proj", SIZE, Dim.HIDDEN, unit=HEAD),)
 
 
-def low_gate(within: str = "self_attn.") -> tuple[Entry, ...]:
-    """The gate of the output through a low rank."""
-    return (replicated(f"{within}g_a_proj", HEAD), column(f"{within}g_b_proj", SIZE, HEAD, unit=HEAD))
+def low_gate(letter: str, *, within: str = "self_attn.") -> tuple[Entry, ...]:
+    """A gate through a low rank."""
+    return (
+        replicated(f"{within}{letter}_a_proj", HEAD),
+        column(f"{within}{letter}_b_proj", SIZE, HEAD, unit=HEAD),
+    )
 
 
-def delta_attention(gate: tuple[Entry, ...], decays: Plain) -> tuple[Entry, ...]:
-    """All of it; `gate` is that of the output, `decays` is A_log."""
-    within = "self_attn."
+LOW_GATES = (*low_gate("f"), *low_gate("g"))
+
+
+def delta_attention(
+    gates: tuple[Entry, ...], decays: Plain, *, within: str = "self_attn.", out: str = "o_proj"
+) -> tuple[Entry, ...]:
+    """All of it, named under `within`. `decays` is A_log, `out` the output projection."""
     parts = tuple(Part(slot=slot, module=f"{within}{slot}_proj", rows=SIZE, unit=HEAD) for slot in "qkv")
     conv = (SIZE, 1, key("linear_conv_kernel_dim"))
     return (
         Linear(target=f"{within}qkv_proj", parts=parts, cols=Dim.HIDDEN, shard=Shard.COLUMN),
         *(Plain(name=f"{within}{slot}_conv1d.weight", shape=conv, split=(SIZE,), free=True) for slot in "qkv"),
         column(f"{within}b_proj", HEADS, Dim.HIDDEN, unit=constant(1)),
-        replicated(f"{within}f_a_proj", HEAD),
-        column(f"{within}f_b_proj", SIZE, HEAD, unit=HEAD),
-        *gate,
+        *gates,
         decays,
         Plain(name=f"{within}dt_bias", shape=(SIZE,), split=(SIZE,), free=True),
         Vector(name=f"{within}o_norm.weight", length=HEAD, free=True),
-        row(f"{within}o_proj", Dim.HIDDEN, SIZE, unit=HEAD),
+        row(within + out, Dim.HIDDEN, SIZE, unit=HEAD),
     )

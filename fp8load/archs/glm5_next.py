@@ -14,7 +14,7 @@ from fp8load.archs.decoder import LLAMA_NORMS, experts, gated_mlp, replicated, r
 from fp8load.archs.deepseek_v3 import ATTENTION, CORRECTION, COUNT, EXPERT_SIZE, MTP, is_dense, is_sparse
 from fp8load.archs.deepseek_v4 import mixing
 from fp8load.archs.deepseek_v32 import INDEX_SIZE, INDEXER
-from fp8load.archs.delta_attention import A_LOG, HEADS, SIZES, delta_attention, low_gate, settings
+from fp8load.archs.delta_attention import HEADS, LOW_GATES, SIZES, delta_attention, settings
 from fp8load.archs.glm_moe_dsa import chooses
 from fp8load.archs.layer_kinds import both, layer_type, opposite
 
@@ -36,6 +36,7 @@ def is_of_the_model(config: Mapping[str, Any], layer: int) -> bool:
     return layer < key("num_hidden_layers").of(config)
 
 
+DECAYS = Plain(name="self_attn.A_log", shape=(HEADS,), split=(HEADS,), free=True)
 POOLS: tuple[Entry, ...] = (
     Plain(name="self_attn.indexer.index_kpool_compress_ape", shape=(key("index_kpool"), INDEX_SIZE), free=True),
     Plain(name="self_attn.indexer.index_kpool_compress_gate", shape=(INDEX_SIZE, key("hidden_size")), free=True),
@@ -47,10 +48,7 @@ ARCH = Arch(
     layer=(
         Only(where=IS_FULL, entries=ATTENTION),
         Only(where=both(IS_FULL, chooses), entries=(*INDEXER, *POOLS)),
-        Only(
-            where=IS_LINEAR,
-            entries=delta_attention(low_gate(), Plain(name=A_LOG, shape=(HEADS,), split=(HEADS,), free=True)),
-        ),
+        Only(where=IS_LINEAR, entries=delta_attention(LOW_GATES, DECAYS)),
         Only(where=is_dense, entries=gated_mlp()),
         Only(
             where=is_sparse,

@@ -8,12 +8,13 @@ head, of which the first ones, as many as there are heads, are used: it is whole
 from fp8load.archs.base import Arch, Dim, Entry, Experts, Flag, Only, Plain, Tower, Vector, key
 from fp8load.archs.decoder import LLAMA_NORMS, W1_W3_W2, column, gated_mlp, norms, replicated, root
 from fp8load.archs.deepseek_v3 import ATTENTION, COUNT, EXPERT_SIZE, HEADS, is_dense, is_sparse
-from fp8load.archs.delta_attention import A_LOG, HEAD, delta_attention, full_gate, low_gate
+from fp8load.archs.delta_attention import HEAD, LOW_GATES, delta_attention, full_gate, low_gate
 from fp8load.archs.kimi_linear import ALIASES, DEFAULTS, IS_FULL, MOE, ONE, ROUTER, derived
 from fp8load.archs.layer_kinds import both, has, lacks, opposite
 
 OTHERS = "the vision model, which fp8load keeps as stored"
-DECAYS = Plain(name=A_LOG, shape=(HEAD,), free=True)
+DECAYS = Plain(name="self_attn.A_log", shape=(HEAD,), free=True)
+FULL_GATE = (*low_gate("f"), *full_gate("g"))
 LATENT, VALUE = key("routed_expert_hidden_size"), key("v_head_dim")
 
 COMPRESSION: tuple[Entry, ...] = (
@@ -50,8 +51,8 @@ ARCH = Arch(
             where=both(IS_FULL, has("mla_use_output_gate")),
             entries=(column("self_attn.g_proj", HEADS * VALUE, Dim.HIDDEN, unit=VALUE),),
         ),
-        Only(where=both(opposite(IS_FULL), has("use_full_rank_gate")), entries=delta_attention(full_gate(), DECAYS)),
-        Only(where=both(opposite(IS_FULL), lacks("use_full_rank_gate")), entries=delta_attention(low_gate(), DECAYS)),
+        Only(where=both(opposite(IS_FULL), has("use_full_rank_gate")), entries=delta_attention(FULL_GATE, DECAYS)),
+        Only(where=both(opposite(IS_FULL), lacks("use_full_rank_gate")), entries=delta_attention(LOW_GATES, DECAYS)),
         Only(where=is_dense, entries=gated_mlp()),
         Only(where=is_sparse, entries=ROUTER),
         Only(where=both(is_sparse, lacks("routed_expert_hidden_size")), entries=(routed(Dim.HIDDEN),)),

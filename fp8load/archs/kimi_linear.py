@@ -12,7 +12,7 @@ from typing import Any
 from fp8load.archs.base import Arch, Entry, Only, Plain, Vector, constant, key
 from fp8load.archs.decoder import LLAMA_NORMS, W1_W3_W2, experts, gated_mlp, replicated, root
 from fp8load.archs.deepseek_v3 import ATTENTION, COUNT, EXPERT_SIZE, is_dense, is_sparse
-from fp8load.archs.delta_attention import A_LOG, HEADS, SIZES, delta_attention, low_gate, settings
+from fp8load.archs.delta_attention import HEADS, LOW_GATES, SIZES, delta_attention, settings
 from fp8load.archs.layer_kinds import layer_type, opposite
 
 IS_FULL = layer_type("full_attention")
@@ -31,7 +31,7 @@ def derived(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "layer_types": ["full_attention" if is_full else "linear_attention" for is_full in listed]}
 
 
-DECAYS = Plain(name=A_LOG, shape=(1, 1, HEADS, 1), free=True)
+DECAYS = Plain(name="self_attn.A_log", shape=(1, 1, HEADS, 1), free=True)
 ROUTER: tuple[Entry, ...] = (
     replicated(f"{MOE}gate", COUNT, free=True),
     Vector(name=f"{MOE}gate.e_score_correction_bias", length=COUNT, free=True),
@@ -50,7 +50,7 @@ ARCH = Arch(
     model_types=("kimi_linear",),
     layer=(
         Only(where=IS_FULL, entries=ATTENTION),
-        Only(where=opposite(IS_FULL), entries=delta_attention(low_gate(), DECAYS)),
+        Only(where=opposite(IS_FULL), entries=delta_attention(LOW_GATES, DECAYS)),
         Only(where=is_dense, entries=gated_mlp()),
         Only(
             where=is_sparse,

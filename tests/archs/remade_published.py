@@ -153,3 +153,47 @@ def step3(*, inside: bool = True) -> Tiny:
                     "vit_downsampler2.weight": (128, 64, 3, 3), "vit_large_projector.weight": (48, 128)}  # fmt: skip
     stored = {name: ("BF16", shape) for name, shape in tensors.items()}
     return Tiny(config, stored, linears_of(stored))
+
+
+def bailing_hybrid(*, lightning: bool = False) -> Tiny:
+    """Ling 3.0 tiny with a layer for multi-token prediction, under its publisher's names and keys.
+
+    `lightning`: Ling 2.6, which is not in transformers: lightning attention, and no gate of latent attention.
+    """
+    kinds = ("linear_attention", "full_attention") * 2
+    said = (("num_hidden_layers", 4), ("layer_types", kinds), ("mlp_layer_types", ("dense", *("sparse",) * 3)))
+    tensors = dict(written("bailing_hybrid", said).tensors)
+    more: dict[str, tuple[int, ...]] = {}
+    for number in range(4):
+        at = f"model.layers.{number}.attention."
+        if number % 2:
+            gone = (f"{at}q_proj.weight", *([f"{at}g_proj.weight"] if lightning else []))
+            more |= {f"{at}q_a_proj.weight": (14, 48), f"{at}q_a_layernorm.weight": (14,),
+                     f"{at}q_b_proj.weight": (120, 14)}  # fmt: skip
+        elif lightning:
+            gone = tuple(name for name in tensors if name.startswith(at) and "dense" not in name)
+            more |= {f"{at}query_key_value.weight": (144, 48), f"{at}g_proj.weight": (48, 48),
+                     f"{at}g_norm.weight": (48,), f"{at}query_layernorm.weight": (4,),
+                     f"{at}key_layernorm.weight": (4,)}  # fmt: skip
+        else:
+            gone = (f"{at}dense.weight",)
+            more[f"{at}o_proj.weight"] = (48, 48)
+        tensors = {name: it for name, it in tensors.items() if name not in gone}
+    stored = {**tensors, **{name: ("BF16", shape) for name, shape in more.items()}}
+    last, at = "model.layers.3.", "model.layers.4."
+    stored |= {at + name[len(last) :]: it for name, it in stored.items() if name.startswith(last)}
+    stored |= {f"{at}{name}.weight": ("BF16", (48,)) for name in ("enorm", "hnorm", "final_layernorm")}
+    stored[f"{at}eh_proj.weight"] = ("BF16", (48, 96))
+    stored = {name: ("F32" if name.endswith((*WIDE, "expert_bias")) else dtype, shape)
+              for name, (dtype, shape) in stored.items()}  # fmt: skip
+    config = {"model_type": "bailing_hybrid", "hidden_size": 48, "intermediate_size": 36, "num_hidden_layers": 4,
+              "num_attention_heads": 12, "num_key_value_heads": 12, "head_dim": 4, "vocab_size": 51,
+              "layer_group_size": 2, "first_k_dense_replace": 1, "num_experts": 4, "num_shared_experts": 1,
+              "moe_intermediate_size": 24, "moe_router_enable_expert_bias": True, "num_nextn_predict_layers": 1,
+              "q_lora_rank": 14, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8,
+              "use_qk_norm": True, "use_bias": False, "use_qkv_bias": False}  # fmt: skip
+    if lightning:
+        return Tiny(config, stored, linears_of(stored))
+    config |= {"short_conv_kernel_size": 4, "gated_attention_proj_granularity_type": "head_wise",
+               "expert_swiglu_limit_list": [None, None, None, 7.0, 7.0]}  # fmt: skip
+    return Tiny(config, stored, linears_of(stored))

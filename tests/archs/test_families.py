@@ -32,7 +32,7 @@ from archs.remade import (
     stacked,
     step3p5,
 )
-from archs.remade_published import all_linear, glm5_next, hy_v4, kimi_k3, kimi_linear, laguna, step3
+from archs.remade_published import all_linear, bailing_hybrid, glm5_next, hy_v4, kimi_k3, kimi_linear, laguna, step3
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch
@@ -117,6 +117,7 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "mixtral": [{}],
     "qwen3_moe": [{}, {"attention_bias": True, "mlp_only_layers": ()}, {"decoder_sparse_step": 2}],
     "gpt_oss": [{}],
+    "bailing_hybrid": [{}, {"attention_bias": True}],
     "laguna": [
         {},
         {"gating": "per-element", "attention_bias": True},
@@ -204,9 +205,11 @@ CASES |= {
     "deepseek_v4-ratios": partial(deepseek_v4, listed=False),
 }
 CASES |= {name: partial(lambda case: all_linear(case()), CASES[name]) for name in CASES
-          if name.startswith(("hy_v4", "kimi_linear", "laguna"))}  # fmt: skip
+          if name.startswith(("bailing_hybrid", "hy_v4", "kimi_linear", "laguna"))}  # fmt: skip
 CASES |= {"kimi_linear-published": kimi_linear, "kimi_k3": kimi_k3, "kimi_k3-plain": partial(kimi_k3, plain=True)}
 CASES |= {
+    "bailing_hybrid-published": bailing_hybrid,
+    "bailing_hybrid-lightning": partial(bailing_hybrid, lightning=True),
     "hy_v4-published": hy_v4,
     "laguna-published": laguna,
     "step3": step3,
@@ -323,6 +326,7 @@ def test_a_tensor_that_the_family_does_not_have_is_named(place: tuple[int | None
 
 
 LATENT = {
+    "bailing_hybrid",
     "hy_v4",
     "kimi_linear",
     "gemma4_text",

@@ -53,8 +53,8 @@ def has_bias_correction(config: Mapping[str, Any], layer: int) -> bool:
     return bool(config.get("topk_method", "noaux_tc") == "noaux_tc")
 
 
-def latent_attention(named: str = "") -> tuple[Entry | Only, ...]:
-    """Multi-head latent attention, whose sizes stand under keys that begin with `named`."""
+def latent_attention(*, named: str = "", within: str = "self_attn.", out: str = "o_proj") -> tuple[Entry | Only, ...]:
+    """Multi-head latent attention under `within`; `out` is its output projection, `named` what its keys begin with."""
     heads, v_head = key(f"{named}num_attention_heads"), key(f"{named}v_head_dim")
     nope, rope = key(f"{named}qk_nope_head_dim"), key(f"{named}qk_rope_head_dim")
     q_rank, kv_rank = key(f"{named}q_lora_rank"), key(f"{named}kv_lora_rank")
@@ -63,29 +63,29 @@ def latent_attention(named: str = "") -> tuple[Entry | Only, ...]:
             where=has(f"{named}q_lora_rank"),
             entries=(
                 Linear(
-                    target="self_attn.fused_qkv_a_proj",
+                    target=f"{within}fused_qkv_a_proj",
                     parts=(
-                        Part(slot="q_a", module="self_attn.q_a_proj", rows=q_rank),
-                        Part(slot="kv_a", module="self_attn.kv_a_proj_with_mqa", rows=kv_rank + rope),
+                        Part(slot="q_a", module=f"{within}q_a_proj", rows=q_rank),
+                        Part(slot="kv_a", module=f"{within}kv_a_proj_with_mqa", rows=kv_rank + rope),
                     ),
                     cols=Dim.HIDDEN,
                     shard=Shard.REPLICATED,
                     bias=ATTENTION_BIAS,
                 ),
-                Vector(name="self_attn.q_a_layernorm.weight", length=q_rank),
-                column("self_attn.q_b_proj", heads * (nope + rope), q_rank, unit=nope + rope),
+                Vector(name=f"{within}q_a_layernorm.weight", length=q_rank),
+                column(f"{within}q_b_proj", heads * (nope + rope), q_rank, unit=nope + rope),
             ),
         ),
         Only(
             where=lacks(f"{named}q_lora_rank"),
             entries=(
-                column("self_attn.q_proj", heads * (nope + rope), Dim.HIDDEN, unit=nope + rope),
-                replicated("self_attn.kv_a_proj_with_mqa", kv_rank + rope, bias=ATTENTION_BIAS),
+                column(f"{within}q_proj", heads * (nope + rope), Dim.HIDDEN, unit=nope + rope),
+                replicated(f"{within}kv_a_proj_with_mqa", kv_rank + rope, bias=ATTENTION_BIAS),
             ),
         ),
-        Vector(name="self_attn.kv_a_layernorm.weight", length=kv_rank),
-        column("self_attn.kv_b_proj", heads * (nope + v_head), kv_rank, unit=nope + v_head),
-        row("self_attn.o_proj", Dim.HIDDEN, heads * v_head, unit=v_head, bias=ATTENTION_BIAS),
+        Vector(name=f"{within}kv_a_layernorm.weight", length=kv_rank),
+        column(f"{within}kv_b_proj", heads * (nope + v_head), kv_rank, unit=nope + v_head),
+        row(within + out, Dim.HIDDEN, heads * v_head, unit=v_head, bias=ATTENTION_BIAS),
     )
 
 

@@ -62,7 +62,7 @@ def has_indexer(config: Mapping[str, Any], layer: int) -> bool:
 def attention(named: str = "") -> tuple[Entry | Only, ...]:
     """Latent attention with a norm over the rotated part of k, and a gate for each head, whole on every rank."""
     return (
-        *latent_attention(named),
+        *latent_attention(named=named),
         Vector(name="self_attn.k_rope_only_layernorm.weight", length=key(f"{named}qk_rope_head_dim")),
         replicated("self_attn.g_proj", key(f"{named}num_attention_heads")),
     )

@@ -15,7 +15,8 @@ from fp8load.index.index import Index
 from fp8load.plugins import plugins
 
 _HELPERS = frozenset({
-    "base", "decoder", "expected", "find", "layer_kinds", "model", "numbers", "predictor", "published", "state_space",
+    "base", "decoder", "delta_attention", "expected", "find", "layer_kinds", "model", "numbers", "predictor",
+    "published", "state_space",
 })  # fmt: skip
 
 

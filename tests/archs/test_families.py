@@ -33,6 +33,7 @@ from archs.remade import (
     step3p5,
 )
 from archs.remade_names import dots3_note, inkling, qwen4_predicting
+from archs.remade_published import all_linear, bailing_hybrid, glm5_next, hy_v4, kimi_k3, kimi_linear, laguna, step3
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch
@@ -117,6 +118,14 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "mixtral": [{}],
     "qwen3_moe": [{}, {"attention_bias": True, "mlp_only_layers": ()}, {"decoder_sparse_step": 2}],
     "gpt_oss": [{}],
+    "bailing_hybrid": [{}, {"attention_bias": True}],
+    "laguna": [
+        {},
+        {"gating": "per-element", "attention_bias": True},
+        {"num_attention_heads_per_layer": None, "gating": "per-head", "mlp_layer_types": ("sparse", "dense")},
+    ],
+    "hy_v4": [{}, {"indexer_types": ("full", "shared"), "attention_bias": True}],
+    "kimi_linear": [{}, {"q_lora_rank": 14, "attention_bias": True}],
     "qwen3_next": [{}],
     "deepseek_v3": [{}, {"q_lora_rank": None}, {"attention_bias": True}],
     "deepseek_v2": [{}, {"q_lora_rank": None}, {"attention_bias": True}],
@@ -183,6 +192,7 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "hyperclovax": [{}, {"use_post_norm": False}, {"attention_bias": True, "mlp_bias": True}],
 }
 INSIDE = [
+    ("glm5_next", "glm5_next_text", "glm5_next_vision"),
     ("gemma3", "gemma3_text", "siglip_vision_model"),
     ("mistral3", "mistral", "pixtral"),
     ("mistral3", "ministral3", "pixtral"),
@@ -245,6 +255,19 @@ for said in ({"attention_bias": True}, {"num_hidden_layers": 3, "mlp_layer_types
 CASES |= {"inkling": inkling, "inkling-counted": partial(inkling, counted=True)}
 CASES["dots3_note-released"] = dots3_note
 CASES["qwen4_exp_text-predicting-stacked"] = lambda: stacked(CASES["qwen4_exp_text-predicting"]())
+CASES |= {name: partial(lambda case: all_linear(case()), CASES[name]) for name in CASES
+          if name.startswith(("bailing_hybrid", "hy_v4", "kimi_linear", "laguna"))}  # fmt: skip
+CASES |= {"kimi_linear-published": kimi_linear, "kimi_k3": kimi_k3, "kimi_k3-plain": partial(kimi_k3, plain=True)}
+CASES |= {
+    "bailing_hybrid-published": bailing_hybrid,
+    "bailing_hybrid-lightning": partial(bailing_hybrid, lightning=True),
+    "hy_v4-published": hy_v4,
+    "laguna-published": laguna,
+    "step3": step3,
+    "step3_text": partial(step3, inside=False),
+    "glm5_next-published": glm5_next,
+    "glm5_next-shared": partial(glm5_next, shared=True),
+}
 PREDICTING = ("deepseek_v3", "deepseek_v32", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa")
 CASES |= {f"{name}-predicting": partial(predicting, name) for name in PREDICTING}
 QWEN = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5-qwen3_5_text", "qwen3_5_moe-qwen3_5_moe_text")
@@ -356,6 +379,9 @@ def test_a_tensor_that_the_family_does_not_have_is_named(place: tuple[int | None
 LATENT = {
     "gemma4_text",
     "dots3_note_text",
+    "bailing_hybrid",
+    "hy_v4",
+    "kimi_linear",
     "deepseek_v2",
     "deepseek_v3",
     "deepseek_v32",

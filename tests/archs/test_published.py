@@ -138,6 +138,57 @@ def test_the_parts_of_qwen3_6s_linear_attention_are_those_of_its_headers() -> No
     assert wrong == []
 
 
+def test_hy4_preview_has_as_many_tensors_as_its_index() -> None:
+    """Two tensors of its headers; every other one is asked for, those of its layer for multi-token prediction too."""
+    config = {"model_type": "hy_v4", "hidden_size": 6144, "intermediate_size": 18432, "num_hidden_layers": 78,
+              "num_attention_heads": 64, "vocab_size": 120832, "n_routed_experts": 256, "moe_intermediate_size": 2048,
+              "q_lora_rank": 2048, "kv_lora_rank": 512, "qk_nope_head_dim": 192, "qk_rope_head_dim": 64,
+              "v_head_dim": 256, "index_n_heads": 32, "index_head_dim": 128}  # fmt: skip
+    lines = ["model.layers.0.hc_attn_layer.hc_pre.hc_fn F32 [8, 24576]",
+             "model.mtp_layers.0.self_attn.linear_gate.weight BF16 [16384, 6144]"]  # fmt: skip
+
+    problems = open_skeleton("\n".join([f"config {json.dumps(config)}", *lines])).problems
+
+    assert {problem.message for problem in problems} == {ABSENT}
+    assert len(lines) + len(problems) == 2_006
+
+
+def test_a_layer_of_kimi_k3_is_that_of_its_headers() -> None:
+    """Layer 1 but for its experts, of which a listing of its headers has the packed forms of one."""
+    linear = {"num_heads": 96, "head_dim": 128, "short_conv_kernel_size": 4, "use_full_rank_gate": True,
+              "kda_layers": [1, 2, 3], "full_attn_layers": [4]}  # fmt: skip
+    text = {"hidden_size": 7168, "num_hidden_layers": 4, "num_attention_heads": 96, "vocab_size": 163840,
+            "num_experts": 896, "num_shared_experts": 2, "moe_intermediate_size": 3072, "first_k_dense_replace": 1,
+            "routed_expert_hidden_size": 3584, "latent_moe_use_norm": True, "mla_use_output_gate": True,
+            "attn_res_block_size": 12, "linear_attn_config": linear}  # fmt: skip
+    at = "language_model.model.layers.1."
+    lines = [f"{at}{{self_attention,mlp}}_res_norm.weight BF16 [7168]",
+             f"{at}{{self_attention,mlp}}_res_proj.weight BF16 [1, 7168]",
+             f"{at}{{input,post_attention}}_layernorm.weight BF16 [7168]",
+             f"{at}self_attn.{{q,k,v,g}}_proj.weight BF16 [12288, 7168]",
+             f"{at}self_attn.{{q,k,v}}_conv1d.weight F32 [12288, 1, 4]",
+             f"{at}self_attn.f_a_proj.weight BF16 [128, 7168]", f"{at}self_attn.f_b_proj.weight BF16 [12288, 128]",
+             f"{at}self_attn.{{A_log,o_norm.weight}} F32 [128]", f"{at}self_attn.dt_bias F32 [12288]",
+             f"{at}self_attn.b_proj.weight BF16 [96, 7168]", f"{at}self_attn.o_proj.weight BF16 [7168, 12288]",
+             f"{at}block_sparse_moe.gate.weight BF16 [896, 7168]",
+             f"{at}block_sparse_moe.gate.e_score_correction_bias F32 [896]",
+             f"{at}block_sparse_moe.routed_expert_down_proj.weight BF16 [3584, 7168]",
+             f"{at}block_sparse_moe.routed_expert_up_proj.weight BF16 [7168, 3584]",
+             f"{at}block_sparse_moe.routed_expert_norm.weight BF16 [3584]",
+             f"{at}block_sparse_moe.shared_experts.{{gate,up}}_proj.weight BF16 [6144, 7168]",
+             f"{at}block_sparse_moe.shared_experts.down_proj.weight BF16 [7168, 6144]",
+             f"{at}block_sparse_moe.experts.0.{{w1,w3}}.weight BF16 [3072, 3584]",
+             f"{at}block_sparse_moe.experts.0.w2.weight BF16 [3584, 3072]"]  # fmt: skip
+    config = {"model_type": "kimi_k3", "text_config": text}
+
+    checkpoint = open_skeleton("\n".join([f"config {json.dumps(config)}", *lines]))
+
+    here = [problem for problem in checkpoint.problems if (problem.tensor or "").startswith(at)]
+    assert {problem.message for problem in here} == {ABSENT}
+    assert len(here) == 895 * 3
+    assert not [problem for problem in checkpoint.problems if problem.tensor in checkpoint.tensors]
+
+
 def test_a_parameter_of_the_root_that_some_keep_in_f32_may_be_the_only_one() -> None:
     v4 = deepseek_v4()
 

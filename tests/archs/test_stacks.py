@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 import fp8load
 from archs.remade import step3p5
+from archs.remade_published import hy_v4, step3
 from archs.tiny import BLOCK, Tiny, written, written_inside
 from fp8load.plan.prove import prove_ranks
 from sketch import open_skeleton
@@ -23,6 +25,8 @@ STACKED = {
     "gemma4_text": lambda: written("gemma4_text", GEMMA),
     "mistral4": lambda: written_inside("mistral3", "mistral4", "pixtral"),
     "step3p5": step3p5,
+    "hy_v4": hy_v4,
+    "step3": partial(step3, inside=False),
 }
 
 

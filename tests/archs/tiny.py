@@ -107,6 +107,7 @@ SHARED = {"shared_expert_intermediate_size": 12}
 MLA = {"q_lora_rank": 14, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8,
        "num_key_value_heads": 6}  # fmt: skip
 MIXTURE = {**EXPERTS, "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
+DELTA = {"linear_num_heads": 12, "linear_head_dim": 4}
 INDEXER = {"index_n_heads": 3, "index_head_dim": 6}
 MORE_SIZES: dict[str, dict[str, Any]] = {
     "minimax_m2": EXPERTS,
@@ -154,6 +155,17 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**EXPERTS, "mlp_only_layers": [0]},
     "gpt_oss": EXPERTS,
     "qwen2_moe": {**EXPERTS, **SHARED},
+    "kimi_linear": {**MIXTURE, **MLA, **DELTA, "q_lora_rank": None, "num_expert_group": 2, "n_shared_experts": 2,
+                    "layer_types": ["linear_attention", "full_attention"], "mlp_layer_types": ["dense", "sparse"]},
+    "bailing_hybrid": {**{key: value for key, value in (MIXTURE | MLA).items() if key != "q_lora_rank"},
+                       "num_expert_group": 2, "num_attention_heads": 12, "num_key_value_heads": 12, "head_dim": 4,
+                       "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+                       "mlp_layer_types": ["dense", "sparse", "sparse"], "num_hidden_layers": 3},
+    "laguna": {**EXPERTS, **SHARED, "num_attention_heads": 12, "num_attention_heads_per_layer": [12, 24]},
+    "hy_v4": {**MIXTURE, **MLA, **INDEXER, "mlp_layer_types": ["dense", "sparse"]},
+    "glm5_next_text": {**MIXTURE, **MLA, **INDEXER, **DELTA, "qk_rope_head_dim": 0, "index_kpool": 4,
+                       "index_topk": 8, "layer_types": ["linear_attention", "indexed_attention"],
+                       "mlp_layer_types": ["dense", "sparse"]},
     "qwen3_next": {**EXPERTS, **SHARED, **LINEAR_ATTENTION},
     "qwen3_5_text": LINEAR_ATTENTION,
     "qwen3_5_moe_text": {**EXPERTS, **SHARED, **LINEAR_ATTENTION},

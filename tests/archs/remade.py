@@ -326,3 +326,11 @@ def gemma3n() -> Tiny:
     """Gemma 3n inside its multimodal model, whose vision model transformers has elsewhere: names of its release."""
     tiny = decoder_renamed(written("gemma3n_text"), "model", "model.language_model")
     return replace(tiny, config={"model_type": "gemma3n", "text_config": tiny.config})
+
+
+def lfm2() -> Tiny:
+    """LFM2 with the keys of its first release, which transformers reads and does not write."""
+    tiny = written("lfm2")
+    keys = {"intermediate_size": "block_ff_dim", "tie_word_embeddings": "tie_embedding"}
+    config = {keys.get(key, key): value for key, value in tiny.config.items() if key != "layer_types"}
+    return replace(tiny, config={**config, "full_attn_idxs": [1]})

@@ -22,6 +22,7 @@ from archs.remade import (
     internlm2,
     kimi_k2,
     kimi_k25,
+    lfm2,
     longcat_flash,
     mimo,
     minimax,
@@ -78,6 +79,11 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "afmoe": [{}, {"attention_bias": True}],
     "hy_v3": [{}],
     "lfm2_moe": [{}, {"conv_bias": True, "use_expert_bias": False, "tie_word_embeddings": False}],
+    "lfm2": [
+        {},
+        {"conv_bias": True, "tie_word_embeddings": False, "block_auto_adjust_ff_dim": False},
+        {"block_ffn_dim_multiplier": 1.5, "layer_types": None},
+    ],
     "falcon_h1": [
         {},
         {"mamba_rms_norm": True, "mamba_conv_bias": False, "projectors_bias": True, "mlp_bias": True},
@@ -167,6 +173,7 @@ INSIDE = [
     ("llava_next", "mistral", "clip_vision_model"),
     ("llava_onevision", "qwen2", "siglip_vision_model"),
     ("llama4", "llama4_text", "llama4_vision_model"),
+    ("lfm2_vl", "lfm2", "siglip2_vision_model"),
     ("qwen2_vl", "qwen2_vl_text", "qwen2_vl_vision"),
     ("qwen2_5_vl", "qwen2_5_vl_text", "qwen2_5_vl_vision"),
     ("qwen3_vl", "qwen3_vl_text", "qwen3_vl_vision"),
@@ -185,7 +192,7 @@ CASES |= {f"{case[0]}-{case[1]}": partial(written_inside, *case) for case in INS
 CASES |= {f"{case[0]}-{case[1]}-untied": partial(written_inside, *case, UNTIED) for case in INSIDE}
 CASES |= {"baichuan": baichuan, "kimi_k2": kimi_k2, "kimi_k25": kimi_k25, "mimo": mimo, "internlm2": internlm2,
           "exaone": exaone, "chatglm": chatglm, "chatglm-by-head": partial(chatglm, shared=False),
-          "phi3_v": phi3_v, "gemma3n": gemma3n}  # fmt: skip
+          "phi3_v": phi3_v, "lfm2-first": lfm2, "gemma3n": gemma3n}  # fmt: skip
 CASES |= {"bailing_moe": bailing_moe, "bailing_moe-first": partial(bailing_moe, second=False), "step3p5": step3p5}
 CASES |= {"dbrx": dbrx, "longcat_flash": longcat_flash, "longcat_flash-bias": partial(longcat_flash, bias=True)}
 CASES |= {name: partial(minimax, name) for name in ("minimax", "minimax_text_01", "minimax_m1")}

@@ -97,6 +97,7 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
     "afmoe": EXPERTS,
     "hy_v3": {**EXPERTS, "first_k_dense_replace": 1},
     "lfm2_moe": {**EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 12},
     "falcon_h1": {**MAMBA, "mamba_d_ssm": 96},
     "cohere2_moe": EXPERTS,
     "minimax_m3_vl_text": {**EXPERTS, "dense_intermediate_size": 24, "shared_intermediate_size": 12, "index_n_heads": 3,

@@ -84,6 +84,12 @@ SAID: dict[str, list[dict[str, Any]]] = {
         {"conv_bias": True, "tie_word_embeddings": False, "block_auto_adjust_ff_dim": False},
         {"block_ffn_dim_multiplier": 1.5, "layer_types": None},
     ],
+    "zamba2": [
+        {},
+        {"use_shared_attention_adapter": True, "add_bias_linear": True, "tie_word_embeddings": False},
+        {"num_mem_blocks": 1, "use_shared_attention_adapter": True},
+        {"intermediate_size": None, "num_key_value_heads": 2},
+    ],
     "falcon_h1": [
         {},
         {"mamba_rms_norm": True, "mamba_conv_bias": False, "projectors_bias": True, "mlp_bias": True},

@@ -28,8 +28,8 @@ VISION = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 40, "n
 EVEN_HEADS = {"phi", "stablelm", "starcoder2", "helium", "olmoe", "apertus", "bloom", "falcon", "gpt_bigcode",
               "gpt_neox", "gptj", "mpt", "opt", "qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text"}  # fmt: skip
 """Families that transformers can only build with heads that are an even share of the hidden size."""
-NO_HEAD_DIM = {"falcon"}
-"""Families whose config refuses to be told the size of a head."""
+NO_HEAD_DIM = {"falcon", "zamba2"}
+"""Families whose config refuses to be told the size of a head, or computes it whatever it is told."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,9 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
     "hy_v3": {**EXPERTS, "first_k_dense_replace": 1},
     "lfm2_moe": {**EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 12},
+    "zamba2": {"n_mamba_heads": 12, "mamba_d_state": 5, "mamba_ngroups": 2, "adapter_rank": 4, "num_mem_blocks": 2,
+               "num_key_value_heads": 6, "num_hidden_layers": 5,
+               "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid", "hybrid"]},
     "falcon_h1": {**MAMBA, "mamba_d_ssm": 96},
     "cohere2_moe": EXPERTS,
     "minimax_m3_vl_text": {**EXPERTS, "dense_intermediate_size": 24, "shared_intermediate_size": 12, "index_n_heads": 3,

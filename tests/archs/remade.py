@@ -334,3 +334,33 @@ def lfm2() -> Tiny:
     keys = {"intermediate_size": "block_ff_dim", "tie_word_embeddings": "tie_embedding"}
     config = {keys.get(key, key): value for key, value in tiny.config.items() if key != "layer_types"}
     return replace(tiny, config={**config, "full_attn_idxs": [1]})
+
+
+def nemotron_nas(*, bias: bool = False) -> Tiny:
+    """Llama-Nemotron, which is not in transformers: llama with blocks of different kinds (its modeling_decilm.py)."""
+    said = (("num_hidden_layers", 5), ("head_dim", 8), ("attention_bias", bias), ("mlp_bias", bias))
+    llama = written("llama", said)
+    gone, none = {"no_op": True, "n_heads_in_group": None, "ffn_mult": None}, {"replace_with_linear": True}
+    attentions = [{"n_heads_in_group": 3}, gone, none, {"n_heads_in_group": 6}, {"n_heads_in_group": 3}]
+    mlps = [{"ffn_mult": 23.9}, {"ffn_mult": 48}, none, gone, {"intermediate_size": 36}]
+    rows = {"self_attn.k_proj": [16, 0, 0, 8, 16], "self_attn.v_proj": [16, 0, 0, 8, 16],
+            "self_attn.q_proj": [48, 0, 0, 48, 48], "self_attn.o_proj": [48, 0, 0, 48, 48],
+            "input_layernorm": [48, 0, 48, 48, 48], "post_attention_layernorm": [48, 48, 48, 0, 48],
+            "mlp.gate_proj": [768, 1536, 0, 0, 36], "mlp.up_proj": [768, 1536, 0, 0, 36],
+            "mlp.down_proj": [48, 48, 0, 0, 48]}  # fmt: skip
+    columns = {"mlp.down_proj": [768, 1536, 0, 0, 36]}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, (dtype, shape) in llama.tensors.items():
+        found = re.fullmatch(r"model\.layers\.(\d)\.(.*)\.(?:weight|bias)", name)
+        if found is None:
+            tensors[name] = (dtype, shape)
+        elif size := rows[found[2]][int(found[1])]:
+            wide = columns.get(found[2], [48] * 5)[int(found[1])]
+            tensors[name] = (dtype, (size, wide) if len(shape) == 2 else (size,))
+    linear = [f"model.layers.2.{name}" for name in ("self_attn.linear_attn", "mlp.linear_mlp")]
+    tensors |= {f"{name}.weight": ("BF16", (48, 48)) for name in linear}
+    blocks = [{"attention": one, "ffn": two} for one, two in zip(attentions, mlps, strict=True)]
+    config = {key: value for key, value in llama.config.items() if key != "head_dim"}
+    config |= {"model_type": "nemotron-nas", "block_configs": blocks, "num_key_value_heads": None,
+               "intermediate_size": None}  # fmt: skip
+    return Tiny(config, tensors, llama.linears & modules_of(tensors) | frozenset(linear))

@@ -26,6 +26,7 @@ from archs.remade import (
     longcat_flash,
     mimo,
     minimax,
+    nemotron_nas,
     one_by_one,
     phi3_v,
     predicting,
@@ -200,6 +201,7 @@ CASES |= {"baichuan": baichuan, "kimi_k2": kimi_k2, "kimi_k25": kimi_k25, "mimo"
           "exaone": exaone, "chatglm": chatglm, "chatglm-by-head": partial(chatglm, shared=False),
           "phi3_v": phi3_v, "lfm2-first": lfm2, "gemma3n": gemma3n}  # fmt: skip
 CASES |= {"bailing_moe": bailing_moe, "bailing_moe-first": partial(bailing_moe, second=False), "step3p5": step3p5}
+CASES |= {"nemotron_nas": nemotron_nas, "nemotron_nas-bias": partial(nemotron_nas, bias=True)}
 CASES |= {"dbrx": dbrx, "longcat_flash": longcat_flash, "longcat_flash-bias": partial(longcat_flash, bias=True)}
 CASES |= {name: partial(minimax, name) for name in ("minimax", "minimax_text_01", "minimax_m1")}
 CASES |= {

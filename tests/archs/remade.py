@@ -125,7 +125,7 @@ def _renamed(
         for old, other in names.items():
             new = new.replace(old, other)
         gone = _UNFUSED.search(new)
-        if gone and fused and (gone[1] == "self_attn" or "dense_h_to_4h" in str(fused)):
+        if gone and fused and (gone[1] == "self_attn" or any(module.startswith("mlp.") for module in fused)):
             continue
         tensors[new] = kind
         if name.rpartition(".")[0] in llama.linears:
@@ -364,3 +364,15 @@ def nemotron_nas(*, bias: bool = False) -> Tiny:
     config |= {"model_type": "nemotron-nas", "block_configs": blocks, "num_key_value_heads": None,
                "intermediate_size": None}  # fmt: skip
     return Tiny(config, tensors, llama.linears & modules_of(tensors) | frozenset(linear))
+
+
+def plamo3(*, tied: bool = False) -> Tiny:
+    """PLaMo 3, which is not in transformers: llama with fused modules and more norms (its modeling_plamo.py)."""
+    names = {"self_attn.o_proj": "mixer.o_proj", "input_layernorm": "pre_mixer_norm",
+             "post_attention_layernorm": "post_mixer_norm", "model.layers": "model.layers.layers"}  # fmt: skip
+    fused = {"mixer.qkv_proj": (6 + 2 * 2) * 10, "mlp.gate_up_proj": 2 * 36}
+    tiny = _renamed("plamo3", names, fused, {"tie_word_embeddings": tied})
+    for layer in range(2):
+        for name, size in (("mixer.q_norm", 10), ("mixer.k_norm", 10), ("pre_mlp_norm", 48), ("post_mlp_norm", 48)):
+            tiny = tiny.having(f"model.layers.layers.{layer}.{name}.weight", (size,))
+    return tiny.without("lm_head.weight") if tied else tiny

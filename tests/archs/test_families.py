@@ -29,6 +29,7 @@ from archs.remade import (
     nemotron_nas,
     one_by_one,
     phi3_v,
+    plamo3,
     predicting,
     qwen_predicting,
     stacked,
@@ -202,6 +203,7 @@ CASES |= {"baichuan": baichuan, "kimi_k2": kimi_k2, "kimi_k25": kimi_k25, "mimo"
           "phi3_v": phi3_v, "lfm2-first": lfm2, "gemma3n": gemma3n}  # fmt: skip
 CASES |= {"bailing_moe": bailing_moe, "bailing_moe-first": partial(bailing_moe, second=False), "step3p5": step3p5}
 CASES |= {"nemotron_nas": nemotron_nas, "nemotron_nas-bias": partial(nemotron_nas, bias=True)}
+CASES |= {"plamo3": plamo3, "plamo3-tied": partial(plamo3, tied=True)}
 CASES |= {"dbrx": dbrx, "longcat_flash": longcat_flash, "longcat_flash-bias": partial(longcat_flash, bias=True)}
 CASES |= {name: partial(minimax, name) for name in ("minimax", "minimax_text_01", "minimax_m1")}
 CASES |= {

@@ -114,10 +114,11 @@ def _renamed(
     fused: Mapping[str, int],
     said: Mapping[str, Any],
     keys: Mapping[str, str] | None = None,
+    head_dim: int = 10,
 ) -> Tiny:
     """Llama under another family's names and keys; `fused` modules, with these rows, stand for those of their name's
     parent that are not renamed. KV heads are said under the family's own key where it has one."""
-    llama = written("llama", (("tie_word_embeddings", False),))
+    llama = written("llama", (("tie_word_embeddings", False), ("head_dim", head_dim)))
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     linears = set()
     for name, kind in llama.tensors.items():
@@ -376,3 +377,58 @@ def plamo3(*, tied: bool = False) -> Tiny:
         for name, size in (("mixer.q_norm", 10), ("mixer.k_norm", 10), ("pre_mlp_norm", 48), ("post_mlp_norm", 48)):
             tiny = tiny.having(f"model.layers.layers.{layer}.{name}.weight", (size,))
     return tiny.without("lm_head.weight") if tied else tiny
+
+
+PANGU_KEYS = {
+    "kv_lora_rank": "attention_kv_lora_dim", "q_lora_rank": "attention_q_lora_dim", "qk_nope_head_dim":
+    "attention_qk_dim", "qk_rope_head_dim": "attention_qk_rope_dim", "v_head_dim": "attention_v_dim",
+    "n_routed_experts": "num_routed_experts", "n_shared_experts": "num_shared_experts",
+    "first_k_dense_replace": "num_dense_layers", "num_nextn_predict_layers": "num_mtp_layers",
+}  # fmt: skip
+
+
+def openpangu(*, bias: bool = True) -> Tiny:
+    """openPangu Embedded, which is not in transformers: llama with biases in attention (its modeling file)."""
+    llama = written("llama", (("attention_bias", bias), ("head_dim", 8)))
+    config = {key: value for key, value in llama.config.items() if key != "attention_bias"}
+    return replace(llama, config={**config, "model_type": "PanguEmbedded"} | ({} if bias else {"bias": False}))
+
+
+def openpangu_moe(*, native: bool = True) -> Tiny:
+    """openPangu Ultra MoE, which is not in transformers: deepseek_v3 with more norms (its modeling file).
+
+    `native`: with the publisher's keys and without a correction of the router, which vLLM's reading of others has.
+    """
+    tiny = predicting("deepseek_v3")
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, it in tiny.tensors.items():
+        if not native or not name.endswith("correction_bias"):
+            tensors[name.replace("mlp.gate.e_score", "mlp.e_score")] = it
+    for layer in range(3):
+        at = f"model.layers.{layer}."
+        tensors |= {f"{at}{name}_mlp_layernorm.weight": ("BF16", (48,)) for name in ("pre", "post")}
+    keys = PANGU_KEYS if native else {}
+    config = {keys.get(key, key): value for key, value in tiny.config.items() if key != "mlp_layer_types"}
+    config |= {"model_type": "pangu_ultra_moe", "sandwich_norm": True, "router_enable_expert_bias": not native}
+    return Tiny(config, tensors, tiny.linears)
+
+
+def qwen(*, first: bool = False, bias: bool = False) -> Tiny:
+    """The first Qwen, which is not in transformers: llama in names of its own (its modeling_qwen.py).
+
+    `first`: with the keys of its first release; both say twice the size of the MLP.
+    """
+    names = {"self_attn.o_proj": "attn.c_proj", "mlp.gate_proj": "mlp.w2", "mlp.up_proj": "mlp.w1",
+             "mlp.down_proj": "mlp.c_proj", "input_layernorm": "ln_1", "post_attention_layernorm": "ln_2",
+             "model.embed_tokens": "transformer.wte", "model.norm": "transformer.ln_f",
+             "model.layers": "transformer.h"}  # fmt: skip
+    keys = {"head_dim": "kv_channels"}
+    if first:
+        keys |= {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "hidden_size": "n_embd",
+                 "intermediate_size": "ffn_hidden_size"}  # fmt: skip
+    tiny = _renamed("qwen", names, {"attn.c_attn": 3 * 48}, {"no_bias": not bias}, keys, 8)
+    config = {key: value for key, value in tiny.config.items() if key != "num_key_value_heads"}
+    config["ffn_hidden_size" if first else "intermediate_size"] = 72
+    biased = {"attn.c_attn": 144} | ({"attn.c_proj": 48, "mlp.w1": 36, "mlp.w2": 36, "mlp.c_proj": 48} if bias else {})
+    more = {f"transformer.h.{layer}.{name}.bias": size for layer in range(2) for name, size in biased.items()}
+    return Tiny(config, {**tiny.tensors, **{name: ("BF16", (size,)) for name, size in more.items()}}, tiny.linears)

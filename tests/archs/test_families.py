@@ -28,9 +28,12 @@ from archs.remade import (
     minimax,
     nemotron_nas,
     one_by_one,
+    openpangu,
+    openpangu_moe,
     phi3_v,
     plamo3,
     predicting,
+    qwen,
     qwen_predicting,
     stacked,
     step3p5,
@@ -204,6 +207,9 @@ CASES |= {"baichuan": baichuan, "kimi_k2": kimi_k2, "kimi_k25": kimi_k25, "mimo"
 CASES |= {"bailing_moe": bailing_moe, "bailing_moe-first": partial(bailing_moe, second=False), "step3p5": step3p5}
 CASES |= {"nemotron_nas": nemotron_nas, "nemotron_nas-bias": partial(nemotron_nas, bias=True)}
 CASES |= {"plamo3": plamo3, "plamo3-tied": partial(plamo3, tied=True)}
+CASES |= {"openpangu": openpangu, "openpangu-no-bias": partial(openpangu, bias=False),
+          "openpangu_moe": openpangu_moe, "openpangu_moe-others": partial(openpangu_moe, native=False)}  # fmt: skip
+CASES |= {"qwen": qwen, "qwen-first": partial(qwen, first=True), "qwen-bias": partial(qwen, bias=True)}
 CASES |= {"dbrx": dbrx, "longcat_flash": longcat_flash, "longcat_flash-bias": partial(longcat_flash, bias=True)}
 CASES |= {name: partial(minimax, name) for name in ("minimax", "minimax_text_01", "minimax_m1")}
 CASES |= {

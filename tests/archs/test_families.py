@@ -178,6 +178,7 @@ INSIDE = [
     ("step3p7", "step3p5", "step3p5_vision"),
     ("minimax_m3_vl", "minimax_m3_vl_text", "minimax_m3_vl_vision"),
     ("glm4v", "glm4v_text", "glm4v_vision"),
+    ("glm46v", "glm4v_text", "glm4v_vision"),
     ("glm4v_moe", "glm4v_moe_text", "glm4v_moe_vision"),
     ("llava", "llama", "clip_vision_model"),
     ("llava", "mistral", "pixtral"),

@@ -432,3 +432,13 @@ def qwen(*, first: bool = False, bias: bool = False) -> Tiny:
     biased = {"attn.c_attn": 144} | ({"attn.c_proj": 48, "mlp.w1": 36, "mlp.w2": 36, "mlp.c_proj": 48} if bias else {})
     more = {f"transformer.h.{layer}.{name}.bias": size for layer in range(2) for name, size in biased.items()}
     return Tiny(config, {**tiny.tensors, **{name: ("BF16", (size,)) for name, size in more.items()}}, tiny.linears)
+
+
+def ernie4_5_moe_vl() -> Tiny:
+    """ERNIE 4.5 VL with the publisher's configuration, which is flat, and its names of the vision model."""
+    tiny = written_inside("ernie4_5_vl_moe", "ernie4_5_vl_moe_text", "ernie4_5_vl_moe_vision")
+    tensors = {name.replace("model.vision_model.", "vision_model."): it for name, it in tiny.tensors.items()}
+    text = {key: value for key, value in tiny.config["text_config"].items() if key != "mlp_layer_types"}
+    text |= {"model_type": "ernie4_5_moe_vl", "moe_num_experts": [4, 4], "moe_layer_start_index": [1, 1],
+             "moe_layer_end_index": [2, 1], "moe_layer_interval": 1}  # fmt: skip
+    return Tiny(text, tensors, tiny.linears)

@@ -17,6 +17,7 @@ from archs.remade import (
     decoder_renamed,
     deepseek_v4,
     deepseek_v41,
+    ernie4_5_moe_vl,
     exaone,
     gemma3n,
     internlm2,
@@ -186,6 +187,7 @@ INSIDE = [
     ("llava_onevision", "qwen2", "siglip_vision_model"),
     ("llama4", "llama4_text", "llama4_vision_model"),
     ("lfm2_vl", "lfm2", "siglip2_vision_model"),
+    ("ernie4_5_vl_moe", "ernie4_5_vl_moe_text", "ernie4_5_vl_moe_vision"),
     ("qwen2_vl", "qwen2_vl_text", "qwen2_vl_vision"),
     ("qwen2_5_vl", "qwen2_5_vl_text", "qwen2_5_vl_vision"),
     ("qwen3_vl", "qwen3_vl_text", "qwen3_vl_vision"),
@@ -202,9 +204,12 @@ CASES: dict[str, Callable[[], Tiny]] = {
 }
 CASES |= {f"{case[0]}-{case[1]}": partial(written_inside, *case) for case in INSIDE}
 CASES |= {f"{case[0]}-{case[1]}-untied": partial(written_inside, *case, UNTIED) for case in INSIDE}
+CASES |= {f"{case[0]}-biased": partial(written_inside, *case, (("use_bias", True),)) for case in INSIDE
+          if case[0] == "ernie4_5_vl_moe"}  # fmt: skip
 CASES |= {"baichuan": baichuan, "kimi_k2": kimi_k2, "kimi_k25": kimi_k25, "mimo": mimo, "internlm2": internlm2,
           "exaone": exaone, "chatglm": chatglm, "chatglm-by-head": partial(chatglm, shared=False),
-          "phi3_v": phi3_v, "lfm2-first": lfm2, "gemma3n": gemma3n}  # fmt: skip
+          "phi3_v": phi3_v, "lfm2-first": lfm2, "gemma3n": gemma3n,
+          "ernie4_5_moe_vl": ernie4_5_moe_vl}  # fmt: skip
 CASES |= {"bailing_moe": bailing_moe, "bailing_moe-first": partial(bailing_moe, second=False), "step3p5": step3p5}
 CASES |= {"nemotron_nas": nemotron_nas, "nemotron_nas-bias": partial(nemotron_nas, bias=True)}
 CASES |= {"plamo3": plamo3, "plamo3-tied": partial(plamo3, tied=True)}
@@ -295,7 +300,8 @@ def test_every_linear_layer_is_planned_quantized_and_fused_as_the_family_says(ti
     stacks = {
         f"{at}{entry.target}.{name}": [part.slot for part in linear.parts]
         for at, entry in checkpoint.model.entries()
-        if isinstance(entry, Experts) and any(name.startswith(f"{at}{entry.target}.0.") for name in tiny.linears)
+        if isinstance(entry, Experts)
+        if any(name.startswith(at + entry.at(checkpoint.model.sizes, 0)) for name in tiny.linears)
         for name, linear in zip(("w13", "w2"), entry.spellings[0], strict=True)
     }
     assert {name: [slot for slot, _ in layer.parts] for name, layer in layers.items()} == entries | stacks

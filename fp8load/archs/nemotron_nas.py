@@ -18,7 +18,7 @@ MLP_BIAS = Flag(key="mlp_bias", default=False)
 HEAD = key("head_dim")
 MULTIPLE = 256
 """Of an MLP's size that is given as a multiple of the hidden size."""
-MAX_KINDS = 32
+MAX_KINDS = 64
 """Of MLPs, by their size, and of attentions, by their number of KV heads."""
 
 

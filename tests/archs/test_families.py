@@ -17,28 +17,22 @@ from archs.remade import (
     decoder_renamed,
     deepseek_v4,
     deepseek_v41,
-    ernie4_5_moe_vl,
     exaone,
     gemma3n,
     internlm2,
     kimi_k2,
     kimi_k25,
-    lfm2,
     longcat_flash,
     mimo,
     minimax,
-    nemotron_nas,
     one_by_one,
-    openpangu,
-    openpangu_moe,
     phi3_v,
-    plamo3,
     predicting,
-    qwen,
     qwen_predicting,
     stacked,
     step3p5,
 )
+from archs.remade_more import ernie4_5_moe_vl, lfm2, nemotron_nas, openpangu, openpangu_moe, plamo3, qwen
 from archs.tiny import Tiny, sizes_of, written, written_inside
 from fp8load.archs.base import Entry, Experts, Flag, Head, Linear, Tower, Vector, sizes
 from fp8load.archs.find import families, find_arch

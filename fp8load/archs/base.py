@@ -102,6 +102,9 @@ class Experts:
     published   how the family is published where it is not expert by expert
     activation  what stands between the two products: "silu" is silu(gate) * up
     limit       what both are held below: its key in the configuration, and the number where that has none
+    stored      the module that they are stored under, where it is not the target: experts of several kinds that are
+                counted together
+    first       the number of the first one there
     """
 
     target: str
@@ -110,6 +113,12 @@ class Experts:
     published: Stacked | None = None
     activation: str = "silu"
     limit: tuple[str, float] | None = None
+    stored: str = ""
+    first: Size = NOTHING
+
+    def at(self, sizes: Sizes, expert: int) -> str:
+        """The prefix of one expert's names within its layer: "mlp.experts.3."."""
+        return f"{self.stored or self.target}.{sizes.of(self.first) + expert}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

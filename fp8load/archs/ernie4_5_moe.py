@@ -12,7 +12,10 @@ from fp8load.archs.layer_kinds import both, has, opposite
 
 USE_BIAS = Flag(key="use_bias", default=False)
 COUNT, SIZE = key("moe_num_experts"), key("moe_intermediate_size")
-PREDICTION = "layers for multi-token prediction, kept as stored"
+PREDICTION = tuple(
+    Tower(prefix=f"model.{name}", reason="layers for multi-token prediction, kept as stored")
+    for name in ("mtp_block", "mtp_emb_norm", "mtp_hidden_norm", "mtp_linear_proj")
+)
 
 
 def is_sparse(config: Mapping[str, Any], layer: int) -> bool:
@@ -43,13 +46,7 @@ ARCH = Arch(
             entries=gated_mlp(bias=USE_BIAS, within="mlp.shared_experts.", size=SIZE * key("moe_num_shared_experts")),
         ),
     ),
-    root=(
-        *root(tied=True, head_bias=USE_BIAS),
-        *(
-            Tower(prefix=f"model.{name}", reason=PREDICTION)
-            for name in ("mtp_block", "mtp_emb_norm", "mtp_hidden_norm", "mtp_linear_proj")
-        ),
-    ),
+    root=(*root(tied=True, head_bias=USE_BIAS), *PREDICTION),
     defaults={
         "num_key_value_heads": 4,
         "moe_num_experts": 64,

@@ -69,7 +69,7 @@ def _layer(
 
 def _experts(model: Model, lowered: Lowered, at: str, entry: Experts, known: set[str]) -> Iterator[Problem]:
     """Experts as they are stored; a stack of which no layer has anything is missing under its published name."""
-    pair = spelling(entry, at, lowered.modules)
+    pair = spelling(model, at, entry, lowered.modules)
     stored = {linear: linear for linear in pair}
     if entry.published is not None:
         for linear in pair:
@@ -98,7 +98,7 @@ def _is_anywhere(model: Model, lowered: Lowered, entry: Experts, linear: Linear,
     """Whether some layer has these parts of some expert, or one of them."""
     names = (linear.target, *(part.module for part in parts))
     return any(
-        f"{model.at(layer)}{entry.target}.{expert}.{name}" in lowered.modules
+        f"{model.at(layer)}{entry.at(model.sizes, expert)}{name}" in lowered.modules
         for expert in range(min(model.sizes.of(entry.count), MAX_EXPERTS))
         for layer in range(model.num_layers)
         for name in names

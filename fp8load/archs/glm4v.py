@@ -1,4 +1,4 @@
-"""GLM-4.1V: glm4 with biases in attention, inside the multimodal model."""
+"""GLM-4.1V and GLM-4.6V Flash: glm4 with biases in attention, inside the multimodal model."""
 
 from fp8load.archs.base import ALWAYS, Arch, Tower
 from fp8load.archs.decoder import LLAMA_NORMS, gated_mlp, norms, o_proj, qkv, root
@@ -7,7 +7,7 @@ VISION = "the vision model, which fp8load keeps as stored"
 
 ARCH = Arch(
     name="glm4v",
-    model_types=("glm4v",),
+    model_types=("glm4v", "glm46v"),
     layer=(
         qkv(bias=ALWAYS),
         o_proj(),

@@ -18,19 +18,18 @@ CONVOLUTION: tuple[Entry, ...] = (
     Vector(name="conv.conv.bias", length=Dim.HIDDEN, when=CONV_BIAS),
 )
 
+ATTENTION: tuple[Entry, ...] = (
+    qkv(),
+    o_proj(module="self_attn.out_proj"),
+    *qk_norms("self_attn.q_layernorm", "self_attn.k_layernorm"),
+)
+
 ARCH = Arch(
     name="lfm2_moe",
     model_types=("lfm2_moe",),
     layer=(
         Only(where=opposite(IS_ATTENTION), entries=CONVOLUTION),
-        Only(
-            where=IS_ATTENTION,
-            entries=(
-                qkv(),
-                o_proj(module="self_attn.out_proj"),
-                *qk_norms("self_attn.q_layernorm", "self_attn.k_layernorm"),
-            ),
-        ),
+        Only(where=IS_ATTENTION, entries=ATTENTION),
         Only(where=IS_DENSE, entries=gated_mlp(within="feed_forward.", names=W1_W3_W2, fused="w13")),
         Only(
             where=opposite(IS_DENSE),

@@ -174,12 +174,12 @@ def plain_shape(model: Model, entry: Plain) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else model.sizes.of(size) for size in entry.shape)
 
 
-def spelling(entry: Experts, at: str, modules: Mapping[str, ModuleInfo]) -> tuple[Linear, Linear]:
+def spelling(model: Model, at: str, entry: Experts, modules: Mapping[str, ModuleInfo]) -> tuple[Linear, Linear]:
     """The names that a layer's experts have on disk; those of the published model where nothing is stored."""
     if len(entry.spellings) > 1:
         for pair in entry.spellings:
             names = {name for linear in pair for name in (linear.target, *(part.module for part in linear.parts))}
-            if any(f"{at}{entry.target}.0.{name}" in modules for name in names):
+            if any(f"{at}{entry.at(model.sizes, 0)}{name}" in modules for name in names):
                 return pair
     return entry.spellings[0]
 
@@ -188,10 +188,10 @@ def expert_entries(
     model: Model, modules: Mapping[str, ModuleInfo], at: str, entry: Experts
 ) -> Iterator[tuple[Linear, str]]:
     """The linear layers of each expert of a layer, gate and up first, with the prefix of their names."""
-    pair = spelling(entry, at, modules)
+    pair = spelling(model, at, entry, modules)
     for expert in range(min(model.sizes.of(entry.count), MAX_EXPERTS)):
         for linear in pair:
-            yield linear, f"{at}{entry.target}.{expert}."
+            yield linear, at + entry.at(model.sizes, expert)
 
 
 def find_tensor(lowered: Lowered, name: str) -> TensorMeta | None:

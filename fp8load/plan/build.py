@@ -186,10 +186,10 @@ def _experts(builder: Builder, model: Model, at: str, entry: Experts) -> None:
     count = model.sizes.of(entry.count)
     numbers = expert_range(count, builder.rank, module)
     interleaved = entry.published is not None and entry.published.interleaved
-    for name, stored in zip(("w13", "w2"), spelling(entry, at, modules), strict=True):
+    for name, stored in zip(("w13", "w2"), spelling(model, at, entry, modules), strict=True):
         linear = replace(stored, groups=stored.parts[0].rows) if interleaved else stored
         blank = _blank(model, f"{module}.{name}", linear)
-        targets = [_stored(blank, f"{module}.{number}.", linear, modules) for number in range(count)]
+        targets = [_stored(blank, at + entry.at(model.sizes, number), linear, modules) for number in range(count)]
         add_experts(builder, targets, numbers, _activation(model, entry))
 
 

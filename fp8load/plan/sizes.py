@@ -42,7 +42,8 @@ def _split(model: Model, lowered: Lowered) -> Iterator[tuple[str, Linear | Head 
     """Every entry that is split over ranks; of experts, which are alike, the first one's."""
     for at, entry in model.entries():
         if isinstance(entry, Experts):
-            yield from ((f"{at}{entry.target}.0.", linear) for linear in spelling(entry, at, lowered.modules))
+            first = at + entry.at(model.sizes, 0)
+            yield from ((first, linear) for linear in spelling(model, at, entry, lowered.modules))
         elif isinstance(entry, Linear | Head) or (isinstance(entry, Plain) and entry.split):
             yield at, entry
 

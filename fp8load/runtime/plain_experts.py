@@ -37,26 +37,26 @@ def plain_experts(model: Model, lowered: Lowered, read: Read) -> Iterator[tuple[
     """(name, float32 tensor) of all routed experts. Memory: one tensor as it is published, and one expert."""
     for at, entry in model.entries():
         if isinstance(entry, Experts):
-            stored, published = spelling(entry, at, lowered.modules), entry.spellings[0]
+            stored, published = spelling(model, at, entry, lowered.modules), entry.spellings[0]
             interleaved = entry.published is not None and entry.published.interleaved
             for have, want in zip(stored, published, strict=True):
                 parts = (
-                    _parts(lowered, f"{at}{entry.target}.{expert}.", have, read, interleaved=interleaved)
+                    _parts(lowered, at + entry.at(model.sizes, expert), have, read, interleaved=interleaved)
                     for expert in range(model.sizes.of(entry.count))
                 )
-                yield from _published(entry, at, want, parts)
+                yield from _published(model, entry, at, want, parts)
 
 
 def _published(
-    entry: Experts, at: str, want: Linear, parts: Iterable[list[Plain]]
+    model: Model, entry: Experts, at: str, want: Linear, parts: Iterable[list[Plain]]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """One layer of all experts, from each expert's parts."""
     if entry.published is None:
         for expert, found in enumerate(parts):
             for part, plain in zip(want.parts, found, strict=True):
-                yield f"{at}{entry.target}.{expert}.{part.module}.weight", plain.weight
+                yield f"{at}{entry.at(model.sizes, expert)}{part.module}.weight", plain.weight
                 if plain.bias is not None:
-                    yield f"{at}{entry.target}.{expert}.{part.module}.bias", plain.bias
+                    yield f"{at}{entry.at(model.sizes, expert)}{part.module}.bias", plain.bias
         return
     if entry.published.apart:
         every = [*parts]

@@ -71,7 +71,7 @@ def internlm2() -> Tiny:
     names = {"self_attn.o_proj": "attention.wo", "mlp.gate_proj": "feed_forward.w1", "mlp.up_proj": "feed_forward.w3",
              "mlp.down_proj": "feed_forward.w2", "input_layernorm": "attention_norm",
              "post_attention_layernorm": "ffn_norm", "embed_tokens": "tok_embeddings", "lm_head": "output"}  # fmt: skip
-    return _renamed("internlm2", names, {"attention.wqkv": (6 + 2 * 2) * 10}, {"bias": False})
+    return renamed("internlm2", names, {"attention.wqkv": (6 + 2 * 2) * 10}, {"bias": False})
 
 
 def exaone() -> Tiny:
@@ -80,7 +80,7 @@ def exaone() -> Tiny:
              "mlp.down_proj": "mlp.c_proj", "input_layernorm": "ln_1", "post_attention_layernorm": "ln_2",
              "model.embed_tokens": "transformer.wte", "model.norm": "transformer.ln_f", "model.layers": "transformer.h",
              "self_attn": "attn.attention"}  # fmt: skip
-    return _renamed("exaone", names, {}, {}, {"num_hidden_layers": "num_layers"})
+    return renamed("exaone", names, {}, {}, {"num_hidden_layers": "num_layers"})
 
 
 def chatglm(*, shared: bool = True) -> Tiny:
@@ -94,7 +94,7 @@ def chatglm(*, shared: bool = True) -> Tiny:
     keys = {"num_hidden_layers": "num_layers", "intermediate_size": "ffn_hidden_size", "head_dim": "kv_channels",
             "vocab_size": "padded_vocab_size"}  # fmt: skip
     fused = {"self_attention.query_key_value": heads * 10, "mlp.dense_h_to_4h": 2 * 36}
-    tiny = _renamed("chatglm", names, fused, said, keys)
+    tiny = renamed("chatglm", names, fused, said, keys)
     for layer in range(2):
         name = f"transformer.encoder.layers.{layer}.self_attention.query_key_value.bias"
         tiny = tiny.having(name, (heads * 10,))
@@ -108,16 +108,17 @@ def phi3_v() -> Tiny:
     return tiny.having("model.vision_embed_tokens.img_processor.vision_model.embeddings.class_embedding", (32,))
 
 
-def _renamed(
+def renamed(
     model_type: str,
     names: Mapping[str, str],
     fused: Mapping[str, int],
     said: Mapping[str, Any],
     keys: Mapping[str, str] | None = None,
+    head_dim: int = 10,
 ) -> Tiny:
     """Llama under another family's names and keys; `fused` modules, with these rows, stand for those of their name's
     parent that are not renamed. KV heads are said under the family's own key where it has one."""
-    llama = written("llama", (("tie_word_embeddings", False),))
+    llama = written("llama", (("tie_word_embeddings", False), ("head_dim", head_dim)))
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     linears = set()
     for name, kind in llama.tensors.items():
@@ -125,7 +126,7 @@ def _renamed(
         for old, other in names.items():
             new = new.replace(old, other)
         gone = _UNFUSED.search(new)
-        if gone and fused and (gone[1] == "self_attn" or "dense_h_to_4h" in str(fused)):
+        if gone and fused and (gone[1] == "self_attn" or any(module.startswith("mlp.") for module in fused)):
             continue
         tensors[new] = kind
         if name.rpartition(".")[0] in llama.linears:

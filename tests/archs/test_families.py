@@ -32,6 +32,7 @@ from archs.remade import (
     stacked,
     step3p5,
 )
+from archs.remade_more import ernie4_5_moe_vl, lfm2, nemotron_nas, openpangu, openpangu_moe, plamo3, qwen
 from archs.remade_names import dots3_note, inkling, qwen4_predicting
 from archs.remade_published import all_linear, bailing_hybrid, glm5_next, hy_v4, kimi_k3, kimi_linear, laguna, step3
 from archs.tiny import Tiny, sizes_of, written, written_inside
@@ -80,6 +81,17 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "afmoe": [{}, {"attention_bias": True}],
     "hy_v3": [{}],
     "lfm2_moe": [{}, {"conv_bias": True, "use_expert_bias": False, "tie_word_embeddings": False}],
+    "lfm2": [
+        {},
+        {"conv_bias": True, "tie_word_embeddings": False, "block_auto_adjust_ff_dim": False},
+        {"block_ffn_dim_multiplier": 1.5, "layer_types": None},
+    ],
+    "zamba2": [
+        {},
+        {"use_shared_attention_adapter": True, "add_bias_linear": True, "tie_word_embeddings": False},
+        {"num_mem_blocks": 1, "use_shared_attention_adapter": True},
+        {"intermediate_size": None, "num_key_value_heads": 2},
+    ],
     "falcon_h1": [
         {},
         {"mamba_rms_norm": True, "mamba_conv_bias": False, "projectors_bias": True, "mlp_bias": True},
@@ -201,12 +213,15 @@ INSIDE = [
     ("step3p7", "step3p5", "step3p5_vision"),
     ("minimax_m3_vl", "minimax_m3_vl_text", "minimax_m3_vl_vision"),
     ("glm4v", "glm4v_text", "glm4v_vision"),
+    ("glm46v", "glm4v_text", "glm4v_vision"),
     ("glm4v_moe", "glm4v_moe_text", "glm4v_moe_vision"),
     ("llava", "llama", "clip_vision_model"),
     ("llava", "mistral", "pixtral"),
     ("llava_next", "mistral", "clip_vision_model"),
     ("llava_onevision", "qwen2", "siglip_vision_model"),
     ("llama4", "llama4_text", "llama4_vision_model"),
+    ("lfm2_vl", "lfm2", "siglip2_vision_model"),
+    ("ernie4_5_vl_moe", "ernie4_5_vl_moe_text", "ernie4_5_vl_moe_vision"),
     ("qwen2_vl", "qwen2_vl_text", "qwen2_vl_vision"),
     ("qwen2_5_vl", "qwen2_5_vl_text", "qwen2_5_vl_vision"),
     ("qwen3_vl", "qwen3_vl_text", "qwen3_vl_vision"),
@@ -228,15 +243,23 @@ CASES: dict[str, Callable[[], Tiny]] = {
 }
 CASES |= {f"{case[0]}-{case[1]}": partial(written_inside, *case) for case in INSIDE}
 CASES |= {f"{case[0]}-{case[1]}-untied": partial(written_inside, *case, UNTIED) for case in INSIDE}
+CASES |= {f"{case[0]}-biased": partial(written_inside, *case, (("use_bias", True),)) for case in INSIDE
+          if case[0] == "ernie4_5_vl_moe"}  # fmt: skip
 CASES |= {"baichuan": baichuan, "kimi_k2": kimi_k2, "kimi_k25": kimi_k25, "mimo": mimo, "internlm2": internlm2,
           "exaone": exaone, "chatglm": chatglm, "chatglm-by-head": partial(chatglm, shared=False),
-          "phi3_v": phi3_v, "gemma3n": gemma3n}  # fmt: skip
+          "phi3_v": phi3_v, "lfm2-first": lfm2, "gemma3n": gemma3n,
+          "ernie4_5_moe_vl": ernie4_5_moe_vl}  # fmt: skip
 CASES |= {
     "bailing_moe": bailing_moe,
     "bailing_moe-first": partial(bailing_moe, second=False),
     "bailing_moe-bias": partial(bailing_moe, bias=True),
     "step3p5": step3p5,
 }
+CASES |= {"nemotron_nas": nemotron_nas, "nemotron_nas-bias": partial(nemotron_nas, bias=True)}
+CASES |= {"plamo3": plamo3, "plamo3-tied": partial(plamo3, tied=True)}
+CASES |= {"openpangu": openpangu, "openpangu-no-bias": partial(openpangu, bias=False),
+          "openpangu_moe": openpangu_moe, "openpangu_moe-others": partial(openpangu_moe, native=False)}  # fmt: skip
+CASES |= {"qwen": qwen, "qwen-first": partial(qwen, first=True), "qwen-bias": partial(qwen, bias=True)}
 CASES |= {"dbrx": dbrx, "longcat_flash": longcat_flash, "longcat_flash-bias": partial(longcat_flash, bias=True)}
 CASES |= {name: partial(minimax, name) for name in ("minimax", "minimax_text_01", "minimax_m1")}
 CASES |= {
@@ -345,7 +368,8 @@ def test_every_linear_layer_is_planned_quantized_and_fused_as_the_family_says(ti
     stacks = {
         f"{at}{entry.target}.{name}": [part.slot for part in linear.parts]
         for at, entry in checkpoint.model.entries()
-        if isinstance(entry, Experts) and any(name.startswith(f"{at}{entry.target}.0.") for name in tiny.linears)
+        if isinstance(entry, Experts)
+        if any(name.startswith(at + entry.at(checkpoint.model.sizes, 0)) for name in tiny.linears)
         for name, linear in zip(("w13", "w2"), entry.spellings[0], strict=True)
     }
     assert {name: [slot for slot, _ in layer.parts] for name, layer in layers.items()} == entries | stacks

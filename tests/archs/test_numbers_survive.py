@@ -17,7 +17,7 @@ FAMILIES = (
     "deepseek_v2", "deepseek_v32", "glm4_moe", "llama4_text", "qwen2_moe", "qwen3_5_text", "qwen3_5_moe_text",
     "nemotron_h", "granitemoehybrid", "gemma4_text", "ernie4_5_moe", "hunyuan_v1_moe", "phimoe", "olmoe", "jamba",
     "mimo_v2_flash", "minimax_m2", "lfm2_moe", "exaone_moe", "falcon_h1", "qwen4_exp_text", "beam", "flint",
-    "dots3_note_text", "inkling_text", "inkling2_text", "lfm3",
+    "dots3_note_text", "inkling_text", "inkling2_text", "lfm3", "lfm2", "zamba2",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,43 @@ def test_a_parameter_of_the_root_that_some_keep_in_f32_may_be_the_only_one() -> 
     tiny = Tiny(v4.config, {**v4.tensors, "hc_head_scale": ("F32", (1,))})
 
     assert tiny.open().problems == ()
+
+
+SUPER = (
+    "2.625 5.25 5.25 5.25 5.25 5.25 -2.625 -2.625 5.25 5.25 5.25 -3.28125" + " 5.25" * 30
+    + " -1.3125 -2.625 -2.625 -1.3125 -5.25 -1.3125 -2.625 -1.3125 -1.3125 -1.3125 5.25 -1.3125 -1.0 -1.0 -1.3125 -1.0"
+    + " -1.0 -1.0 -1.3125 -1.3125 -0.5 -0.5 -1.0 -1.0 -0.5 -0.5 -1.0 -0.5 -0.5" + " 5.25" * 9
+)  # fmt: skip
+"""The MLPs of Llama-3_3-Nemotron-Super-49B-v1 as its config.json gives them; "-": this layer has no attention."""
+
+
+GONE = {"no_op": True, "n_heads_in_group": None}
+TOTALS = {
+    49_867_145_216: {
+        "model_type": "nemotron-nas", "hidden_size": 8192, "intermediate_size": None, "num_attention_heads": 64,
+        "num_key_value_heads": None, "num_hidden_layers": 80, "vocab_size": 128_256, "tie_word_embeddings": False,
+        "block_configs": [{"attention": GONE if size.startswith("-") else {"no_op": False, "n_heads_in_group": 8},
+                           "ffn": {"no_op": False, "ffn_mult": abs(float(size))}} for size in SUPER.split()]},
+    1_170_340_608: {
+        "model_type": "lfm2", "hidden_size": 2048, "block_ff_dim": 12_288, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "num_hidden_layers": 16, "vocab_size": 65_536, "block_multiple_of": 256,
+        "block_ffn_dim_multiplier": 1.0, "full_attn_idxs": [2, 5, 8, 10, 12, 14]},
+    1_215_064_704: {
+        "model_type": "zamba2", "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32,
+        "num_key_value_heads": 32, "num_hidden_layers": 38, "vocab_size": 32_000, "n_mamba_heads": 64,
+        "mamba_d_state": 128, "adapter_rank": 128, "use_shared_attention_adapter": True,
+        "layers_block_type": ["hybrid" if layer in range(5, 36, 6) else "mamba" for layer in range(38)]},
+    7_721_324_544: {
+        "model_type": "qwen", "hidden_size": 4096, "intermediate_size": 22_016, "num_attention_heads": 32,
+        "num_hidden_layers": 32, "vocab_size": 151_936, "kv_channels": 128, "no_bias": True,
+        "tie_word_embeddings": False},
+}  # fmt: skip
+"""Parameters of Llama-3_3-Nemotron-Super-49B-v1, LFM2-1.2B, Zamba2-1.2B and Qwen-7B, and what their configs say."""
+
+
+@pytest.mark.parametrize("total", TOTALS, ids=lambda total: TOTALS[total]["model_type"])
+def test_what_a_family_calls_for_adds_up_to_the_published_number_of_parameters(total: int) -> None:
+    found = open_skeleton(f"config {json.dumps(TOTALS[total])}\nstranger BF16 [1]").problems
+
+    shapes = [json.loads(problem.expected.partition("]")[0] + "]") for problem in found if problem.message == ABSENT]
+    assert sum(map(prod, shapes)) == total

@@ -107,3 +107,23 @@ def test_mistral_small_4_has_a_scale_for_each_expert_under_its_own_names() -> No
     layers = checkpoint.plan(tp_rank=1, tp_size=2, ep_rank=1, ep_size=2).layers
     assert set(layers) == {f"{at}.w13", f"{at}.w2"}
     assert str(layers[f"{at}.w13"].scheme) == "f8_e4m3 per tensor, scale BF16; input static per tensor"
+
+
+def test_experts_of_two_kinds_that_are_counted_together_are_stacks_of_their_own(tmp_path: Path) -> None:
+    tiny = written_inside("ernie4_5_vl_moe", "ernie4_5_vl_moe_text", "ernie4_5_vl_moe_vision")
+    names = {"F32": torch.float32, "BF16": torch.bfloat16}
+    stored = {name: torch.randn(shape).to(names[dtype]) for name, (dtype, shape) in tiny.tensors.items()}
+    save_file(stored, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(tiny.config))
+
+    loaded = fp8load.load(tmp_path, device="cpu", tp_rank=1, tp_size=2).tensors
+    plain = dict(fp8load.open(tmp_path).plain_tensors())
+
+    at = "model.layers.1.mlp."
+    assert loaded[f"{at}text_moe.experts.w13.weight"].shape == (4, 24, 48)
+    assert loaded[f"{at}vision_moe.experts.w13.weight"].shape == (4, 12, 48)
+    gate = stored[f"{at}experts.6.gate_proj.weight"]
+    assert torch.equal(loaded[f"{at}vision_moe.experts.w13.weight"][2][:6], gate[6:])
+    assert {name: tensor.float().sum() for name, tensor in plain.items()} == {
+        name: tensor.float().sum() for name, tensor in stored.items()
+    }

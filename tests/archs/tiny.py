@@ -24,7 +24,8 @@ SIZES = {"num_hidden_layers": 2, "hidden_size": 48, "intermediate_size": 36, "nu
          "num_key_value_heads": 2, "vocab_size": 51, "pad_token_id": 0, "bos_token_id": 1,
          "eos_token_id": 2}  # fmt: skip
 VISION = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 2,
-          "image_size": 28, "patch_size": 14, "depth": 1, "num_heads": 2, "out_hidden_size": 48}  # fmt: skip
+          "image_size": 28, "patch_size": 14, "depth": 1, "num_heads": 2, "out_hidden_size": 48,
+          "temporal_merge_size": 2}  # fmt: skip
 TOWERS: dict[str, dict[str, Any]] = {
     "inkling2": {
         "vision_config": {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "text_hidden_size": 48,
@@ -48,8 +49,8 @@ TOWERS: dict[str, dict[str, Any]] = {
 EVEN_HEADS = {"phi", "stablelm", "starcoder2", "helium", "olmoe", "apertus", "bloom", "falcon", "gpt_bigcode",
               "gpt_neox", "gptj", "mpt", "opt", "qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text"}  # fmt: skip
 """Families that transformers can only build with heads that are an even share of the hidden size."""
-NO_HEAD_DIM = {"falcon"}
-"""Families whose config refuses to be told the size of a head."""
+NO_HEAD_DIM = {"falcon", "zamba2"}
+"""Families whose config refuses to be told the size of a head, or computes it whatever it is told."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,10 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
     "afmoe": EXPERTS,
     "hy_v3": {**EXPERTS, "first_k_dense_replace": 1},
     "lfm2_moe": {**EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 12},
+    "zamba2": {"n_mamba_heads": 12, "mamba_d_state": 5, "mamba_ngroups": 2, "adapter_rank": 4, "num_mem_blocks": 2,
+               "num_key_value_heads": 6, "num_hidden_layers": 5,
+               "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid", "hybrid"]},
     "falcon_h1": {**MAMBA, "mamba_d_ssm": 96},
     "cohere2_moe": EXPERTS,
     "minimax_m3_vl_text": {**EXPERTS, "dense_intermediate_size": 24, "shared_intermediate_size": 12, "index_n_heads": 3,
@@ -145,6 +150,9 @@ MORE_SIZES: dict[str, dict[str, Any]] = {
     "olmoe": EXPERTS,
     "hunyuan_v1_moe": {**EXPERTS, "moe_topk": 2, "num_shared_expert": 1},
     "ernie4_5_moe": {**EXPERTS, "moe_num_experts": 4, "moe_k": 2},
+    "ernie4_5_vl_moe_text": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": [24, 12], "head_dim": 16,
+                             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
+                                                 "mrope_section": [3, 3, 2]}},
     "granitemoe": EXPERTS,
     "granitemoeshared": {**EXPERTS, "shared_intermediate_size": 12},
     "granitemoehybrid": {**EXPERTS, **MAMBA, "shared_intermediate_size": 12, "layer_types": ["mamba", "attention"]},

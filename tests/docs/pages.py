@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script, as pytest does for tests
 
 from docs.forms import tables
+from mutations.table import rows as mutation_rows
 from under_test import pythonpath
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +115,7 @@ def executed(page: Path) -> str:
 
         text = _BLOCK.sub(replace, text)
         if _TABLE.search(text):
-            made = tables()
+            made = {**tables(), "mutations": "\n".join(mutation_rows())}
             text = _TABLE.sub(lambda match: match[1] + made[match[2]], text)
         if python:
             runner.python(python)

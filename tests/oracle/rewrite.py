@@ -14,7 +14,7 @@ from oracle.dequantize import ITEM_SIZE, Stored, values
 FILE = "model.safetensors"
 
 
-def write_file(path: Path, stored: Mapping[str, Stored]) -> None:
+def file_bytes(stored: Mapping[str, Stored]) -> bytes:
     """One safetensors file; tensors lie in the order given, without holes, as the format wants."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -24,7 +24,12 @@ def write_file(path: Path, stored: Mapping[str, Stored]) -> None:
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(tensor.data for tensor in stored.values()))
+    return len(text).to_bytes(8, "little") + text + b"".join(tensor.data for tensor in stored.values())
+
+
+def write_file(path: Path, stored: Mapping[str, Stored]) -> None:
+    """The same on a disk."""
+    path.write_bytes(file_bytes(stored))
 
 
 def write_checkpoint(

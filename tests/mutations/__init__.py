@@ -1,0 +1,1 @@
+"""Clean checkpoints with one thing changed, and what `verify` says of each."""

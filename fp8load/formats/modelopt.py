@@ -68,7 +68,7 @@ class ModelOptConfig(BaseModel):
     pre_quant_scale: bool | None = None
     lora_rank: int | None = None
     producer: dict[str, Any] | None = None
-    quant_method: str | None = None
+    quant_method: Literal["modelopt", "modelopt_fp8", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed"] | None = None
     quant_library: str | None = None
 
 

@@ -74,7 +74,7 @@ def two_that_disagree(copy: Copy, rng: Rng) -> Copy | None:
     del rng
     if copy.quantization is None:
         return None
-    algo = "FP8" if "NVFP4" in str(copy.quantization) else "NVFP4"
+    algo = "FP8" if "nvfp4" in str(copy.quantization).lower() else "NVFP4"
     document = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": algo, "exclude_modules": ["lm_head"]}}
     return replace(copy, files={**copy.files, "hf_quant_config.json": document})
 

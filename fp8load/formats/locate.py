@@ -39,6 +39,7 @@ ONLY = "config.json has no quantization configuration"
 _HELPERS = frozenset(
     {
         "base",
+        "compressed_tensors_keys",
         "contradictions",
         "document",
         "grouping",

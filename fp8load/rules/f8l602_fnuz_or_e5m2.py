@@ -1,0 +1,42 @@
+"""F8L602: weights are stored in an 8-bit float that few readers know."""
+
+from collections.abc import Iterator
+
+from fp8load.dtypes import DType
+from fp8load.errors import Problem, Severity
+from fp8load.rules.base import Context, Example, Rule
+from fp8load.rules.samples import BLOCK, QUANTIZED
+
+HINTS = {
+    DType.F8_E4M3FNUZ: "AMD's MI300 computes in it; read as F8_E4M3, every number is twice too large",
+    DType.F8_E5M2FNUZ: "AMD's MI300 computes in it; read as F8_E5M2, every number is twice too large",
+    DType.F8_E5M2: "most engines have kernels for E4M3 only",
+}
+
+
+def check(context: Context) -> Iterator[Problem]:
+    """Tensors in E5M2 or in a fnuz dtype."""
+    for meta in context.checkpoint.index.tensors.values():
+        if meta.dtype in HINTS:
+            yield Problem(
+                code="F8L602", message=f"a tensor is stored in {meta.dtype}", tensor=meta.name, file=meta.file,
+                expected="F8_E4M3, which every reader of FP8 knows", got=str(meta), severity=Severity.INFO,
+                refuses=False, hint=HINTS[meta.dtype],
+            )  # fmt: skip
+
+
+RULE = Rule(
+    code="F8L602",
+    name="fnuz-or-e5m2",
+    level="headers",
+    severity=Severity.INFO,
+    what="Notes tensors in F8_E5M2, F8_E4M3FNUZ or F8_E5M2FNUZ.",
+    why="The fnuz floats have a bias that is higher by one, and 0x80 is their NaN: a reader that takes them for the "
+        "others is wrong by a factor of two.",
+    fix="Convert the weights to F8_E4M3 for readers that know no other; for fnuz, scales double.",
+    check=check,
+    examples=(
+        Example(title="fnuz", skeleton=BLOCK + QUANTIZED.replace("F8_E4M3", "F8_E4M3FNUZ"), count=1),
+        Example(title="E4M3", skeleton=BLOCK + QUANTIZED, count=0),
+    ),
+)  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import POWERS, QUANTIZED
-from fp8load.rules.scales import ScaleStats
+from fp8load.rules.scale_stats import ScaleStats
 
 SCALE = "model.layers.0.mlp.down_proj.weight_scale_inv"
 

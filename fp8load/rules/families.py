@@ -1,10 +1,22 @@
-"""Families of names: those that are equal but for their numbers. The odd ones out of a family are what is wrong."""
+"""Families of names, and of scales: those that are equal but for the numbers in their names.
+
+The odd ones out of a family are what is wrong.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from fp8load.formats.lowered import ModuleInfo
+from fp8load.rules.scale_stats import ScaleStats
+from fp8load.scheme import Role
+
+if TYPE_CHECKING:
+    from fp8load.checkpoint import Checkpoint
+    from fp8load.rules.base import Context
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
@@ -39,3 +51,54 @@ class Families:
                 parts.append(f"{count:,} of {size:,} {key}")
         more = f" and {len(parts) - MAX_SHOWN:,} more" if len(parts) > MAX_SHOWN else ""
         return ", ".join(parts[:MAX_SHOWN]) + more
+
+
+WEIGHT_ROLES = (Role.WEIGHT_SCALE, Role.WEIGHT_GLOBAL_SCALE)
+INPUT_ROLES = (Role.INPUT_SCALE, Role.INPUT_GLOBAL_SCALE)
+KV_ROLES = (Role.K_SCALE, Role.V_SCALE, Role.Q_SCALE, Role.PROB_SCALE)
+
+
+class Member(NamedTuple):
+    """A scale that a module uses (`module`: of a KV scale, the attention), with what its values are."""
+
+    module: str
+    role: Role
+    stats: ScaleStats
+
+
+def scale_families(context: Context, roles: Iterable[Role]) -> Iterator[list[Member]]:
+    """Sound scales of `roles`, by role, projection and scheme; a tensor that several modules share counts once.
+
+    Layers that are quantized in other ways are families of their own: their scales mean other things.
+    """
+    if context.scales is None:
+        return
+    by_name = context.scales.by_name
+    families: dict[tuple[object, ...], dict[str, Member]] = {}
+    for module, role, name, scheme in _scales(context.checkpoint, frozenset(roles)):
+        stats = by_name.get(name)
+        if stats is not None and stats.is_sound:
+            families.setdefault((role, family(module), scheme), {}).setdefault(name, Member(module, role, stats))
+    for members in families.values():
+        yield list(members.values())
+
+
+def _scales(checkpoint: Checkpoint, roles: frozenset[Role]) -> Iterator[tuple[str, Role, str, object]]:
+    """Module, role, the tensor's name, and what must be equal of the schemes."""
+    for info in checkpoint.lowered.modules.values():
+        for role, meta in info.tensors.items():
+            if role in roles:
+                yield info.name, role, meta.name, _meaning(info)
+    for (attention, role), meta in checkpoint.lowered.kv.items():
+        if role in roles:
+            yield attention, role, meta.name, None
+
+
+def _meaning(info: ModuleInfo) -> object:
+    return info.scheme and (info.scheme.weight, info.scheme.second_level)
+
+
+def middle(numbers: Iterable[float]) -> float:
+    """The median, the upper of two. Raises `IndexError` for no number at all."""
+    ordered = sorted(numbers)
+    return ordered[len(ordered) // 2]

@@ -42,6 +42,22 @@ model.layers.{0..1}.self_attn.{q,k,v}_proj.input_scale   F32      []
 """
 """Two attention layers under `STATIC`."""
 
+NVFP4 = (
+    'config {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": [], '
+    '"producer": {"name": "modelopt"}, "config_groups": {"group_0": {"targets": ["Linear"], '
+    '"weights": {"num_bits": 4, "type": "float", "group_size": 16, "dynamic": false}, '
+    '"input_activations": {"num_bits": 4, "type": "float", "group_size": 16, "dynamic": false}}}}}\n'
+)
+"""ModelOpt's NVFP4: block scales of groups of 16, and a global scale for each tensor."""
+
+NVFP4_GATE_UP = """\
+model.layers.0.mlp.{gate,up}_proj.weight          U8       [256, 128]
+model.layers.0.mlp.{gate,up}_proj.weight_scale    F8_E4M3  [256, 16]
+model.layers.0.mlp.{gate,up}_proj.weight_scale_2  F32      []
+model.layers.0.mlp.{gate,up}_proj.input_scale     F32      []
+"""
+"""One fused layer under `NVFP4`."""
+
 LLAMA_CONFIG = (
     'config {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 256, "intermediate_size": 512, '
     '"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 1024}\n'

@@ -2,56 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
-from fp8load.dtypes import decode
 from fp8load.errors import NetworkError, Problem, Severity
 from fp8load.index.index import TensorMeta
 from fp8load.inspection import scale_names
+from fp8load.rules.scale_stats import ScaleStats, measured
 from fp8load.scheme import Repack, Role, ScaleRounding
 from fp8load.swizzle import TILE_ROWS, padded_shape, row_major
 
 if TYPE_CHECKING:
-    from numpy import float32, float64, intp
-    from numpy.typing import NDArray
-
     from fp8load.checkpoint import Checkpoint
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 
 CHUNK = 8 << 20
 """Bytes read at once: a file may call a tensor of any size a scale."""
 
+BATCH = 256
+"""Scales that a thread takes at once, at most: handing over each alone would cost more than reading it."""
 
-LARGEST_EXPONENT_BYTE = 254
-"""The largest byte that is an exponent in E8M0; 255 is a NaN."""
-
-
-class ScaleStats(NamedTuple):
-    """What rules need to know of one scale's values. `first_*` are flat positions, -1 where there is none.
-
-    `num_uneven` counts values that are no power of two, `num_whole` those that are whole numbers from 1 to 254; both
-    only of float scales that are powers of two by rule, else 0.
-    """
-
-    meta: TensorMeta
-    num_nan: int = 0
-    num_inf: int = 0
-    num_zero: int = 0
-    num_negative: int = 0
-    first_not_finite: int = -1
-    first_not_positive: int = -1
-    num_uneven: int = 0
-    num_whole: int = 0
-    first_uneven: int = -1
-
-    def position(self, flat: int) -> list[int]:
-        """A flat position as an index along each axis."""
-        place: list[int] = []
-        for size in reversed(self.meta.shape):
-            place.insert(0, flat % size)
-            flat //= size
-        return place
+MAX_THREADS = 8
 
 
 class ScaleReader:
@@ -79,27 +56,44 @@ class ScaleReader:
         return frozenset(
             info.tensors[Role.WEIGHT_SCALE].name
             for info in modules
-            if info.scheme is not None and info.scheme.rounding is ScaleRounding.POWER_OF_TWO
+            if info.scheme is not None
+            and info.scheme.rounding is ScaleRounding.POWER_OF_TWO
+            and Role.WEIGHT_SCALE in info.tensors
         )
 
     @cached_property
     def stats(self) -> tuple[ScaleStats, ...]:
-        """One entry for each scale. The first use reads; a `SourceError` passes through."""
-        return tuple(self._measure(meta) for meta in self.metas())
+        """One entry for each scale, in the order of their bytes. The first use reads; a `SourceError` passes through.
 
-    def _measure(self, meta: TensorMeta) -> ScaleStats:
-        stats = ScaleStats(meta)
-        offset = 0
-        must_be_powers = meta.dtype.is_wide_float and meta.name in self._rounded
-        for data in chunks(self._checkpoint, meta):
-            values = decode(meta.dtype, data)
-            if must_be_powers:
-                stats = _add_powers(stats, values, offset)
-            # A NaN makes both comparisons false, so most tensors are done with two reductions.
-            if not (values.min() > 0 and values.max() < float("inf")):
-                stats = _add(stats, values, offset)
-            offset += values.size
-        return stats
+        Several threads read, each one chunk at a time.
+        """
+        metas = self.metas()
+        num_together = max(1, min(BATCH, len(metas) // (4 * MAX_THREADS)))
+        batches = [metas[at : at + num_together] for at in range(0, len(metas), num_together)]
+        return tuple(chain.from_iterable(in_threads(self._checkpoint, self._measure, batches)))
+
+    @cached_property
+    def by_name(self) -> Mapping[str, ScaleStats]:
+        """The same by the tensors' names."""
+        return {stats.meta.name: stats for stats in self.stats}
+
+    def _measure(self, metas: Sequence[TensorMeta]) -> list[ScaleStats]:
+        rounded = self._rounded
+        return [
+            measured(
+                meta, chunks(self._checkpoint, meta), must_be_powers=meta.dtype.is_wide_float and meta.name in rounded
+            )
+            for meta in metas
+        ]
+
+
+def in_threads(checkpoint: Checkpoint, work: Callable[[Item], Done], items: Sequence[Item]) -> Iterator[Done]:
+    """What `work` makes of each item, in their order; reading and numpy let go of the interpreter."""
+    num_threads = max(checkpoint.source.parallel_reads, min(MAX_THREADS, os.cpu_count() or 1))
+    if len(items) < 2:
+        return map(work, items)
+    with ThreadPoolExecutor(min(num_threads, len(items))) as pool:
+        return iter(list(pool.map(work, items)))
 
 
 def unsound(
@@ -146,38 +140,3 @@ def _pieces(checkpoint: Checkpoint, meta: TensorMeta, nbytes: int) -> Iterator[b
                                        tensor=meta.name, file=meta.file, expected=f"{end - begin} bytes",
                                        got=f"{len(data)} bytes"))  # fmt: skip
         yield data
-
-
-def _add(stats: ScaleStats, values: NDArray[float32] | NDArray[float64], offset: int) -> ScaleStats:
-    """Count what is wrong in a chunk that begins at `offset`."""
-    import numpy as np
-
-    not_finite = ~np.isfinite(values)
-    not_positive = values <= 0
-    num_nan = int(np.isnan(values).sum())
-    return stats._replace(
-        num_nan=stats.num_nan + num_nan,
-        num_inf=stats.num_inf + int(not_finite.sum()) - num_nan,
-        num_zero=stats.num_zero + int((values == 0).sum()),
-        num_negative=stats.num_negative + int((values < 0).sum()),
-        first_not_finite=_first(stats.first_not_finite, not_finite.nonzero()[0], offset),
-        first_not_positive=_first(stats.first_not_positive, not_positive.nonzero()[0], offset),
-    )
-
-
-def _add_powers(stats: ScaleStats, values: NDArray[float32] | NDArray[float64], offset: int) -> ScaleStats:
-    """Count values of a chunk that are no powers of two, and whole numbers; zeros, NaN and below belong elsewhere."""
-    import numpy as np
-
-    mantissa, _ = np.frexp(values)
-    uneven = (mantissa != 0.5) & (values > 0) & np.isfinite(values)
-    whole = (values == np.rint(values)) & (values >= 1) & (values <= LARGEST_EXPONENT_BYTE)
-    return stats._replace(
-        num_uneven=stats.num_uneven + int(uneven.sum()),
-        num_whole=stats.num_whole + int(whole.sum()),
-        first_uneven=_first(stats.first_uneven, uneven.nonzero()[0], offset),
-    )
-
-
-def _first(known: int, positions: NDArray[intp], offset: int) -> int:
-    return known if known >= 0 or not positions.size else offset + int(positions[0])

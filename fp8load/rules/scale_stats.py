@@ -1,0 +1,173 @@
+"""What rules need to know of one scale's values, measured chunk by chunk at the speed of memory.
+
+Codes of positive floats grow with their values, in every dtype that scales have. So the smallest and the largest code,
+taken as whole numbers, tell whether all is sound; only a chunk that is not is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import log2
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fp8load.dtypes import DType, decode
+from fp8load.index.index import TensorMeta
+
+if TYPE_CHECKING:
+    from numpy import bool_, float32, float64, intp
+    from numpy.typing import NDArray
+
+LARGEST_EXPONENT_BYTE = 254
+"""The largest byte that is an exponent in E8M0; 255 is a NaN."""
+
+DEAD = 1e-15
+"""Positive scales below are of blocks that hold nothing: weights of such a block are below 1e-12."""
+
+NUM_SAMPLES = 4096
+"""Elements that a median is taken of, evenly spread; everything else is counted over all elements."""
+
+_CODES: dict[DType, tuple[str, int, int, int]] = {
+    DType.F64: ("<u8", 1, 0x3CD203AF9EE75616, 0x7FEFFFFFFFFFFFFF), DType.F32: ("<u4", 1, 0x26901D7D, 0x7F7FFFFF),
+    DType.F16: ("<u2", 1, 1, 0x7BFF), DType.BF16: ("<u2", 1, 0x2691, 0x7F7F),
+    DType.F8_E4M3: ("u1", 1, 1, 0x7E), DType.F8_E5M2: ("u1", 1, 1, 0x7B),
+    DType.F8_E8M0: ("u1", 0, 78, LARGEST_EXPONENT_BYTE),
+    DType.F8_E4M3FNUZ: ("u1", 1, 1, 0x7F), DType.F8_E5M2FNUZ: ("u1", 1, 1, 0x7F),
+}  # fmt: skip
+"""dtype -> whole numbers of its size; codes of the smallest positive value, the first from `DEAD`, the largest."""
+
+
+class ScaleStats(NamedTuple):
+    """What rules need to know of one scale's values. `first_*` are flat positions, -1 where there is none.
+
+    `num_uneven` counts values that are no power of two, `num_whole` those that are whole numbers from 1 to 254; both
+    only of float scales that are powers of two by rule, else 0.
+    `smallest` and `largest` are of the finite values, NaN without any; `median_log2` of the positive ones, of a sample
+    where there are many. `num_dead` counts positive values below `DEAD`.
+    """
+
+    meta: TensorMeta
+    num_nan: int = 0
+    num_inf: int = 0
+    num_zero: int = 0
+    num_negative: int = 0
+    first_not_finite: int = -1
+    first_not_positive: int = -1
+    num_uneven: int = 0
+    num_whole: int = 0
+    first_uneven: int = -1
+    smallest: float = float("nan")
+    largest: float = float("nan")
+    median_log2: float = float("nan")
+    num_dead: int = 0
+    first_dead: int = -1
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there are elements, and all of them are finite and positive."""
+        return self.first_not_finite < 0 and self.first_not_positive < 0 and self.smallest == self.smallest
+
+    @property
+    def constant(self) -> float | None:
+        """The number that every element is, else None."""
+        return self.smallest if self.is_sound and self.smallest == self.largest else None
+
+    def position(self, flat: int) -> list[int]:
+        """A flat position as an index along each axis."""
+        place: list[int] = []
+        for size in reversed(self.meta.shape):
+            place.insert(0, flat % size)
+            flat //= size
+        return place
+
+
+def measured(meta: TensorMeta, chunks: Iterable[bytes], *, must_be_powers: bool = False) -> ScaleStats:
+    """One scale's values, from its bytes in pieces of whole elements."""
+    import numpy as np
+
+    width, lowest, alive, highest = _CODES[meta.dtype]
+    step = max(1, -(-meta.num_elements // NUM_SAMPLES))
+    stats, offset = ScaleStats(meta), 0
+    sample: list[NDArray[Any]] = []
+    for data in chunks:
+        codes = np.frombuffer(data, dtype=width)
+        low, high = codes.min(), codes.max()
+        if lowest <= low and high <= highest:
+            least, most = decode(meta.dtype, np.array([low, high], dtype=width).tobytes()).tolist()
+            stats = _widened(stats, least, most)
+        else:
+            stats = _add(stats, decode(meta.dtype, data), offset)
+        if low < alive:
+            stats = _add_dead(stats, (codes >= lowest) & (codes < alive), offset)
+        if must_be_powers:
+            stats = _add_powers(stats, decode(meta.dtype, data), offset)
+        sample.append(codes[-offset % step :: step])
+        offset += codes.size
+    return stats._replace(median_log2=_median_log2(meta.dtype, sample))
+
+
+def _median_log2(dtype: DType, sample: list[NDArray[Any]]) -> float:
+    """Of positive finite codes; their order is that of the values."""
+    import numpy as np
+
+    width, lowest, _, highest = _CODES[dtype]
+    if not sample:
+        return float("nan")
+    codes = sample[0] if len(sample) == 1 else np.concatenate(sample)
+    codes = codes[(codes >= lowest) & (codes <= highest)]
+    if not codes.size:
+        return float("nan")
+    middle = codes if codes.size == 1 else np.partition(codes, codes.size // 2)[codes.size // 2 :][:1]
+    return log2(decode(dtype, middle.astype(width).tobytes()).item())
+
+
+def _widened(stats: ScaleStats, least: float, most: float) -> ScaleStats:
+    """The range with two more values; what was known may be NaN."""
+    return stats._replace(
+        smallest=stats.smallest if stats.smallest <= least else least,
+        largest=stats.largest if stats.largest >= most else most,
+    )
+
+
+def _add(stats: ScaleStats, values: NDArray[float32] | NDArray[float64], offset: int) -> ScaleStats:
+    """Count what is wrong in a chunk that begins at `offset`."""
+    import numpy as np
+
+    finite = np.isfinite(values)
+    not_finite, not_positive = ~finite, values <= 0
+    num_nan = int(np.isnan(values).sum())
+    if finite.any():
+        stats = _widened(stats, float(values[finite].min()), float(values[finite].max()))
+    return stats._replace(
+        num_nan=stats.num_nan + num_nan,
+        num_inf=stats.num_inf + int(not_finite.sum()) - num_nan,
+        num_zero=stats.num_zero + int((values == 0).sum()),
+        num_negative=stats.num_negative + int((values < 0).sum()),
+        first_not_finite=_first(stats.first_not_finite, not_finite.nonzero()[0], offset),
+        first_not_positive=_first(stats.first_not_positive, not_positive.nonzero()[0], offset),
+    )
+
+
+def _add_dead(stats: ScaleStats, dead: NDArray[bool_], offset: int) -> ScaleStats:
+    """Count positive values of a chunk that are next to nothing."""
+    return stats._replace(
+        num_dead=stats.num_dead + int(dead.sum()),
+        first_dead=stats.first_dead if stats.first_dead >= 0 or not dead.any() else offset + int(dead.argmax()),
+    )
+
+
+def _add_powers(stats: ScaleStats, values: NDArray[float32] | NDArray[float64], offset: int) -> ScaleStats:
+    """Count values of a chunk that are no powers of two, and whole numbers; zeros, NaN and below belong elsewhere."""
+    import numpy as np
+
+    mantissa, _ = np.frexp(values)
+    uneven = (mantissa != 0.5) & (values > 0) & np.isfinite(values)
+    whole = (values == np.rint(values)) & (values >= 1) & (values <= LARGEST_EXPONENT_BYTE)
+    return stats._replace(
+        num_uneven=stats.num_uneven + int(uneven.sum()),
+        num_whole=stats.num_whole + int(whole.sum()),
+        first_uneven=_first(stats.first_uneven, uneven.nonzero()[0], offset),
+    )
+
+
+def _first(known: int, positions: NDArray[intp], offset: int) -> int:
+    return known if known >= 0 or not positions.size else offset + int(positions[0])

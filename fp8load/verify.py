@@ -18,6 +18,7 @@ from fp8load.rules.findings import finding_of, grouped
 from fp8load.rules.fused import can_be_planned
 from fp8load.rules.registry import find_rule, rule_names, rules
 from fp8load.rules.scales import ScaleReader
+from fp8load.rules.weights import WeightReader
 from fp8load.source.base import Source
 
 __all__ = ["default_level", "find_rule", "rule_names", "rules", "verify_report"]
@@ -45,7 +46,8 @@ def verify_report(checkpoint: Checkpoint, *, level: Level | None, tp: Sequence[i
     level = default_level(checkpoint.source) if level is None else _checked_level(level)
     sizes = None if tp is None else _checked_sizes(tp)
     scales = None if level == "headers" else ScaleReader(checkpoint)
-    outcome = _run(Context(checkpoint=checkpoint, tp=sizes, scales=scales), level)
+    weights = WeightReader(checkpoint) if level == "weights" else None
+    outcome = _run(Context(checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights), level)
     findings = _findings(outcome.problems, checkpoint)
     counts = Counter(finding.severity for finding in findings)
     return VerifyReport(

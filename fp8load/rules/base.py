@@ -15,6 +15,7 @@ from fp8load.errors import Problem, Severity
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint, Level
     from fp8load.rules.scales import ScaleReader
+    from fp8load.rules.weights import WeightReader
 
 LEVELS = ("headers", "scales", "weights")
 """What may be read, from least to most."""
@@ -27,11 +28,13 @@ class Context:
     checkpoint  headers, configuration, schemes, family
     tp          tensor-parallel sizes that were asked for, or None
     scales      what the scales hold, read once for all rules; None at level headers
+    weights     what the weights hold, read once for all rules; None below level weights
     """
 
     checkpoint: Checkpoint
     tp: tuple[int, ...] | None = None
     scales: ScaleReader | None = None
+    weights: WeightReader | None = None
 
     def problems(self, code: str) -> Iterator[Problem]:
         """Problems that reading and lowering already found under this code."""
@@ -42,7 +45,8 @@ class Context:
 class Example:
     """A checkpoint as a skeleton, and what the rule says of it: how many problems (0: silent).
 
-    values  for rules that read scales: tensor name -> the number that every element has; all others are 1
+    values  for rules that read values: tensor name -> the number that every element has; of all others, scales are 1
+            and weights have every finite code
     files   what happens to files afterwards: None removes one, bytes replace it, a number of bytes is cut off its end
             (below zero) or appended
     tp      tensor-parallel sizes that are asked for

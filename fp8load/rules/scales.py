@@ -9,12 +9,12 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
-from fp8load.errors import NetworkError, Problem, Severity
+from fp8load.errors import Problem, Severity
 from fp8load.index.index import TensorMeta
 from fp8load.inspection import scale_names
 from fp8load.rules.scale_stats import ScaleStats, measured
-from fp8load.scheme import Repack, Role, ScaleRounding
-from fp8load.swizzle import TILE_ROWS, padded_shape, row_major
+from fp8load.scheme import Role, ScaleRounding
+from fp8load.values.read import in_rows
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ CHUNK = 8 << 20
 """Bytes read at once: a file may call a tensor of any size a scale."""
 
 BATCH = 256
-"""Scales that a thread takes at once, at most: handing over each alone would cost more than reading it."""
+"""Tensors that a thread takes at once, at most: handing over each alone can cost more than reading it."""
 
 MAX_THREADS = 8
 
@@ -67,33 +67,25 @@ class ScaleReader:
 
         Several threads read, each one chunk at a time.
         """
-        metas = self.metas()
-        num_together = max(1, min(BATCH, len(metas) // (4 * MAX_THREADS)))
-        batches = [metas[at : at + num_together] for at in range(0, len(metas), num_together)]
-        return tuple(chain.from_iterable(in_threads(self._checkpoint, self._measure, batches)))
+        return tuple(all_in_threads(self._checkpoint, self._measure, self.metas()))
 
     @cached_property
     def by_name(self) -> Mapping[str, ScaleStats]:
         """The same by the tensors' names."""
         return {stats.meta.name: stats for stats in self.stats}
 
-    def _measure(self, metas: Sequence[TensorMeta]) -> list[ScaleStats]:
-        rounded = self._rounded
-        return [
-            measured(
-                meta, chunks(self._checkpoint, meta), must_be_powers=meta.dtype.is_wide_float and meta.name in rounded
-            )
-            for meta in metas
-        ]
+    def _measure(self, meta: TensorMeta) -> ScaleStats:
+        must_be_powers = meta.dtype.is_wide_float and meta.name in self._rounded
+        return measured(meta, chunks(self._checkpoint, meta), must_be_powers=must_be_powers)
 
 
-def in_threads(checkpoint: Checkpoint, work: Callable[[Item], Done], items: Sequence[Item]) -> Iterator[Done]:
+def all_in_threads(checkpoint: Checkpoint, work: Callable[[Item], Done], items: Sequence[Item]) -> Iterator[Done]:
     """What `work` makes of each item, in their order; reading and numpy let go of the interpreter."""
     num_threads = max(checkpoint.source.parallel_reads, min(MAX_THREADS, os.cpu_count() or 1))
-    if len(items) < 2:
-        return map(work, items)
-    with ThreadPoolExecutor(min(num_threads, len(items))) as pool:
-        return iter(list(pool.map(work, items)))
+    num_together = max(1, min(BATCH, len(items) // (4 * num_threads)))
+    batches = [items[at : at + num_together] for at in range(0, len(items), num_together)]
+    with ThreadPoolExecutor(num_threads) as pool:
+        yield from chain.from_iterable(pool.map(lambda batch: [work(item) for item in batch], batches))
 
 
 def unsound(
@@ -116,27 +108,5 @@ def unsound(
 
 
 def chunks(checkpoint: Checkpoint, meta: TensorMeta) -> Iterator[bytes]:
-    """One tensor's bytes, about `CHUNK` at a time; of a swizzled scale in rows and without padding.
-
-    Raises `NetworkError` where the file ends too early.
-    """
-    if checkpoint.lowered.repacks.get(meta.name) is not Repack.UNSWIZZLE:
-        yield from _pieces(checkpoint, meta, CHUNK)
-        return
-    num_rows, num_cols = meta.shape
-    padded_cols = padded_shape((num_rows, num_cols))[1]
-    step = max(1, CHUNK // (TILE_ROWS * padded_cols)) * TILE_ROWS
-    for at, data in enumerate(_pieces(checkpoint, meta, step * padded_cols)):
-        yield row_major(data, padded_cols)[: num_rows - at * step, :num_cols].tobytes()
-
-
-def _pieces(checkpoint: Checkpoint, meta: TensorMeta, nbytes: int) -> Iterator[bytes]:
-    """The bytes as they lie in the file."""
-    for begin in range(meta.begin, meta.end, nbytes):
-        end = min(begin + nbytes, meta.end)
-        data = checkpoint.source.read(meta.file, begin, end)
-        if len(data) != end - begin:
-            raise NetworkError(Problem(code="SRC006", message="the file is shorter than its header said",
-                                       tensor=meta.name, file=meta.file, expected=f"{end - begin} bytes",
-                                       got=f"{len(data)} bytes"))  # fmt: skip
-        yield data
+    """One tensor's bytes, about `CHUNK` at a time; of a swizzled scale in rows and without padding."""
+    return in_rows(checkpoint, meta, CHUNK)

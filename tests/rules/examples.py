@@ -1,9 +1,10 @@
-"""Checkpoints in memory from skeletons: real headers, weights of zeros, scales of a given value."""
+"""Checkpoints in memory from skeletons: real headers, weights of every code, scales of a given value."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 
@@ -50,10 +51,18 @@ def written(skeleton: str, values: Mapping[str, float]) -> dict[str, bytes]:
 
 
 def content(meta: TensorMeta, values: Mapping[str, float]) -> bytes:
-    """A tensor's bytes: zeros, unless a value is given; scales are full of one value (1 where none is given)."""
+    """A tensor's bytes: of weights every code in turn, unless a value is given; scales are full of it (or of 1)."""
     if "scale" not in meta.name.rpartition(".")[2] and meta.name not in values:
-        return bytes(meta.nbytes)
+        return (codes(meta.dtype) * (meta.nbytes // len(codes(meta.dtype)) + 1))[: meta.nbytes]
     return encoded(meta.dtype, values.get(meta.name, 1.0)) * meta.num_elements
+
+
+@cache
+def codes(dtype: DType) -> bytes:
+    """Every finite FP8 code; of wider floats 0.0106 with either sign; of anything else every byte."""
+    if dtype.is_wide_float:
+        return encoded(dtype, 0.0106) + encoded(dtype, -0.0106)
+    return bytes(code for code in range(256) if not dtype.is_fp8 or np.isfinite(decode_table(dtype)[code]))
 
 
 def encoded(dtype: DType, value: float) -> bytes:
@@ -69,5 +78,7 @@ def encoded(dtype: DType, value: float) -> bytes:
             return np.float16(value).tobytes()
         case DType.BF16:
             return np.float32(value).tobytes()[2:]
+        case DType.U8:  # a scale that is an exponent
+            return bytes([127 + round(np.log2(value))])
         case _:
             return bytes([int(np.flatnonzero(decode_table(dtype) == value)[0])])

@@ -94,7 +94,7 @@ def test_the_first_bad_element_is_named_by_its_place_in_the_whole_tensor(monkeyp
     monkeypatch.setattr("fp8load.rules.scales.CHUNK", 4)
     (scale,) = findings(poked(SCALE, 3, np.float32("nan").tobytes()), "F8L701")
     (negative,) = findings(poked(SCALE, 2, np.float32(-1).tobytes()), "F8L702")
-    monkeypatch.setattr("fp8load.rules.scales.CHUNK", 1000)
+    monkeypatch.setattr("fp8load.rules.weights.CHUNK", 1000)
     (weight,) = findings(poked(WEIGHT, 2345, b"\x7f"), "F8L801")
 
     assert scale.got == "1 NaN, the first at [1, 1]"
@@ -103,7 +103,7 @@ def test_the_first_bad_element_is_named_by_its_place_in_the_whole_tensor(monkeyp
 
 
 def test_of_many_bad_codes_the_first_is_named(monkeypatch):
-    monkeypatch.setattr("fp8load.rules.scales.CHUNK", 1000)
+    monkeypatch.setattr("fp8load.rules.weights.CHUNK", 1000)
     ckpt = checkpoint_of(BLOCK + QUANTIZED, {WEIGHT: float("nan")})
 
     assert findings(ckpt, "F8L801")[0].got == "65,536 of 65,536, the first at element 0"

@@ -10,6 +10,7 @@ import fp8load.rules
 from fp8load.rules.base import LEVELS, Context, Example, Rule
 from fp8load.rules.registry import rules
 from fp8load.rules.scales import ScaleReader
+from fp8load.rules.weights import WeightReader
 from rules.examples import checkpoint_of
 
 FOLDER = Path(fp8load.rules.__file__).parent
@@ -22,7 +23,8 @@ EXAMPLES = [
 def problems_of(rule: Rule, example: Example):
     ckpt = checkpoint_of(example.skeleton, example.values, example.files)
     scales = None if rule.level == "headers" else ScaleReader(ckpt)
-    return list(rule.check(Context(checkpoint=ckpt, tp=example.tp, scales=scales)))
+    weights = WeightReader(ckpt) if rule.level == "weights" else None
+    return list(rule.check(Context(checkpoint=ckpt, tp=example.tp, scales=scales, weights=weights)))
 
 
 @pytest.mark.parametrize(("rule", "example"), EXAMPLES)

@@ -1,0 +1,81 @@
+"""A tensor's bytes in pieces: flat, or in bands of whole rows, as memory would have them. Bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import TYPE_CHECKING
+
+from fp8load.errors import NetworkError, Problem
+from fp8load.index.index import TensorMeta
+from fp8load.scheme import Repack
+from fp8load.swizzle import TILE_ROWS, padded_shape, row_major, swap_nibbles
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+    from fp8load.checkpoint import Checkpoint
+
+
+def pieces(checkpoint: Checkpoint, meta: TensorMeta, nbytes: int) -> Iterator[bytes]:
+    """The bytes as they lie in the file, `nbytes` at a time. Raises `NetworkError` where the file ends too early."""
+    for begin in range(meta.begin, meta.end, nbytes):
+        end = min(begin + nbytes, meta.end)
+        data = checkpoint.source.read(meta.file, begin, end)
+        if len(data) != end - begin:
+            raise NetworkError(Problem(code="SRC006", message="the file is shorter than its header said",
+                                       tensor=meta.name, file=meta.file, expected=f"{end - begin} bytes",
+                                       got=f"{len(data)} bytes"))  # fmt: skip
+        yield data
+
+
+def in_rows(checkpoint: Checkpoint, meta: TensorMeta, nbytes: int) -> Iterator[bytes]:
+    """One tensor's bytes, about `nbytes` at a time; of a swizzled scale in rows and without padding."""
+    if checkpoint.lowered.repacks.get(meta.name) is not Repack.UNSWIZZLE:
+        yield from pieces(checkpoint, meta, nbytes)
+        return
+    num_rows, num_cols = meta.shape
+    padded_cols = padded_shape((num_rows, num_cols))[1]
+    step = max(1, nbytes // (TILE_ROWS * padded_cols)) * TILE_ROWS
+    for at, data in enumerate(pieces(checkpoint, meta, step * padded_cols)):
+        yield row_major(data, padded_cols)[: num_rows - at * step, :num_cols].tobytes()
+
+
+def grid_of(meta: TensorMeta) -> tuple[int, int]:
+    """Rows, and bytes of a row, of a tensor of any number of axes: the last one is the row."""
+    num_rows = prod(meta.shape[:-1]) if meta.shape else 1
+    return num_rows, meta.nbytes // max(num_rows, 1)
+
+
+def bands(
+    checkpoint: Checkpoint, meta: TensorMeta, *, columns_first: bool, nbytes: int
+) -> Iterator[tuple[int, NDArray[uint8]]]:
+    """(first row, bytes [R, row]) of a weight: nibbles low first, signed integers, rows in order.
+
+    About `nbytes` at a time, and at least a row; where the file has columns first, all at once.
+    """
+    import numpy as np
+
+    num_rows, row_nbytes = grid_of(meta)
+    if not meta.nbytes:
+        return
+    repack = checkpoint.lowered.repacks.get(meta.name)
+    step = num_rows if columns_first else max(1, nbytes // row_nbytes)
+    for at, data in enumerate(pieces(checkpoint, meta, step * row_nbytes)):
+        raw = np.frombuffer(data, np.uint8)
+        if repack is Repack.SWAP_NIBBLES:
+            raw = swap_nibbles(raw)
+        elif repack is Repack.REMOVE_OFFSET:
+            raw = raw ^ np.uint8(0x88)  # n + 8 and two's complement differ in the upper bit
+        yield at * step, _straight(raw, meta) if columns_first else raw.reshape(-1, row_nbytes)
+
+
+def _straight(raw: NDArray[uint8], meta: TensorMeta) -> NDArray[uint8]:
+    """Rows [N, row] of what lies columns first; elements of several bytes stay together."""
+    import numpy as np
+
+    num_rows, row_nbytes = grid_of(meta)
+    width = max(1, meta.dtype.bits // 8)
+    swapped = raw.reshape(row_nbytes // width, num_rows, width).transpose(1, 0, 2)
+    return np.ascontiguousarray(swapped).reshape(num_rows, row_nbytes)

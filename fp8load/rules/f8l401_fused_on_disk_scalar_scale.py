@@ -6,6 +6,7 @@ from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.fused import fused_groups
 from fp8load.rules.samples import STATIC
+from fp8load.rules.targets import both, engines
 from fp8load.scheme import PerTensor, Role
 
 FUSED = """\
@@ -40,9 +41,13 @@ RULE = Rule(
     what="Notes where qkv_proj or gate_up_proj is one tensor on disk with one scale.",
     why="It is legal and exact. Engines that keep a slot for each part have filled only the first one.",
     fix="Nothing to mend; for an engine that fails, repeat the scale for each part.",
-    check=check,
+    check=both(check, engines("F8L401")),
     examples=(
         Example(title="one scale for qkv_proj", skeleton=STATIC + FUSED, count=1),
         Example(title="parts of their own", skeleton=STATIC + FUSED.replace("qkv_proj", "o_proj"), count=0),
+        Example(
+            title="in an engine that fills the first slot", skeleton=STATIC + FUSED, count=1, engine="sglang@0.5.4"
+        ),
+        Example(title="in one that fills all", skeleton=STATIC + FUSED, count=0, engine="sglang@0.5.23"),
     ),
 )

@@ -6,6 +6,7 @@ from fp8load.dtypes import DType
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import BLOCK, POWERS, QUANTIZED
+from fp8load.rules.targets import both, engines
 from fp8load.scheme import LinearScheme, PerGroup, Role, ScaleRounding
 
 _NUMBERS = "scale_fmt says ue8m0, and the scales are stored as numbers"
@@ -49,17 +50,21 @@ RULE = Rule(
     code="F8L603",
     name="ue8m0",
     level="headers",
-    severity=Severity.INFO,
+    severity=Severity.WARNING,
     what="Notes FP8 blocks whose scales are bytes of exponents (F8_E8M0, U8), and scale_fmt ue8m0 beside scales that "
-         "are numbers. Bytes under `scale_fmt: float` are a warning.",
+         "are numbers. Bytes under `scale_fmt: float` are a warning, as is with --engine what it copies as numbers.",
     why="DeepSeek publishes both. An engine that copies such bytes into floats computes with 120.0 where 2 ** -7 is "
         "meant; one that expects bytes fails on numbers.",
     fix="Nothing for readers of both; else store the scales as F32, which is exact.",
-    check=check,
+    check=both(check, engines("F8L603")),
     examples=(
         Example(title="bytes of exponents", skeleton=POWERS + EXPONENTS, count=1),
         Example(title="numbers under ue8m0", skeleton=POWERS + QUANTIZED, count=1),
         Example(title="bytes under float", skeleton=POWERS.replace("ue8m0", "float") + EXPONENTS, count=1),
+        Example(title="bytes in an engine that copies them as numbers", count=1, engine="vllm@0.33",
+                skeleton=POWERS + QUANTIZED.replace("F32    ", "U8     ")),
+        Example(title="tagged as exponents, which copies convert", count=0, engine="vllm@0.33",
+                skeleton=POWERS + EXPONENTS),
         Example(title="numbers", skeleton=BLOCK + QUANTIZED, count=0),
     ),
 )  # fmt: skip

@@ -66,6 +66,11 @@ class Member(NamedTuple):
     stats: ScaleStats
 
 
+def family_of(module: str) -> str:
+    """The module's name without numbers: "model.layers.*.mlp.experts.*.up_proj"."""
+    return family(module)
+
+
 def scale_families(context: Context, roles: Iterable[Role]) -> Iterator[list[Member]]:
     """Sound scales of `roles`, by role, projection and scheme; a tensor that several modules share counts once.
 

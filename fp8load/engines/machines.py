@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fp8load.dtypes import DType
 from fp8load.engines.gpus import GPUS, Gpu
 from fp8load.engines.profile import GpuFact, Kinds, Profile
 from fp8load.engines.stored import Held, Stored
@@ -47,14 +48,17 @@ def multiplies(stored: Stored, gpu: Gpu) -> Iterator[Verdict]:
     for held in stored.held:
         needs = "FP4" if "fp4" in held.kind else "FP8" if "fp8" in held.kind else ""
         has = {"FP4": gpu.fp4, "FP8": gpu.fp8, "": True}[needs]
-        if has or needs in seen or held.kind.endswith("-a16"):
+        other = has and gpu.fnuz and held.scheme.weight.dtype is DType.F8_E4M3
+        if (has and not other) or needs in seen or held.kind.endswith("-a16"):
             continue
         seen.add(needs)
         tensor, file = stored.stored_tensor(held.modules[0], Role.WEIGHT)
         least = next(one.name for one in GPUS.values() if (one.fp4 if needs == "FP4" else one.fp8))
         yield Verdict(
-            text=f"{gpu.name} has no {needs} tensor cores: engines fall back to weight-only kernels, or stop",
-            module=held.modules[0].name, tensor=tensor, file=file, expected=f"{least} or newer", got=gpu.title,
+            text=f"{gpu.name} multiplies FP8 of the fnuz kind only: engines convert weights and scales while loading"
+            if other else f"{gpu.name} has no {needs} tensor cores: engines fall back to weight-only kernels, or stop",
+            module=held.modules[0].name, tensor=tensor, file=file, got=gpu.title,
+            expected="F8_E4M3FNUZ" if other else f"{least} or newer",
             remedy="name an engine with --engine to see what it does there", severity=Severity.WARNING, loads=True,
         )  # fmt: skip
 

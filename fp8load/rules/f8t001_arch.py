@@ -38,6 +38,7 @@ RULE = Rule(
     examples=(
         Example(title="FP8 on an A100", skeleton=BLOCK + QUANTIZED, count=1, arch="sm80"),
         Example(title="FP8 on a H100", skeleton=BLOCK + QUANTIZED, count=0, arch="sm90"),
+        Example(title="E4M3 on a MI300, whose FP8 is fnuz", skeleton=BLOCK + QUANTIZED, count=1, arch="gfx942"),
         Example(title="a fallback", skeleton=BLOCK + QUANTIZED, count=1, arch="sm80", engine="vllm@0.33"),
         Example(title="ModelOpt's, which has none", skeleton=MODELOPT + TENSOR_WISE, count=1, arch="sm80",
                 engine="vllm@0.33"),

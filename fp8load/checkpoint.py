@@ -33,6 +33,7 @@ from fp8load.units import size
 if TYPE_CHECKING:
     import torch
 
+    from fp8load.engines.stored import Stored
     from fp8load.report import InspectReport, VerifyReport
 
 Level = Literal["headers", "scales", "weights"]
@@ -132,20 +133,30 @@ class Checkpoint:
         with quiet_gc():
             return inspect_report(self)
 
+    @cached_property
+    def stored(self) -> Stored:
+        """What the files hold, as rules about engines look at it."""
+        from fp8load.engines.stored import Stored
+
+        return Stored(self)
+
     def verify(
-        self, level: Level | None = None, *, tp: Sequence[int] | None = None, engine: str | None = None
+        self,
+        level: Level | None = None,
+        *,
+        tp: Sequence[int] | None = None,
+        engine: str | Sequence[str] | None = None,
+        arch: str | None = None,
     ) -> VerifyReport:
         """Run the rules: `fp8load verify --json`. Never raises for a fault of the checkpoint; see `raise_for_errors`.
 
         `level` says what may be read: headers, the scales (the default where reading is cheap), or all weights.
-        `tp` makes block alignment an error for these sizes.
+        `tp` makes block alignment an error for these sizes, `engine` ("vllm@0.33", or several) what these engines read
+        wrongly or not at all, `arch` ("sm90") what that GPU does not run. Raises `UsageError` for names of neither.
         """
         from fp8load.verify import verify_report
 
-        if engine is not None:
-            raise UsageError(Problem(code="USE011", message="engine profiles are not part of this version",
-                                     got=engine, hint="leave it out: findings hold for every reader"))  # fmt: skip
-        return verify_report(self, level=level, tp=tp)
+        return verify_report(self, level=level, tp=tp, engine=engine, arch=arch)
 
     def legal_tp(self) -> list[int]:
         """Tensor-parallel sizes up to 64 that split every layer; [1] for an unknown family."""

@@ -151,6 +151,19 @@ class Summary(Report):
     crashed: list[str]
 
 
+class EngineReport(Report):
+    """Whether one engine loads a checkpoint as it is meant; if not, why, and the codes of the rules that say more."""
+
+    engine: str
+    version: str
+    title: str
+    role: Literal["engine", "converter"]
+    loads: bool
+    why: str
+    codes: list[str]
+    read_from: str
+
+
 class VerifyReport(Report):
     """What is wrong with a checkpoint (`fp8load verify --json`)."""
 
@@ -160,6 +173,9 @@ class VerifyReport(Report):
     level: Literal["headers", "scales", "weights"]
     tp: list[int] | None = None
     legal_tp: list[int] | None = None
+    engines: list[str] = []
+    gpu: str | None = None
+    portability: list[EngineReport] = []
     read: Read
     summary: Summary
     findings: list[Finding]

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fp8load.checkpoint import Checkpoint, Level
+from fp8load.engines.ask import portability
+from fp8load.engines.gpus import find_gpu
+from fp8load.engines.registry import find_profiles
+from fp8load.engines.verdict import Target
 from fp8load.errors import Problem, Severity, SourceError, UsageError
 from fp8load.formats.stacked import stored_problems
 from fp8load.inspection import read_report, source_report
@@ -36,18 +40,27 @@ class _Outcome:
     crashed: list[str] = field(default_factory=list)
 
 
-def verify_report(checkpoint: Checkpoint, *, level: Level | None, tp: Sequence[int] | None) -> VerifyReport:
-    """Run the rules that `level` allows.
+def verify_report(
+    checkpoint: Checkpoint,
+    *,
+    level: Level | None,
+    tp: Sequence[int] | None,
+    engine: str | Sequence[str] | None = None,
+    arch: str | None = None,
+) -> VerifyReport:
+    """Run the rules that `level` allows, for every reader or for the engines and the GPU that are named.
 
     Faults of the checkpoint are findings. Raises `SourceError` when scales cannot be read, and `UsageError` for a
-    level or a tensor-parallel size that does not exist. A rule that fails is listed in `summary.crashed`, with its
-    traceback in the log.
+    level, a tensor-parallel size, an engine or a GPU that does not exist. A rule that fails is listed in
+    `summary.crashed`, with its traceback in the log.
     """
     level = default_level(checkpoint.source) if level is None else _checked_level(level)
     sizes = None if tp is None else _checked_sizes(tp)
+    engines, gpu = find_profiles(engine or ()), None if arch is None else find_gpu(arch)
     scales = None if level == "headers" else ScaleReader(checkpoint)
     weights = WeightReader(checkpoint) if level == "weights" else None
-    outcome = _run(Context(checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights), level)
+    context = Context(checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights, engines=engines, gpu=gpu)
+    outcome = _run(context, level)
     findings = _findings(outcome.problems, checkpoint)
     counts = Counter(finding.severity for finding in findings)
     return VerifyReport(
@@ -55,6 +68,9 @@ def verify_report(checkpoint: Checkpoint, *, level: Level | None, tp: Sequence[i
         level=level,
         tp=None if sizes is None else list(sizes),
         legal_tp=checkpoint.legal_tp() if can_be_planned(checkpoint) else None,
+        engines=[profile.spec for profile in engines],
+        gpu=None if gpu is None else gpu.name,
+        portability=portability(checkpoint.stored, Target(tp=sizes, gpu=gpu), engines),
         read=read_report(checkpoint.source),
         summary=Summary(
             error=counts[Severity.ERROR], warning=counts[Severity.WARNING], info=counts[Severity.INFO],

@@ -14,6 +14,8 @@ from fp8load.errors import Problem, Severity
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint, Level
+    from fp8load.engines.gpus import Gpu
+    from fp8load.engines.profile import Profile
     from fp8load.rules.scales import ScaleReader
     from fp8load.rules.weights import WeightReader
 
@@ -29,12 +31,16 @@ class Context:
     tp          tensor-parallel sizes that were asked for, or None
     scales      what the scales hold, read once for all rules; None at level headers
     weights     what the weights hold, read once for all rules; None below level weights
+    engines     the engines that were named, or none
+    gpu         the GPU that was named, or None
     """
 
     checkpoint: Checkpoint
     tp: tuple[int, ...] | None = None
     scales: ScaleReader | None = None
     weights: WeightReader | None = None
+    engines: tuple[Profile, ...] = ()
+    gpu: Gpu | None = None
 
     def problems(self, code: str) -> Iterator[Problem]:
         """Problems that reading and lowering already found under this code."""
@@ -50,6 +56,8 @@ class Example:
     files   what happens to files afterwards: None removes one, bytes replace it, a number of bytes is cut off its end
             (below zero) or appended
     tp      tensor-parallel sizes that are asked for
+    engine  the engine that is named, "vllm@0.33"
+    arch    the GPU architecture that is named, "sm90"
     """
 
     title: str
@@ -58,6 +66,8 @@ class Example:
     values: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, bytes | int | None] = field(default_factory=dict)
     tp: tuple[int, ...] | None = None
+    engine: str | None = None
+    arch: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

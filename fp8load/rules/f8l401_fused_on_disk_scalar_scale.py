@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 
 from fp8load.errors import Problem, Severity
+from fp8load.formats.lowered import ModuleInfo
+from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.fused import fused_groups
-from fp8load.rules.samples import STATIC
+from fp8load.rules.samples import NVFP4, NVFP4_GATE_UP, STATIC
+from fp8load.rules.targets import both, engines
 from fp8load.scheme import PerTensor, Role
 
 FUSED = """\
@@ -16,13 +19,11 @@ model.layers.0.self_attn.qkv_proj.input_scale   F32      [1]
 
 
 def check(context: Context) -> Iterator[Problem]:
-    """Fused modules with a scheme per tensor."""
+    """Fused modules with a scheme per tensor, or with one global scale."""
     for group in fused_groups(context.checkpoint):
         info = group.members[0]
-        if not group.fused_on_disk or info.scheme is None or info.scheme.weight.granularity != PerTensor():
-            continue
-        scale = info.tensors.get(Role.WEIGHT_SCALE)
-        if scale is None:  # a raw cast
+        scale = _scalar(info) if group.fused_on_disk else None
+        if scale is None:
             continue
         yield Problem(
             code="F8L401", message="a layer that is stored fused has one scale for all of its parts", tensor=scale.name,
@@ -32,17 +33,32 @@ def check(context: Context) -> Iterator[Problem]:
         )  # fmt: skip
 
 
+def _scalar(info: ModuleInfo) -> TensorMeta | None:
+    """The one number that holds for the whole weight; a raw cast has none."""
+    if info.scheme is None:
+        return None
+    if info.scheme.weight.granularity == PerTensor():
+        return info.tensors.get(Role.WEIGHT_SCALE)
+    scale = info.tensors.get(Role.WEIGHT_GLOBAL_SCALE)
+    return scale if scale is not None and scale.num_elements == 1 else None
+
+
 RULE = Rule(
     code="F8L401",
     name="fused-on-disk-scalar-scale",
     level="headers",
     severity=Severity.INFO,
-    what="Notes where qkv_proj or gate_up_proj is one tensor on disk with one scale.",
+    what="Notes where qkv_proj or gate_up_proj is one tensor on disk with one scale, or in FP4 with one global scale.",
     why="It is legal and exact. Engines that keep a slot for each part have filled only the first one.",
     fix="Nothing to mend; for an engine that fails, repeat the scale for each part.",
-    check=check,
+    check=both(check, engines("F8L401")),
     examples=(
         Example(title="one scale for qkv_proj", skeleton=STATIC + FUSED, count=1),
+        Example(title="one global scale for gate_up_proj", count=1,
+                skeleton=NVFP4 + NVFP4_GATE_UP.replace("{gate,up}", "gate_up")),
         Example(title="parts of their own", skeleton=STATIC + FUSED.replace("qkv_proj", "o_proj"), count=0),
+        Example(title="in an engine that fills the first slot", skeleton=STATIC + FUSED, count=1,
+                engine="sglang@0.5.4"),
+        Example(title="in one that fills all", skeleton=STATIC + FUSED, count=0, engine="sglang@0.5.23"),
     ),
-)
+)  # fmt: skip

@@ -7,6 +7,7 @@ from fp8load.errors import Problem, Severity
 from fp8load.inspection import scale_names
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import BLOCK, QUANTIZED
+from fp8load.rules.targets import both, engines
 
 SIBLINGS = """\
 model.layers.{0..3}.mlp.down_proj.weight             F8_E4M3  [256, 256]
@@ -39,9 +40,22 @@ RULE = Rule(
     what="Scales of one kind have one dtype in every layer. BF16 and F16 throughout are only noted.",
     why="A scale that was relabelled keeps its size and loads without an error anywhere, as other numbers.",
     fix="Compare the scale with the same one of another layer, and export again.",
-    check=check,
+    check=both(check, engines("F8L601")),
     examples=(
         Example(title="one of four scales is BF16", skeleton=BLOCK + SIBLINGS, count=1),
         Example(title="F32", skeleton=BLOCK + QUANTIZED, count=0),
+        Example(title="BF16", skeleton=BLOCK + QUANTIZED.replace("F32 ", "BF16"), count=1),
+        Example(
+            title="F64, in an engine that casts to no fewer bits",
+            skeleton=BLOCK + QUANTIZED.replace("F32", "F64"),
+            count=1,
+            engine="sglang@0.5.23",
+        ),
+        Example(
+            title="F64, in one that casts",
+            skeleton=BLOCK + QUANTIZED.replace("F32", "F64"),
+            count=0,
+            engine="vllm@0.33",
+        ),
     ),
 )

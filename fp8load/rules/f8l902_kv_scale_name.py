@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
+from fp8load.engines.encodings import FOREIGN
 from fp8load.errors import Problem, Severity
 from fp8load.formats.kv_names import BOTH
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import STATIC_KV, TENSOR_WISE
-
-FOREIGN = ("kv_scale", "output_scale", "kv_cache_scaling_factor", "output_quantizer.scale")
-"""Ends of names under which tools have stored these scales, and which no format of this version reads."""
+from fp8load.rules.targets import both, engines
 
 ONE = "model.layers.{0..1}.self_attn.kv_scale  F32  []\n"
+OWN = "model.layers.{0..1}.self_attn.attn.{k,v}_scale  F32  []\n"
 PLAIN = "model.layers.{0..1}.self_attn.{k,v}_scale  F32  []\n"
 PROJECTIONS = """\
 model.layers.{0..1}.self_attn.k_proj.k_scale  F32  []
@@ -48,10 +48,17 @@ RULE = Rule(
     what="KV-cache scales are called self_attn.k_scale and self_attn.v_scale. One of no layer is an error.",
     why="A scale under another name is dropped without a message, and the cache runs at 1.0.",
     fix="Rename the scales to the spelling of the engine.",
-    check=check,
+    check=both(check, engines("F8L902")),
     examples=(
         Example(title="ModelOpt's names", skeleton=STATIC_KV + TENSOR_WISE + PROJECTIONS, count=4),
         Example(title="one for keys and values", skeleton=STATIC_KV + TENSOR_WISE + ONE, count=4),
         Example(title="the usual names", skeleton=STATIC_KV + TENSOR_WISE + PLAIN, count=0),
+        Example(
+            title="names of an engine's own, in its older version",
+            skeleton=STATIC_KV + TENSOR_WISE + OWN,
+            count=4,
+            engine="vllm@0.11",
+        ),
+        Example(title="in its newer one", skeleton=STATIC_KV + TENSOR_WISE + OWN, count=0, engine="vllm@0.33"),
     ),
 )

@@ -1,7 +1,12 @@
-"""Scales that play the same part: those of one projection in every layer and every expert."""
+"""Families of names, and of scales: those that are equal but for the numbers in their names.
+
+The odd ones out of a family are what is wrong.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +17,41 @@ from fp8load.scheme import Role
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
     from fp8load.rules.base import Context
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+
+MAX_SHOWN = 2
+"""Families that one text names."""
+
+
+def family(name: str) -> str:
+    """The name with "*" for each component that is a number: "model.layers.*.mlp.down_proj.weight"."""
+    return _NUMBER.sub("*", name)
+
+
+class Families:
+    """How many members each family of a checkpoint has; names that are missing belong to families too."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._sizes = Counter(map(family, self._names))
+
+    def share(self, names: Iterable[str]) -> str:
+        """ "2 of 62 model.layers.*.mlp.down_proj.weight": what part of their families the names are.
+
+        Empty where they are whole families, or have no relatives.
+        """
+        named = set(names)
+        counts = Counter(map(family, named))
+        absent = Counter(map(family, named - self._names))
+        parts = []
+        for key, count in counts.items():
+            size = self._sizes[key] + absent[key]
+            if count < size:
+                parts.append(f"{count:,} of {size:,} {key}")
+        more = f" and {len(parts) - MAX_SHOWN:,} more" if len(parts) > MAX_SHOWN else ""
+        return ", ".join(parts[:MAX_SHOWN]) + more
+
 
 WEIGHT_ROLES = (Role.WEIGHT_SCALE, Role.WEIGHT_GLOBAL_SCALE)
 INPUT_ROLES = (Role.INPUT_SCALE, Role.INPUT_GLOBAL_SCALE)
@@ -28,7 +68,7 @@ class Member(NamedTuple):
 
 def family_of(module: str) -> str:
     """The module's name without numbers: "model.layers.*.mlp.experts.*.up_proj"."""
-    return ".".join("*" if part.isdigit() else part for part in module.split("."))
+    return family(module)
 
 
 def scale_families(context: Context, roles: Iterable[Role]) -> Iterator[list[Member]]:
@@ -43,9 +83,9 @@ def scale_families(context: Context, roles: Iterable[Role]) -> Iterator[list[Mem
     for module, role, name, scheme in _scales(context.checkpoint, frozenset(roles)):
         stats = by_name.get(name)
         if stats is not None and stats.is_sound:
-            families.setdefault((role, family_of(module), scheme), {}).setdefault(name, Member(module, role, stats))
-    for family in families.values():
-        yield list(family.values())
+            families.setdefault((role, family(module), scheme), {}).setdefault(name, Member(module, role, stats))
+    for members in families.values():
+        yield list(members.values())
 
 
 def _scales(checkpoint: Checkpoint, roles: frozenset[Role]) -> Iterator[tuple[str, Role, str, object]]:

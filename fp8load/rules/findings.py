@@ -15,7 +15,6 @@ MAX_NAMES = 100
 MAX_PATTERNS = 3
 
 OTHER_NAMES = {
-    "F8L007": "metadata-not-strings",
     "F8L010": "cache-broken",
 }
 """Names of codes that reading or lowering may use and no rule file claims."""
@@ -25,7 +24,7 @@ OTHER_NAMES = {
 class Group:
     """Problems that read alike, in natural order of their names.
 
-    Faults of files stay apart by file, because each file has to be fetched or repaired by itself.
+    Faults of files stay apart by file, because each file has to be fetched or repaired by itself; notes do not.
     """
 
     code: str
@@ -56,7 +55,8 @@ def grouped(problems: Iterable[Problem]) -> list[Group]:
     """Groups by code, severity, message and hint; ordered by code, then by the natural order of the names."""
     table: dict[tuple[str, ...], list[Problem]] = {}
     for problem in dict.fromkeys(problems):
-        file = problem.file if problem.code.startswith("F8L0") else ""
+        apart = problem.code.startswith("F8L0") and problem.severity is not Severity.INFO
+        file = problem.file if apart else ""
         key = (problem.code, problem.severity, problem.message, problem.hint, file)
         table.setdefault(key, []).append(problem)
     groups = [

@@ -23,6 +23,10 @@ _FILE = re.compile(r"f8[a-z]\d{3}_\w+")
 _OTHER_CODE = re.compile(r"(USE|SRC|PLAN|FILL|BKD|BUG)\d{3}|" + "|".join(OTHER_NAMES))
 
 
+_MISREAD = str.maketrans("OI", "01")
+"""Letters that are taken for digits."""
+
+
 @cache
 def rules() -> tuple[Rule, ...]:
     """Every rule, in the order of the codes.
@@ -59,7 +63,8 @@ def find_rule(code_or_name: str) -> Rule:
                                  got=code_or_name, expected="a code of `verify`, such as F8L201",
                                  hint="its message says all; `fp8load rule --all` lists the rules"))  # fmt: skip
     known = [word for pair in rule_names() for word in pair]
-    near = get_close_matches(wanted.upper(), known, 1) or get_close_matches(wanted.lower(), known, 1)
+    typed = wanted[:3].upper() + wanted[3:].upper().translate(_MISREAD)
+    near = get_close_matches(typed, known, 1) or get_close_matches(wanted.lower(), known, 1)
     hint = f"did you mean {near[0]}?" if near else "`fp8load rule --all` lists all"
     raise UsageError(Problem(code="USE005", message="no rule has this code or name", got=code_or_name, hint=hint,
                              expected="a code such as F8L201, or a name such as fp8-weight-without-scale"))  # fmt: skip

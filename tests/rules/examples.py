@@ -78,7 +78,9 @@ def encoded(dtype: DType, value: float) -> bytes:
             return np.float16(value).tobytes()
         case DType.BF16:
             return np.float32(value).tobytes()[2:]
-        case DType.U8:  # a scale that is an exponent
+        case DType.U8:  # an exponent
             return bytes([127 + round(np.log2(value))])
+        case DType.I32:  # what an engine has packed
+            return np.int32(value).tobytes()
         case _:
             return bytes([int(np.flatnonzero(decode_table(dtype) == value)[0])])

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import fp8load.rules
+from fp8load.engines.gpus import find_gpu
+from fp8load.engines.registry import find_profiles
 from fp8load.rules.base import LEVELS, Context, Example, Rule
 from fp8load.rules.registry import rules
 from fp8load.rules.scales import ScaleReader
@@ -24,7 +26,9 @@ def problems_of(rule: Rule, example: Example):
     ckpt = checkpoint_of(example.skeleton, example.values, example.files)
     scales = None if rule.level == "headers" else ScaleReader(ckpt)
     weights = WeightReader(ckpt) if rule.level == "weights" else None
-    return list(rule.check(Context(checkpoint=ckpt, tp=example.tp, scales=scales, weights=weights)))
+    engines, gpu = find_profiles(example.engine or ()), example.arch and find_gpu(example.arch)
+    context = Context(checkpoint=ckpt, tp=example.tp, scales=scales, weights=weights, engines=engines, gpu=gpu)
+    return list(rule.check(context))
 
 
 @pytest.mark.parametrize(("rule", "example"), EXAMPLES)
@@ -45,7 +49,8 @@ def test_a_problem_says_what_where_expected_and_got(rule, example):
 
 @pytest.mark.parametrize(("rule", "example"), [param for param in EXAMPLES if param.values[1].count])
 def test_the_report_has_the_finding_of_an_example_that_fires(rule, example):
-    report = checkpoint_of(example.skeleton, example.values, example.files).verify("weights", tp=example.tp)
+    ckpt = checkpoint_of(example.skeleton, example.values, example.files)
+    report = ckpt.verify("weights", tp=example.tp, engine=example.engine, arch=example.arch)
     found = [finding for finding in report.findings if finding.code == rule.code]
 
     assert sum(finding.count for finding in found) == example.count

@@ -23,6 +23,7 @@ _FAMILIES = {
     "F8L7": "scale values",
     "F8L8": "weight values",
     "F8L9": "KV cache, heads",
+    "F8T0": "targets",
 }
 
 

@@ -1,0 +1,187 @@
+"""Does the engine leave the same layers in 16 bits as the checkpoint does: its reading of the ignore list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from fp8load.archs.base import Experts, Linear
+from fp8load.archs.model import is_fused_on_disk
+from fp8load.engines.profile import IgnoreFact, Profile, Way
+from fp8load.engines.stored import Stored
+from fp8load.engines.verdict import Target, Verdict
+from fp8load.formats.base import Ignored
+from fp8load.formats.match import component_run, exact_or_regex, is_router
+from fp8load.formats.stacked import of_expert
+from fp8load.scheme import Role
+
+if TYPE_CHECKING:
+    from fp8load.formats.lowered import ModuleInfo
+
+LOST = "the weight is cast to 8 bits and its scale is whatever memory held"
+DROPPED = "the codes are read as numbers, without their scale"
+
+
+@lru_cache(maxsize=4096)
+def _glob(entry: str) -> re.Pattern[str]:
+    return re.compile(entry.replace(".", r"\.").replace("*", ".*"))
+
+
+def _part(entry: str, module: str) -> bool:
+    return any(_glob(entry).fullmatch(part) for part in module.split("."))
+
+
+_WAYS: dict[Way, Callable[[str, str], bool]] = {
+    "regex": lambda entry, module: entry.startswith("re:") and exact_or_regex(entry, module),
+    "run": lambda entry, module: component_run(entry.rstrip("."), module),
+    "substring": lambda entry, module: bool(entry) and entry in module,
+    "fnmatch": lambda entry, module: fnmatchcase(module, entry),
+    "glob": lambda entry, module: _glob(entry).fullmatch(module) is not None,
+    "part": _part,
+}
+"""Ways that have to look at every entry; an exact name is looked up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """An ignore list as one engine reads it."""
+
+    fact: IgnoreFact
+    entries: frozenset[str]
+    prefixes: tuple[tuple[str, str], ...]
+
+    def engine_name(self, module: str) -> str:
+        """What the engine calls a stored module."""
+        return _renamed(f"{module}.", self.prefixes)[:-1]
+
+    def skips(self, name: str, parts: tuple[str, ...]) -> bool | None:
+        """Whether the layer stays in 16 bits; None where its parts disagree and the engine stops."""
+        if self._covers(name, self.fact.also):
+            return True
+        by_name = self._covers(name, self.fact.ways)
+        if self.fact.fused == "whole" or len(parts) < 2:
+            return by_name
+        if self.fact.fused == "both" and by_name:
+            return True
+        found = {self._covers(part, self.fact.ways) for part in parts}
+        return found.pop() if len(found) == 1 else None
+
+    def skips_experts(self, name: str) -> bool:
+        """Whether all experts of a layer stay in 16 bits."""
+        if self._covers(name, (*self.fact.ways, *self.fact.also)):
+            return True
+        return self.fact.experts == "any" and any(name in entry for entry in self.entries if "experts" in entry)
+
+    def _covers(self, name: str, ways: tuple[Way, ...]) -> bool:
+        if "exact" in ways and name in self.entries:
+            return True
+        others = [_WAYS[way] for way in ways if way != "exact"]
+        return any(way(entry, name) for way in others for entry in self.entries)
+
+
+def _renamed(name: str, prefixes: tuple[tuple[str, str], ...]) -> str:
+    for stored, engine in prefixes:
+        if name.startswith(stored):
+            return engine + name[len(stored) :]
+    return name
+
+
+def reading_of(profile: Profile, stored: Stored) -> Reading | None:
+    """The engine's reading of this checkpoint's list; None where it is not known."""
+    fact = profile.formats.get(stored.format)
+    if fact is None or fact.ignore is None:
+        return None
+    inner = stored.document.get("quantization")
+    document = inner if isinstance(inner, Mapping) else stored.document
+    lists = [document.get(key) for key in fact.ignore.keys]
+    entries = next((value for value in lists if isinstance(value, list) and value), [])
+    prefixes = next((entry.prefixes for entry in profile.renames if stored.family in entry.families), ())
+    named = [entry for entry in entries if isinstance(entry, str)]
+    if fact.ignore.mapped:
+        named = [_renamed(entry, prefixes) for entry in named]
+    return Reading(fact=fact.ignore, entries=frozenset(named), prefixes=prefixes)
+
+
+def linears(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:
+    """Layers that the engine quantizes and the checkpoint does not, or the other way round (F8L305)."""
+    yield from (verdict for is_coarse, verdict in _disagreements(profile, stored) if not is_coarse)
+
+
+def granularity(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:
+    """The same where an entry names a fused layer, or single experts of a mixture (F8L307)."""
+    yield from (verdict for is_coarse, verdict in _disagreements(profile, stored) if is_coarse)
+
+
+def _disagreements(profile: Profile, stored: Stored) -> Iterator[tuple[bool, Verdict]]:
+    reading, model = reading_of(profile, stored), stored.checkpoint.model
+    if reading is None or model is None or not stored.held:
+        return
+    experts = _experts(stored)
+    for at, entry in model.entries():
+        if isinstance(entry, Linear) and not entry.free and not is_router(entry.target):
+            yield from _linear(reading, stored, at, entry)
+        elif isinstance(entry, Experts) and at + entry.target in experts:
+            infos = experts[at + entry.target]
+            yield from ((True, verdict) for verdict in _mixture(reading, stored, at + entry.target, infos))
+
+
+def _linear(reading: Reading, stored: Stored, at: str, entry: Linear) -> Iterator[tuple[bool, Verdict]]:
+    modules = stored.checkpoint.lowered.modules
+    fused = is_fused_on_disk(entry, at, modules)
+    names = [at + entry.target] if fused else [at + part.module for part in entry.parts if part.module]
+    members = [modules[name] for name in names if name in modules]
+    states = {info.scheme is not None for info in members}
+    if len(states) != 1:
+        return
+    own = reading.engine_name(at + entry.target)
+    skipped = reading.skips(own, tuple(reading.engine_name(info.name) for info in members))
+    is_quantized = states.pop()
+    if skipped is not (not is_quantized):
+        is_coarse = len(members) > 1 and at + entry.target in stored.checkpoint.format.ignore
+        if is_coarse or is_quantized or _are_ignored(stored, members):
+            yield from ((is_coarse, _verdict(stored, info, skipped=skipped)) for info in members)
+
+
+def _are_ignored(stored: Stored, members: list[ModuleInfo]) -> bool:
+    """Whether the list covers all of them in the dialect's own reading: else nothing was said that could be lost."""
+    return all(isinstance(stored.checkpoint.format.claim(info.name), Ignored) for info in members)
+
+
+def _experts(stored: Stored) -> dict[str, list[ModuleInfo]]:
+    """Modules that hold experts, with the linear layers in them."""
+    found: dict[str, list[ModuleInfo]] = {}
+    for name, info in stored.checkpoint.lowered.modules.items():
+        one = of_expert(name) if ".experts." in name else None
+        if one is not None:
+            found.setdefault(one[0], []).append(info)
+    return found
+
+
+def _mixture(reading: Reading, stored: Stored, name: str, infos: list[ModuleInfo]) -> Iterator[Verdict]:
+    quantized = [info for info in infos if info.scheme is not None]
+    skipped = reading.skips_experts(reading.engine_name(name))
+    if quantized and skipped:
+        yield from (_verdict(stored, info, skipped=True) for info in quantized)
+    if not quantized and not skipped and _are_ignored(stored, infos):
+        yield from (_verdict(stored, info, skipped=False) for info in infos)
+
+
+def _verdict(stored: Stored, info: ModuleInfo, *, skipped: bool | None) -> Verdict:
+    tensor, file = stored.stored_tensor(info, Role.WEIGHT)
+    got = str(info.tensors[Role.WEIGHT])
+    if skipped is None:
+        return Verdict(text="takes some parts of this fused layer to be ignored and others not, and stops",
+                       module=info.name, tensor=tensor, file=file, expected="all parts in the list, or none", got=got,
+                       remedy="list every part of the layer by its full name")  # fmt: skip
+    if skipped:
+        return Verdict(text=f"takes this layer to be ignored: {DROPPED}", module=info.name, tensor=tensor, file=file,
+                       expected="an ignore list that covers only what is stored in 16 bits", got=got,
+                       remedy="write full names into the ignore list, and no single experts")  # fmt: skip
+    return Verdict(text=f"does not take this layer to be ignored: {LOST}", module=info.name, tensor=tensor, file=file,
+                   expected="an entry of the ignore list that it matches", got=got,
+                   remedy="list every part of the layer by its full name, as it is stored and as the engine calls it",
+                   )  # fmt: skip

@@ -1,0 +1,108 @@
+"""Does the engine have code for this: place, dialect, algorithm, kind of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fp8load.engines.profile import FormatFact, Profile
+from fp8load.engines.stored import Held, Stored
+from fp8load.engines.verdict import Target, Verdict
+from fp8load.errors import Severity
+from fp8load.formats.unquantized import UNQUANTIZED
+from fp8load.scheme import PerBlock, Role
+
+PLAIN = "`Checkpoint.plain_tensors` gives the unquantized checkpoint, which it reads"
+OTHER = "use an engine that the portability line names, or quantize again"
+
+
+def schemes(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:
+    """What the engine has no code for; the first of place, dialect and algorithm, else kinds and transforms."""
+    fmt = stored.checkpoint.format
+    if fmt.name == UNQUANTIZED.name:
+        return
+    first = next(_whole(profile, stored), None)
+    if first is not None:
+        yield first
+        return
+    fact = profile.formats[fmt.name]
+    for held in stored.held:
+        yield from _kinds(fact, held, stored)
+        yield from _sizes(fact, held, stored)
+        yield from _transforms(fact, held, stored)
+
+
+def _whole(profile: Profile, stored: Stored) -> Iterator[Verdict]:
+    """What is wrong with the configuration as a whole."""
+    fmt, places = stored.checkpoint.format, profile.places
+    if places is not None and fmt.place not in places.reads:
+        yield Verdict(text=f"does not look for a configuration there: {places.otherwise}", file=fmt.place,
+                      expected=" or ".join(places.reads), got=fmt.place,
+                      remedy="copy the configuration to config.json quantization_config")  # fmt: skip
+    fact = profile.formats.get(fmt.name)
+    if fact is None:
+        yield Verdict(text="has no reader for this quantization method", file=fmt.place,
+                      expected=f"one of {', '.join(sorted(profile.formats))}", got=fmt.name,
+                      remedy=PLAIN)  # fmt: skip
+        return
+    algo = algo_of(stored.document)
+    if fact.algos is not None and algo is not None and algo not in fact.algos:
+        yield Verdict(text="does not know this quant_algo", file=fmt.place, expected=f"one of {', '.join(fact.algos)}",
+                      got=algo, remedy=OTHER)  # fmt: skip
+
+
+def algo_of(document: Mapping[str, Any]) -> str | None:
+    """ModelOpt's quant_algo in either of its layouts, in capitals."""
+    inner = document.get("quantization")
+    algo = (inner if isinstance(inner, Mapping) else document).get("quant_algo")
+    return algo.upper() if isinstance(algo, str) else None
+
+
+def _kinds(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:
+    known = fact.experts if held.is_expert and fact.experts is not None else fact.linears
+    if known is None or held.kind in known:
+        return
+    what = "experts" if held.is_expert else "linear layers"
+    listed = ", ".join(known) or "none"
+    for info in held.modules:
+        tensor, file = stored.stored_tensor(info, Role.WEIGHT)
+        yield Verdict(text=f"has no code for {what} of this kind ({held.kind})", module=info.name, tensor=tensor,
+                      file=file, expected=f"one of {listed}", got=str(held.scheme), remedy=OTHER)  # fmt: skip
+
+
+def _sizes(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:
+    block = held.scheme.weight.granularity
+    if not fact.sizes or not isinstance(block, PerBlock) or (block.rows, block.cols) in fact.sizes:
+        return
+    sizes = " or ".join(f"{rows} x {cols}" for rows, cols in fact.sizes)
+    for info in held.modules:
+        tensor, file = stored.stored_tensor(info, Role.WEIGHT_SCALE)
+        yield Verdict(text=f"takes blocks of {sizes} only", module=info.name, tensor=tensor, file=file,
+                      expected=sizes, got=f"{block.rows} x {block.cols}", remedy=OTHER)  # fmt: skip
+
+
+def _transforms(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:
+    foreign = [str(transform) for transform in held.scheme.transforms if transform not in fact.transforms]
+    if not foreign or fact.linears is None:
+        return
+    for info in held.modules:
+        tensor, file = stored.stored_tensor(info, Role.WEIGHT)
+        yield Verdict(text=f"does not apply {', '.join(foreign)}", module=info.name, tensor=tensor, file=file,
+                      expected="weight and scales only", got=", ".join(foreign), remedy=OTHER)  # fmt: skip
+
+
+def drift(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:
+    """Keys that this version reads in another way than the one that the configuration was written for."""
+    inner = stored.document.get("quantization")
+    document = inner if isinstance(inner, Mapping) else stored.document
+    for fact in profile.drift:
+        if fact.format != stored.format or not document:
+            continue
+        is_there = not fact.has or document.get(fact.has) not in (None, [], "")
+        is_lacking = not fact.lacks or document.get(fact.lacks) is None
+        if is_there and is_lacking:
+            yield Verdict(
+                text=fact.effect, file=stored.checkpoint.format.place, remedy=fact.remedy, loads=not fact.loud,
+                expected=fact.lacks or f"no {fact.has}", got=fact.has or f"no {fact.lacks}",
+                severity=Severity.ERROR if fact.loud else Severity.WARNING,
+            )  # fmt: skip

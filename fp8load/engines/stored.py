@@ -1,0 +1,81 @@
+"""What a checkpoint holds, folded to what engines tell apart: a few entries, however many modules there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from fp8load.engines.kinds import kind_of
+from fp8load.errors import Fp8LoadError
+from fp8load.formats.locate import configurations
+from fp8load.formats.lowered import ModuleInfo
+from fp8load.formats.stacked import of_expert, stored_name
+from fp8load.scheme import LinearScheme, Role
+
+if TYPE_CHECKING:
+    from fp8load.checkpoint import Checkpoint
+    from fp8load.engines.profile import Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Modules that are stored alike: kind and scheme, whether they are routed experts, and how those are stored."""
+
+    kind: str
+    scheme: LinearScheme
+    is_expert: bool
+    layout: Layout
+    modules: tuple[ModuleInfo, ...]
+
+
+class Stored:
+    """A checkpoint as rules about engines look at it. Made once, and asked for each profile."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    @property
+    def format(self) -> str:
+        """The dialect, by the name of its file."""
+        return self.checkpoint.format.name
+
+    @property
+    def family(self) -> str:
+        """The model family, or nothing where it is not known."""
+        arch = self.checkpoint.arch
+        return "" if arch is None else arch.name
+
+    @cached_property
+    def held(self) -> tuple[Held, ...]:
+        """Quantized modules, folded."""
+        stacks = self.checkpoint.lowered.stacks
+        groups: dict[tuple[int, bool, bool], tuple[LinearScheme, list[ModuleInfo]]] = {}
+        for name, info in self.checkpoint.lowered.modules.items():
+            if info.scheme is not None:
+                key = (id(info.scheme), ".experts." in name and of_expert(name) is not None, name in stacks)
+                groups.setdefault(key, (info.scheme, []))[1].append(info)
+        return tuple(_held(*group, is_expert=key[1], stacked=key[2]) for key, group in groups.items())
+
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """The quantization configuration that counts, as it is written; empty where there is none."""
+        try:
+            return next((located.document for located in configurations(self.checkpoint.index)), {})
+        except Fp8LoadError:
+            return {}  # F8L110 says so
+
+    def stored_tensor(self, info: ModuleInfo, role: Role) -> tuple[str, str]:
+        """Name and file of the stored tensor that holds a role of a module, or its weight where there is none."""
+        meta = info.tensors.get(role) or info.tensors[Role.WEIGHT]
+        return stored_name(meta.name, self.checkpoint.lowered.pieces), meta.file
+
+
+def _held(scheme: LinearScheme, infos: list[ModuleInfo], *, is_expert: bool, stacked: bool) -> Held:
+    layout: Layout = "single"
+    if stacked:
+        layout = "stacked"
+    elif "[" in scheme.suffix(Role.WEIGHT_SCALE):
+        layout = "scales-stacked"
+    return Held(kind=kind_of(scheme), scheme=scheme, is_expert=is_expert, layout=layout, modules=tuple(infos))

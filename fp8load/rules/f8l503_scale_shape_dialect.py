@@ -1,0 +1,62 @@
+"""F8L503: a scale is stored in a shape that not every reader takes."""
+
+from collections.abc import Iterator
+
+from fp8load.errors import Problem, Severity
+from fp8load.formats.lowered import ModuleInfo
+from fp8load.rules.base import Context, Example, Rule
+from fp8load.rules.samples import STATIC, TENSOR_WISE
+from fp8load.scheme import PerTensor, Role, scale_shape
+
+ONE_NUMBER = ((), (1,))
+"""Shapes of one number that every reader takes."""
+
+SCALARS = frozenset({Role.INPUT_SCALE, Role.INPUT_GLOBAL_SCALE, Role.WEIGHT_GLOBAL_SCALE})
+
+
+def check(context: Context) -> Iterator[Problem]:
+    """Scales whose shape is another spelling of the usual one: [1, 1], [N], [N/bn, 1, K/bk, 1]."""
+    for info in context.checkpoint.lowered.modules.values():
+        if info.scheme is None:
+            continue
+        for role, meta in info.tensors.items():
+            usual = _usual(info, role)
+            if usual and meta.shape not in usual:
+                kind = info.scheme.weight.granularity if role is Role.WEIGHT_SCALE else PerTensor()
+                yield Problem(
+                    code="F8L503", message=f"a scale {kind} has {len(meta.shape)} axes", tensor=meta.name,
+                    file=meta.file, expected=" or ".join(str(list(shape)) for shape in usual),
+                    got=str(list(meta.shape)), severity=Severity.INFO, refuses=False,
+                    hint="fp8load reads it; engines that compare shapes refuse it until it is reshaped",
+                )  # fmt: skip
+
+
+def _usual(info: ModuleInfo, role: Role) -> tuple[tuple[int, ...], ...]:
+    """Shapes that every reader takes for a tensor of this role; none for what is no scale."""
+    if role in SCALARS:
+        return ONE_NUMBER
+    if role is not Role.WEIGHT_SCALE or info.scheme is None:
+        return ()
+    granularity = info.scheme.weight.granularity
+    if granularity == PerTensor():
+        return ONE_NUMBER
+    return (scale_shape(granularity, info.tensors[Role.WEIGHT].shape),)
+
+
+RULE = Rule(
+    code="F8L503",
+    name="scale-shape-dialect",
+    level="headers",
+    severity=Severity.INFO,
+    what="Notes scales of one number that are not [] or [1], scales of rows that are not [N, 1], and scales of blocks "
+         "with axes of one between the others.",
+    why="The numbers are the same. An engine that copies them into a parameter of the usual shape stops.",
+    fix="Nothing for readers that reshape; else save the scales in the usual shape.",
+    check=check,
+    examples=(
+        Example(title="[1, 1]", skeleton=STATIC + TENSOR_WISE.replace("weight_scale  F32      []",
+                                                                      "weight_scale  F32      [1, 1]"), count=6),
+        Example(title="[]", skeleton=STATIC + TENSOR_WISE, count=0),
+        Example(title="[1]", skeleton=STATIC + TENSOR_WISE.replace("[]", "[1]"), count=0),
+    ),
+)  # fmt: skip

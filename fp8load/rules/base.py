@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint, Level
     from fp8load.rules.scales import ScaleReader
     from fp8load.rules.weights import WeightReader
+    from fp8load.values.compare import Comparison
 
 LEVELS = ("headers", "scales", "weights")
 """What may be read, from least to most."""
@@ -29,12 +30,16 @@ class Context:
     tp          tensor-parallel sizes that were asked for, or None
     scales      what the scales hold, read once for all rules; None at level headers
     weights     what the weights hold, read once for all rules; None below level weights
+    against     how far the weights are from those of another checkpoint; None without one
+    hash        whether whole files may be read, to be hashed
     """
 
     checkpoint: Checkpoint
     tp: tuple[int, ...] | None = None
     scales: ScaleReader | None = None
     weights: WeightReader | None = None
+    against: Comparison | None = None
+    hash: bool = False
 
     def problems(self, code: str) -> Iterator[Problem]:
         """Problems that reading and lowering already found under this code."""
@@ -50,6 +55,7 @@ class Example:
     files   what happens to files afterwards: None removes one, bytes replace it, a number of bytes is cut off its end
             (below zero) or appended
     tp      tensor-parallel sizes that are asked for
+    against the skeleton of the source that weights are compared with, and values in it
     """
 
     title: str
@@ -58,6 +64,12 @@ class Example:
     values: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, bytes | int | None] = field(default_factory=dict)
     tp: tuple[int, ...] | None = None
+    against: tuple[str, Mapping[str, float]] | None = None
+
+
+def always(context: Context) -> bool:  # noqa: ARG001 - the signature of `Rule.runs`
+    """A rule that needs nothing but its level."""
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +82,7 @@ class Rule:
     what, why, fix the documentation, in sentences
     check          yields one `Problem` for each fault
     examples       at least one that fires and one that is silent
+    runs           whether what the rule needs beside its level was asked for; else it is listed as not run
     """
 
     code: str
@@ -82,6 +95,7 @@ class Rule:
     check: Callable[[Context], Iterator[Problem]]
     examples: tuple[Example, ...]
     since: str = "0.1"
+    runs: Callable[[Context], bool] = always
 
 
 def found(code: str) -> Callable[[Context], Iterator[Problem]]:

@@ -39,7 +39,7 @@ def test_a_sound_checkpoint_passes_every_rule():
     assert report.ok
     assert report.raise_for_errors() is report
     assert report.legal_tp == [1, 2]
-    assert report.summary.not_run == []
+    assert report.summary.not_run == ["F8L806"]  # nothing to compare with
     assert {*report.summary.passed} | {"F8L504"} == {code for code, _ in rule_names()}
 
 

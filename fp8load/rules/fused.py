@@ -17,6 +17,9 @@ PARTS = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
     "w13": ("w1", "w3"),
+    "fused_qkv_a_proj": ("q_a_proj", "kv_a_proj_with_mqa"),
+    "in_proj_qkvz": ("in_proj_qkv", "in_proj_z"),
+    "in_proj_ba": ("in_proj_b", "in_proj_a"),
 }
 """Fused name -> members, for families that are not known. Whole components; used only where the members are stored."""
 
@@ -70,6 +73,14 @@ def _by_name(lowered: Lowered) -> Iterator[FusedGroup]:
             groups.setdefault(f"{parent}.{fused_of[last]}", []).append(info)
     for name, members in groups.items():
         yield FusedGroup(name, tuple(members), fused_on_disk=False)
+
+
+def in_order(group: FusedGroup) -> tuple[ModuleInfo, ...]:
+    """The members as they follow each other in the fused layer, not as they lie in the file."""
+    parts = PARTS.get(group.name.rpartition(".")[2])
+    if parts is None or not {info.name.rpartition(".")[2] for info in group.members} <= {*parts}:
+        return group.members
+    return tuple(sorted(group.members, key=lambda info: parts.index(info.name.rpartition(".")[2])))
 
 
 def kind(info: ModuleInfo) -> tuple[object, ...] | None:

@@ -36,7 +36,7 @@ def known_modules(checkpoint: Checkpoint) -> set[str]:
                 modules.add(at + entry.module)
             case Experts():
                 modules.add(at + (entry.stored or entry.target))
-                modules.add(f"{at}{entry.target}.0")
+                modules.add(f"{at}{(entry.stored or entry.target)}.0")
             case Vector() | Plain() | Table():
                 modules.add((at + entry.name).rpartition(".")[0])
             case Tower():

@@ -75,9 +75,13 @@ LEGAL = {
 }  # fmt: skip
 
 
+VALUES = {f"m.layers.{layer}.mlp.{part}_proj.weight_scale": 0.02 for layer in (2, 3) for part in ("gate", "up")}
+"""Scales of layers in FP8, so that weights are as large as those in FP4 beside them; all others are 1."""
+
+
 @pytest.mark.parametrize("skeleton", LEGAL.values(), ids=LEGAL.keys())
 def test_nothing_loud_is_said_of(skeleton):
-    report = checkpoint_of(skeleton).verify("weights")
+    report = checkpoint_of(skeleton, VALUES).verify("weights")
 
     assert [finding for finding in report.findings if finding.severity != "info"] == []
     assert report.ok

@@ -46,6 +46,12 @@ def test_metadata_are_strings_and_name_a_framework(metadata, expected):
     assert found(BLOCK + QUANTIZED, "F8L007", with_metadata(metadata)) == expected
 
 
+def test_the_framework_that_is_named_is_shown():
+    for metadata, got in (('{"format":"np"}', "'np'"), ("{}", "no format")):
+        report = checkpoint_of(BLOCK + QUANTIZED, files=with_metadata(metadata)).verify("headers")
+        assert [finding.got for finding in report.findings if finding.code == "F8L007"] == [got]
+
+
 def test_a_file_for_comfyui_needs_no_framework():
     assert found(COMFY + "a.weight F8_E4M3 [8, 8]\na.weight_scale F32 []\n", "F8L007") == []
 
@@ -55,6 +61,8 @@ def test_a_total_is_compared_only_where_every_tensor_is_there(names, expected):
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "model.safetensors")}
 
     assert found(BLOCK + QUANTIZED, "F8L012", {INDEX: json.dumps(index).encode()}) == expected
+    del index["metadata"]
+    assert found(BLOCK + QUANTIZED, "F8L012", {INDEX: json.dumps(index).encode()}) == []
 
 
 def test_a_bias_in_another_file_is_no_matter_of_scales():
@@ -94,6 +102,16 @@ def test_places_that_some_readers_do_not_look_at_are_noted(place, severity):
     document = BLOCK.removeprefix('config {"quantization_config": ').rstrip()[:-1]
 
     assert found(place % document + QUANTIZED, "F8L104") == ([] if severity is None else [(severity, 1)])
+
+
+@pytest.mark.parametrize(("config", "got"), [
+    ('{"hidden_act": "silu", "use_fp8_experts": true}', ["use_fp8_experts: True"]), ('{"use_fp8_experts": false}', []),
+    ('{"hidden_act": "silu"}', []), ('{"text_config": {"expert_dtype_fp8": "e4m3"}}', ["expert_dtype_fp8: e4m3"]),
+])  # fmt: skip
+def test_a_flag_is_one_that_is_set_and_speaks_of_quantization(config, got):
+    report = checkpoint_of(f"config {config}\n{QUANTIZED}").verify("headers")
+
+    assert [finding.got for finding in report.findings if finding.code == "F8L104"] == got
 
 
 MODELOPT = 'config {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["%s"]}}\n'
@@ -210,7 +228,10 @@ def test_a_configuration_or_an_index_makes_a_file_none_of_comfyuis():
     assert found('config {"model_type": "x"}\n' + layer, "F8C001") == []
     assert found(layer + NORM, "F8C001") == []
     assert found(layer.replace("weight_scale", "scale_weight"), "F8C001") == [("error", 1)]
-    assert found(COMFY + layer + "b.weight F8_E4M3 [8, 8]\nb.scale_weight F32 []\n", "F8C001") == [("error", 1)]
+    assert found(COMFY + layer, "F8C001") == []
+    assert found(layer.replace("F8_E4M3", "BF16"), "F8C001") == []
+    two = checkpoint_of(COMFY + layer + "b.weight F8_E4M3 [8, 8]\nb.scale_weight F32 []\n").verify()
+    assert [f.got for f in two.findings if f.code == "F8C001"] == ["comfy_metadata, weight_scale, scale_weight"]
 
 
 def test_a_pickled_copy_is_noted_once():

@@ -39,9 +39,14 @@ class _Outcome:
 
 
 def verify_report(
-    checkpoint: Checkpoint, *, level: Level | None, tp: Sequence[int] | None, against: Checkpoint | None = None
+    checkpoint: Checkpoint,
+    *,
+    level: Level | None,
+    tp: Sequence[int] | None,
+    against: Checkpoint | None = None,
+    hash: bool = False,
 ) -> VerifyReport:
-    """Run the rules that `level` allows; `against` a source, which takes level weights.
+    """Run the rules that `level` allows; `against` a source, which takes level weights. `hash` also reads whole files.
 
     Faults of the checkpoint are findings. Raises `SourceError` when scales cannot be read, and `UsageError` for a
     level or a tensor-parallel size that does not exist. A rule that fails is listed in `summary.crashed`, with its
@@ -53,7 +58,7 @@ def verify_report(
     weights = WeightReader(checkpoint) if level == "weights" else None
     comparison = None if against is None else compared(checkpoint, against)
     outcome = _run(
-        Context(checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights, against=comparison), level
+        Context(checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights, against=comparison, hash=hash), level
     )  # fmt: skip
     findings = _findings(outcome.problems, checkpoint)
     counts = Counter(finding.severity for finding in findings)

@@ -16,7 +16,6 @@ MAX_PATTERNS = 3
 
 OTHER_NAMES = {
     "F8L007": "metadata-not-strings",
-    "F8L010": "cache-broken",
 }
 """Names of codes that reading or lowering may use and no rule file claims."""
 

@@ -26,7 +26,7 @@ def problems_of(rule: Rule, example: Example):
     scales = None if rule.level == "headers" else ScaleReader(ckpt)
     weights = WeightReader(ckpt) if rule.level == "weights" else None
     against = compared(ckpt, source) if (source := source_of(example)) is not None else None
-    context = Context(checkpoint=ckpt, tp=example.tp, scales=scales, weights=weights, against=against)
+    context = Context(checkpoint=ckpt, tp=example.tp, scales=scales, weights=weights, against=against, hash=True)
     return list(rule.check(context))
 
 
@@ -54,7 +54,7 @@ def test_a_problem_says_what_where_expected_and_got(rule, example):
 @pytest.mark.parametrize(("rule", "example"), [param for param in EXAMPLES if param.values[1].count])
 def test_the_report_has_the_finding_of_an_example_that_fires(rule, example):
     ckpt = checkpoint_of(example.skeleton, example.values, example.files)
-    report = ckpt.verify("weights", tp=example.tp, against=source_of(example))
+    report = ckpt.verify("weights", tp=example.tp, against=source_of(example), hash=True)
     found = [finding for finding in report.findings if finding.code == rule.code]
 
     assert sum(finding.count for finding in found) == example.count

@@ -51,10 +51,11 @@ def verify_report(
     engine: str | Sequence[str] | None = None,
     arch: str | None = None,
     against: Checkpoint | None = None,
+    hash: bool = False,
 ) -> VerifyReport:
     """Run the rules that `level` allows, for every reader or for the engines and the GPU that are named.
 
-    `against` is a source that weights are compared with, which takes level weights.
+    `against` is a source that weights are compared with, which takes level weights; `hash` also reads whole files.
 
     Faults of the checkpoint are findings. Raises `SourceError` when scales cannot be read, and `UsageError` for a
     level, a tensor-parallel size, an engine or a GPU that does not exist. A rule that fails is listed in
@@ -67,7 +68,7 @@ def verify_report(
     weights = WeightReader(checkpoint) if level == "weights" else None
     comparison = None if against is None else compared(checkpoint, against)
     context = Context(checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights, engines=engines, gpu=gpu,
-                      against=comparison)  # fmt: skip
+                      against=comparison, hash=hash)  # fmt: skip
     outcome = _run(context, level)
     findings = _findings(outcome.problems, checkpoint)
     counts = Counter(finding.severity for finding in findings)

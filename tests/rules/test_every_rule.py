@@ -30,7 +30,7 @@ def problems_of(rule: Rule, example: Example):
     engines, gpu = find_profiles(example.engine or ()), example.arch and find_gpu(example.arch)
     against = compared(ckpt, source) if (source := source_of(example)) is not None else None
     context = Context(checkpoint=ckpt, tp=example.tp, scales=scales, weights=weights, engines=engines, gpu=gpu,
-                      against=against)  # fmt: skip
+                      against=against, hash=True)  # fmt: skip
     return list(rule.check(context))
 
 
@@ -58,7 +58,8 @@ def test_a_problem_says_what_where_expected_and_got(rule, example):
 @pytest.mark.parametrize(("rule", "example"), [param for param in EXAMPLES if param.values[1].count])
 def test_the_report_has_the_finding_of_an_example_that_fires(rule, example):
     ckpt = checkpoint_of(example.skeleton, example.values, example.files)
-    report = ckpt.verify("weights", tp=example.tp, engine=example.engine, arch=example.arch, against=source_of(example))
+    report = ckpt.verify("weights", tp=example.tp, engine=example.engine, arch=example.arch, against=source_of(example),
+                         hash=True)  # fmt: skip
     found = [finding for finding in report.findings if finding.code == rule.code]
 
     assert sum(finding.count for finding in found) == example.count

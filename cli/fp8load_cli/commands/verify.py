@@ -63,6 +63,10 @@ _Against = Annotated[
         rich_help_panel=_WHAT,
     ),
 ]
+_Hash = Annotated[
+    bool,
+    typer.Option("--hash", help="Compare whole files with their published checksums.", rich_help_panel=_WHAT),
+]
 _FailOn = Annotated[
     str, typer.Option("--fail-on", metavar="error|warning", help="Exit 1 from here on.", rich_help_panel=_RESULT)
 ]
@@ -115,6 +119,7 @@ def verify(  # noqa: PLR0913 - its options
     ignore: _Ignore = None,
     tp: _Tp = None,
     against: _Against = None,
+    hash: _Hash = False,
     fail_on: _FailOn = "error",
     exit_zero: _ExitZero = False,
     baseline: _Baseline = None,
@@ -138,7 +143,7 @@ def verify(  # noqa: PLR0913 - its options
         checkpoint = stack.enter_context(opened(run, source, allow_unscaled=allow_unscaled))
         other = None if against is None else stack.enter_context(opened(run, against, allow_unscaled=True))
         with progress(progress_stream(run.settings), checkpoint.source.meter):
-            report = checkpoint.verify(cast("Level | None", level), tp=_sizes(tp), against=other)
+            report = checkpoint.verify(cast("Level | None", level), tp=_sizes(tp), against=other, hash=hash)
     report, unused = filters.apply(wanted.apply(report))
     for text in unused:
         run.out.warning(text)

@@ -67,6 +67,13 @@ _Hash = Annotated[
     bool,
     typer.Option("--hash", help="Compare whole files with their published checksums.", rich_help_panel=_WHAT),
 ]
+_Engine = Annotated[
+    list[str] | None,
+    typer.Option("--engine", metavar="vllm@0.33", help="Engines that have to load it.", rich_help_panel=_WHAT),
+]
+_Arch = Annotated[
+    str | None, typer.Option("--arch", metavar="sm90", help="The GPU that has to run it.", rich_help_panel=_WHAT)
+]
 _FailOn = Annotated[
     str, typer.Option("--fail-on", metavar="error|warning", help="Exit 1 from here on.", rich_help_panel=_RESULT)
 ]
@@ -97,7 +104,7 @@ def register(app: typer.Typer) -> None:
         formats=FORMATS,
         examples=(
             "fp8load verify ./my-checkpoint",
-            "fp8load verify org/repo --tp 1,2,8 --fail-on warning",
+            "fp8load verify org/repo --engine vllm@0.33,sglang --tp 8 --arch sm90",
             "fp8load verify ./my-checkpoint --select F8L2 --format github",
         ),
         codes={
@@ -120,6 +127,8 @@ def verify(  # noqa: PLR0913 - its options
     tp: _Tp = None,
     against: _Against = None,
     hash: _Hash = False,
+    engine: _Engine = None,
+    arch: _Arch = None,
     fail_on: _FailOn = "error",
     exit_zero: _ExitZero = False,
     baseline: _Baseline = None,
@@ -143,7 +152,10 @@ def verify(  # noqa: PLR0913 - its options
         checkpoint = stack.enter_context(opened(run, source, allow_unscaled=allow_unscaled))
         other = None if against is None else stack.enter_context(opened(run, against, allow_unscaled=True))
         with progress(progress_stream(run.settings), checkpoint.source.meter):
-            report = checkpoint.verify(cast("Level | None", level), tp=_sizes(tp), against=other, hash=hash)
+            report = checkpoint.verify(
+                cast("Level | None", level), tp=_sizes(tp), engine=comma_list(engine) or None, arch=arch, against=other,
+                hash=hash,
+            )  # fmt: skip
     report, unused = filters.apply(wanted.apply(report))
     for text in unused:
         run.out.warning(text)

@@ -33,6 +33,7 @@ from fp8load.units import size
 if TYPE_CHECKING:
     import torch
 
+    from fp8load.fixes import Fixes
     from fp8load.report import InspectReport, VerifyReport
 
 Level = Literal["headers", "scales", "weights"]
@@ -146,6 +147,17 @@ class Checkpoint:
             raise UsageError(Problem(code="USE011", message="engine profiles are not part of this version",
                                      got=engine, hint="leave it out: findings hold for every reader"))  # fmt: skip
         return verify_report(self, level=level, tp=tp)
+
+    def fix(self, codes: Sequence[str] = (), *, level: Level | None = None) -> Fixes:
+        """What `verify --fix` would do: `.diff()` shows it, `.write(folder)` writes a repaired copy. Nothing is changed
+        in place.
+
+        Without `codes`: errors and warnings that can be repaired exactly and in one way. With them, only faults of
+        these codes (or prefixes of codes): also what is only noted; and, for a full code, what is lossy or a choice.
+        """
+        from fp8load.fixes import plan_fixes
+
+        return plan_fixes(self, codes, level=level)
 
     def legal_tp(self) -> list[int]:
         """Tensor-parallel sizes up to 64 that split every layer; [1] for an unknown family."""

@@ -151,6 +151,14 @@ class Summary(Report):
     crashed: list[str]
 
 
+class FixReport(Report):
+    """A kind of repair that the checkpoint has had: how many faults of a rule, and what was done."""
+
+    code: str
+    title: str
+    count: int
+
+
 class VerifyReport(Report):
     """What is wrong with a checkpoint (`fp8load verify --json`)."""
 
@@ -163,6 +171,7 @@ class VerifyReport(Report):
     read: Read
     summary: Summary
     findings: list[Finding]
+    fixed: list[FixReport] | None = None
 
     def __repr__(self) -> str:
         found = self.summary

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from fp8load.checkpoint import Checkpoint, Level
 from fp8load.errors import Problem, Severity, SourceError, UsageError
+from fp8load.fixable import with_fixes
 from fp8load.formats.stacked import stored_problems
 from fp8load.inspection import read_report, source_report
 from fp8load.report import Finding, Summary, VerifyReport
@@ -20,7 +21,7 @@ from fp8load.rules.registry import find_rule, rule_names, rules
 from fp8load.rules.scales import ScaleReader
 from fp8load.source.base import Source
 
-__all__ = ["default_level", "find_rule", "rule_names", "rules", "verify_report"]
+__all__ = ["default_level", "find_rule", "problems_of", "rule_names", "rules", "verify_report"]
 
 log = logging.getLogger("fp8load.verify")
 
@@ -45,8 +46,9 @@ def verify_report(checkpoint: Checkpoint, *, level: Level | None, tp: Sequence[i
     level = default_level(checkpoint.source) if level is None else _checked_level(level)
     sizes = None if tp is None else _checked_sizes(tp)
     scales = None if level == "headers" else ScaleReader(checkpoint)
-    outcome = _run(Context(checkpoint=checkpoint, tp=sizes, scales=scales), level)
-    findings = _findings(outcome.problems, checkpoint)
+    context = Context(checkpoint=checkpoint, tp=sizes, scales=scales)
+    outcome = _run(context, level)
+    findings = with_fixes(_findings(outcome.problems, checkpoint), outcome.problems, context)
     counts = Counter(finding.severity for finding in findings)
     return VerifyReport(
         source=source_report(checkpoint.source, checkpoint.index),
@@ -60,6 +62,19 @@ def verify_report(checkpoint: Checkpoint, *, level: Level | None, tp: Sequence[i
         ),
         findings=findings,
     )  # fmt: skip
+
+
+def problems_of(checkpoint: Checkpoint, level: Level | None) -> tuple[Context, list[Problem]]:
+    """Everything that the rules of `level` find, not folded yet, and the context to ask more in.
+
+    Raises `SourceError` when scales cannot be read, and `UsageError` for a level that does not exist.
+    """
+    level = default_level(checkpoint.source) if level is None else _checked_level(level)
+    scales = None if level == "headers" else ScaleReader(checkpoint)
+    context = Context(checkpoint=checkpoint, scales=scales)
+    pieces = checkpoint.lowered.pieces
+    problems = _run(context, level).problems
+    return context, list(stored_problems(problems, pieces)) if pieces else problems
 
 
 def default_level(source: Source) -> Level:

@@ -15,6 +15,7 @@ from fp8load.errors import Problem, Severity
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint, Level
     from fp8load.rules.scales import ScaleReader
+    from fp8load.writing.actions import Action
 
 LEVELS = ("headers", "scales", "weights")
 """What may be read, from least to most."""
@@ -57,6 +58,20 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """How a rule's faults are mended in a copy of the checkpoint.
+
+    title    what is done, for people: "drops the scale"
+    actions  a fault -> what changes; nothing for one that cannot be mended
+    only_if  why it is done only where `--fix` names the code; "" where it is exact and there is one way to do it
+    """
+
+    title: str
+    actions: Callable[[Context, Problem], Iterator[Action]]
+    only_if: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """A rule of `verify`.
 
@@ -66,6 +81,7 @@ class Rule:
     what, why, fix the documentation, in sentences
     check          yields one `Problem` for each fault
     examples       at least one that fires and one that is silent
+    repair         what `verify --fix` does; those of this project lie in `fp8load/rules/repairs/`, by code
     """
 
     code: str
@@ -78,6 +94,7 @@ class Rule:
     check: Callable[[Context], Iterator[Problem]]
     examples: tuple[Example, ...]
     since: str = "0.1"
+    repair: Repair | None = None
 
 
 def found(code: str) -> Callable[[Context], Iterator[Problem]]:

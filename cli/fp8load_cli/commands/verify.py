@@ -15,14 +15,17 @@ from fp8load_cli.run import Run
 from fp8load_cli.settings import no_such_choice
 
 if TYPE_CHECKING:
-    from fp8load.checkpoint import Level
+    from fp8load.checkpoint import Checkpoint, Level
     from fp8load.report import VerifyReport
+    from fp8load_cli.filters import Selection
+    from fp8load_cli.fixing import Wish
 
 FORMATS = ("text", "concise", "json", "jsonl", "github", "gitlab", "sarif", "junit", "md")
 FAIL_ON = ("error", "warning")
 _WHAT = "What to check"
 _RESULT = "What to make of it"
 _SHOW = "What to show"
+_REPAIR = "What to repair"
 _RANK = {Severity.INFO: 0, Severity.WARNING: 1, Severity.ERROR: 2}
 
 
@@ -73,6 +76,20 @@ _Group = Annotated[bool, typer.Option("--group/--no-group", help="Fold equal fin
 _Statistics = Annotated[
     bool, typer.Option("--statistics", help="Only how often each rule fires.", rich_help_panel=_SHOW)
 ]
+_Fix = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fix",
+        metavar="[CODES]",
+        help="Repair a copy: what is exact, or these codes (lossy ones are named in full).",
+        rich_help_panel=_REPAIR,
+    ),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Where --fix writes: a new or empty folder.", rich_help_panel=_REPAIR),
+]
+_Diff = Annotated[bool, typer.Option("--diff", help="Show what --fix would change.", rich_help_panel=_REPAIR)]
 
 
 def register(app: typer.Typer) -> None:
@@ -81,12 +98,12 @@ def register(app: typer.Typer) -> None:
         app,
         formats=FORMATS,
         examples=(
-            "fp8load verify ./my-checkpoint",
             "fp8load verify org/repo --tp 1,2,8 --fail-on warning",
             "fp8load verify ./my-checkpoint --select F8L2 --format github",
+            "fp8load verify ./my-checkpoint --fix --out ./repaired",
         ),
         codes={
-            0: "nothing at or above --fail-on",
+            0: "nothing at or above --fail-on; --fix: in the copy; --diff: nothing to repair",
             1: "findings at or above --fail-on, broken files and configuration included",
             3: "could not answer: not found, offline, or a rule crashed",
         },
@@ -110,20 +127,29 @@ def verify(  # noqa: PLR0913 - its options
     max_findings: _MaxFindings = None,
     group: _Group = True,
     statistics: _Statistics = False,
+    fix: _Fix = None,
+    out: _Out = None,
+    diff: _Diff = False,
     allow_unscaled: AllowUnscaled = False,
 ) -> ExitCode:
     """Check whether a checkpoint can be loaded and is sane.
 
     Faults of its files are findings, not failures. Rules that need more than --level allows are listed as not run.
+    --fix repairs a copy and reports on that; nothing is ever changed in place.
     """
+    from fp8load_cli.fixing import wish_of
+
     _check_choices(fail_on, run.settings.format, statistics=statistics)
     from fp8load_cli.filters import Selection, load_filters, unfold, write_known
     from fp8load_cli.render.verify import render, verdict
 
     wanted = Selection.of(comma_list(select), comma_list(ignore), comma_list(extend_select))
     filters = load_filters(run.settings.config, baseline)
+    wish = wish_of(fix, out, diff=diff, chosen=run.settings.format)
     with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
-        report = checkpoint.verify(cast("Level | None", level), tp=_sizes(tp))
+        if wish is not None and wish.diff:
+            return _show_diff(run, checkpoint, wish, cast("Level | None", level), wanted)
+        report = _report(run, checkpoint, wish, level=cast("Level | None", level), tp=_sizes(tp), wanted=wanted)
     report, unused = filters.apply(wanted.apply(report))
     for text in unused:
         run.out.warning(text)
@@ -136,6 +162,36 @@ def verify(  # noqa: PLR0913 - its options
     if report.summary.crashed:
         run.out.warning(f"rules that crashed: {', '.join(report.summary.crashed)}; -v shows why")
     return _exit_code(report, fail_on, forgiving=exit_zero or write_baseline is not None)
+
+
+def _show_diff(run: Run, checkpoint: Checkpoint, wish: Wish, level: Level | None, wanted: Selection) -> ExitCode:
+    from fp8load_cli.fixing import planned, tell
+
+    fixes = planned(checkpoint, wish, level, wanted.has)
+    run.out.report(fixes.diff())
+    tell(run, fixes, None)
+    return ExitCode.OK if fixes.changes.is_empty else ExitCode.NO
+
+
+def _report(
+    run: Run, checkpoint: Checkpoint, wish: Wish | None, *, level: Level | None, tp: list[int] | None, wanted: Selection
+) -> VerifyReport:
+    """The report on a checkpoint, or on the copy that --fix writes of it."""
+    if wish is None or wish.out is None:
+        return checkpoint.verify(level, tp=tp)
+    import fp8load
+    from fp8load.report import FixReport
+    from fp8load_cli.fixing import planned, tell
+
+    fixes = planned(checkpoint, wish, level, wanted.has)
+    fixed = [FixReport(code=code, title=title, count=count) for code, title, count in fixes.counts]
+    if fixes.changes.is_empty:
+        tell(run, fixes, None)
+        return checkpoint.verify(level, tp=tp).model_copy(update={"fixed": fixed})
+    fixes.write(wish.out)
+    tell(run, fixes, wish.out)
+    with fp8load.open(wish.out, allow_unscaled=checkpoint.allow_unscaled) as copy:
+        return copy.verify(level, tp=tp).model_copy(update={"fixed": fixed})
 
 
 def _check_choices(fail_on: str, chosen: str, *, statistics: bool) -> None:

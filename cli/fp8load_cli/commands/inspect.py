@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fp8load.report import InspectReport
     from fp8load_cli.render.document import Document
 
-FORMATS = ("text", "json", "md")
+FORMATS = ("text", "json", "md", "html")
 SORTS = ("name", "bytes", "count")
 PLOTS = ("scales",)
 _LOOK = "What to show"
@@ -88,6 +88,8 @@ def inspect(  # noqa: PLR0913 - its options
 
             run.out.report(write_skeleton(checkpoint.index))
             return ExitCode.OK
+        if run.settings.format == "html":
+            return _draw_page(run, checkpoint, narrowed, values=plot is not None)
         if plot is not None:
             return _draw_scales(run, checkpoint)
         from fp8load_cli.select import with_tensors, within
@@ -135,6 +137,19 @@ def _check_plot(run: Run, plot: str, others: dict[str, object]) -> None:
     for option, value in others.items():
         if value:
             raise _useless(option, "excludes --plot, which is of the whole checkpoint")
+
+
+def _draw_page(run: Run, checkpoint: Checkpoint, narrowed: dict[str, object], *, values: bool) -> ExitCode:
+    """Facts and modules as a page; under --plot scales with the values of scales."""
+    for option, value in narrowed.items():
+        if value:
+            raise _useless(option, "excludes --format html, which sorts and filters by itself")
+    from fp8load_cli.render import html
+    from fp8load_cli.render.html import Parts
+
+    checkpoint.summary()  # a page of inspect needs it: this raises what is wrong with the files
+    run.out.report(html.draw(Parts.of(checkpoint, values=values), None))
+    return ExitCode.OK
 
 
 def _draw_scales(run: Run, checkpoint: Checkpoint) -> ExitCode:

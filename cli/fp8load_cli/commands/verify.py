@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from fp8load.report import VerifyReport
     from fp8load_cli.filters import Selection
     from fp8load_cli.fixing import Wish
+    from fp8load_cli.render.html import Parts
 
-FORMATS = ("text", "concise", "json", "jsonl", "github", "gitlab", "sarif", "junit", "md")
+FORMATS = ("text", "concise", "json", "jsonl", "github", "gitlab", "sarif", "junit", "md", "html")
 FAIL_ON = ("error", "warning")
 _WHAT = "What to check"
 _RESULT = "What to make of it"
@@ -149,14 +150,16 @@ def verify(  # noqa: PLR0913 - its options
     with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
         if wish is not None and wish.diff:
             return _show_diff(run, checkpoint, wish, cast("Level | None", level), wanted)
-        report = _report(run, checkpoint, wish, level=cast("Level | None", level), tp=_sizes(tp), wanted=wanted)
+        report, parts = _report(run, checkpoint, wish, level=cast("Level | None", level), tp=_sizes(tp), wanted=wanted)
     report, unused = filters.apply(wanted.apply(report))
     for text in unused:
         run.out.warning(text)
     if write_baseline is not None:
         write_known(write_baseline, report)
         run.out.note(f"wrote {len(report.findings)} findings to {write_baseline}")
-    run.out.report(render(run, report if group else unfold(report), limit=max_findings, statistics=statistics))
+    run.out.report(
+        render(run, report if group else unfold(report), limit=max_findings, statistics=statistics, parts=parts)
+    )
     if run.settings.output is not None:
         run.out.note(verdict(report))
     if report.summary.crashed:
@@ -175,10 +178,10 @@ def _show_diff(run: Run, checkpoint: Checkpoint, wish: Wish, level: Level | None
 
 def _report(
     run: Run, checkpoint: Checkpoint, wish: Wish | None, *, level: Level | None, tp: list[int] | None, wanted: Selection
-) -> VerifyReport:
-    """The report on a checkpoint, or on the copy that --fix writes of it."""
+) -> tuple[VerifyReport, Parts | None]:
+    """The report on a checkpoint, or on the copy that --fix writes of it; and what a page shows beside it."""
     if wish is None or wish.out is None:
-        return checkpoint.verify(level, tp=tp)
+        return _checked(run, checkpoint, level, tp)
     import fp8load
     from fp8load.report import FixReport
     from fp8load_cli.fixing import planned, tell
@@ -187,11 +190,24 @@ def _report(
     fixed = [FixReport(code=code, title=title, count=count) for code, title, count in fixes.counts]
     if fixes.changes.is_empty:
         tell(run, fixes, None)
-        return checkpoint.verify(level, tp=tp).model_copy(update={"fixed": fixed})
+        report, parts = _checked(run, checkpoint, level, tp)
+        return report.model_copy(update={"fixed": fixed}), parts
     fixes.write(wish.out)
     tell(run, fixes, wish.out)
     with fp8load.open(wish.out, allow_unscaled=checkpoint.allow_unscaled) as copy:
-        return copy.verify(level, tp=tp).model_copy(update={"fixed": fixed})
+        report, parts = _checked(run, copy, level, tp)
+    return report.model_copy(update={"fixed": fixed}), parts
+
+
+def _checked(
+    run: Run, checkpoint: Checkpoint, level: Level | None, tp: list[int] | None
+) -> tuple[VerifyReport, Parts | None]:
+    report = checkpoint.verify(level, tp=tp)
+    if run.settings.format != "html":
+        return report, None
+    from fp8load_cli.render.html import Parts
+
+    return report, Parts.of(checkpoint, values=report.level != "headers")
 
 
 def _check_choices(fail_on: str, chosen: str, *, statistics: bool) -> None:

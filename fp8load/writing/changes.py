@@ -24,6 +24,7 @@ from fp8load.writing.shard import NewShard, new_shard
 class Changes:
     """A copy of a checkpoint that differs from it.
 
+    files      every file of the checkpoint and beside it, those in subfolders that index.json names too
     documents  JSON files that change: their text before and after
     shards     safetensors files that are written anew
     omitted    files that are left out
@@ -31,6 +32,7 @@ class Changes:
     """
 
     source: Source
+    files: Sequence[str]
     documents: Mapping[str, tuple[str, str]]
     shards: Mapping[str, NewShard]
     omitted: frozenset[str]
@@ -62,7 +64,8 @@ class Changes:
         as copies. `out` must be new or empty; it appears whole, at the end. Raises `UsageError`, `SourceError`.
         """
         with new_folder(out, nbytes=self.nbytes) as folder:
-            for file in self.source.list():
+            for file in self.files:
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 if file not in self.omitted and file not in self.documents and file not in self.shards:
                     place(self.source, file, folder / file, link=file.endswith(".safetensors"))
             for file, (_, text) in self.documents.items():
@@ -89,14 +92,21 @@ def changes_of(source: Source, index: Index, actions: Iterable[Action]) -> Chang
             shards[file] = shard
         else:  # every tensor goes, and the file with them
             omitted.add(file)
-    index_file = find_index(source.list())
+    present = source.list()
+    index_file = find_index(present)
     if index_file is not None:
         followed = list(_followed(index, index_file, shard_actions, shards))
         edits.setdefault(index_file, [])[:0] = followed
     lines = {file: tuple(map(str, wanted)) for file, wanted in shard_actions.items()}
     lines |= {file: ("- the whole file",) for file in omitted if file not in lines}
-    return Changes(source=source, documents=_documents(source, omitted, edits), shards=shards,
-                   omitted=frozenset(omitted), lines=lines)  # fmt: skip
+    return Changes(
+        source=source,
+        files=tuple(dict.fromkeys([*present, *index.files])),
+        documents=_documents(source, omitted, edits),
+        shards=shards,
+        omitted=frozenset(omitted),
+        lines=lines,
+    )
 
 
 def _documents(source: Source, omitted: set[str], edits: Mapping[str, Sequence[Edit]]) -> dict[str, tuple[str, str]]:

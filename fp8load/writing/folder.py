@@ -58,7 +58,11 @@ def _refused(
 
 
 def place(source: Source, file: str, target: Path, *, link: bool) -> None:
-    """An unchanged file in a new folder: a hard link where that is asked for and the disk can, else a copy."""
+    """An unchanged file in a new folder: a hard link where that is asked for and the disk can, else a copy.
+
+    Raises `SourceError` for what is no file, such as a link to nothing.
+    """
+    total = source.size(file)
     path = source.path(file)
     if path is not None and link:
         try:
@@ -67,7 +71,6 @@ def place(source: Source, file: str, target: Path, *, link: bool) -> None:
             shutil.copyfile(path, target)
         return
     with target.open("xb") as written:
-        total = source.size(file)
         for begin in range(0, total, CHUNK):
             written.write(source.read(file, begin, min(begin + CHUNK, total)))
         synced(written)

@@ -112,6 +112,34 @@ def test_a_file_of_which_nothing_is_left_goes_too(folder, tmp_path):
     assert build_index(LocalSource(tmp_path / "new")).problems == ()
 
 
+def test_a_shard_in_a_subfolder_comes_along(folder, tmp_path):
+    (folder / "sub").mkdir()
+    (folder / SECOND).rename(folder / "sub" / SECOND)
+    (folder / INDEX).write_text((folder / INDEX).read_text().replace(SECOND, f"sub/{SECOND}"))
+    changed(folder, Drop(meta(folder, NORM)), Drop(meta(folder, "lm_head.weight"))).write(tmp_path / "new")
+    index = build_index(LocalSource(tmp_path / "new"))
+
+    assert index.problems == ()
+    assert f"sub/{SECOND}" in index.files
+
+
+def test_a_link_to_nothing_is_an_error_of_the_source(folder, tmp_path):
+    (folder / "lost").symlink_to("nowhere")
+    with pytest.raises(SourceError, match="lost"):
+        changed(folder, Drop(meta(folder, NORM))).write(tmp_path / "new")
+
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_linked_file_of_a_cache_is_linked_to_what_it_points_to(folder, tmp_path):
+    (folder / SECOND).rename(tmp_path / "blob")
+    (folder / SECOND).symlink_to(tmp_path / "blob")
+    changed(folder, Drop(meta(folder, NORM))).write(tmp_path / "new")
+
+    assert not (tmp_path / "new" / SECOND).is_symlink()
+    assert (tmp_path / "new" / SECOND).samefile(tmp_path / "blob")
+
+
 def test_a_file_can_be_left_out_and_metadata_set(folder, tmp_path):
     changes = changed(
         folder, Omit("tokenizer.json"), SetMetadata(FILE, "format", None), SetMetadata(SECOND, "by", "me")

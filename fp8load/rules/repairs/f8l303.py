@@ -11,25 +11,24 @@ from fp8load.writing.actions import Edit
 
 
 def actions(context: Context, problem: Problem) -> Iterator[Edit]:
-    """Full names of the unquantized modules that no other entry covers."""
+    """Full names of the unquantized modules that no other entry covers; said with the first module of an entry only,
+    because an entry may cover ten thousands."""
     fmt = context.checkpoint.format
     claim = fmt.claim(problem.tensor.rpartition(".")[0])
     if isinstance(claim, Ignored):
-        known = _replaced(context)
-        if claim.by not in known:
-            known[claim.by] = tuple(_replacement(context, claim.by))
-        yield from known[claim.by]
+        yield from edit_list(context, "discard", claim.by)
+        if _firsts(context).setdefault(claim.by, problem.tensor) == problem.tensor:
+            yield from _replacement(context, claim.by)
 
 
 @once
-def _replaced(_context: Context) -> dict[str, tuple[Edit, ...]]:
-    """Entries with their edits, as they are asked for."""
+def _firsts(_context: Context) -> dict[str, str]:
+    """Entry -> the first tensor that was asked about."""
     return {}
 
 
 def _replacement(context: Context, wide: str) -> Iterator[Edit]:
     fmt = context.checkpoint.format
-    yield from edit_list(context, "discard", wide)
     others = [entry for entry in fmt.ignore if entry != wide]
     for module in sorted(stored_unquantized(context)):
         if fmt.covers(wide, module) and not any(fmt.covers(entry, module) for entry in others):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import unified_diff
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from fp8load.index.index import Index
 from fp8load.patterns import escape
 from fp8load.source.base import Source
 from fp8load.writing.actions import Action, Add, Drop, Edit, Omit, Rename, ShardAction
+from fp8load.writing.diff import unified
 from fp8load.writing.document import edited
 from fp8load.writing.folder import new_folder, place, write_text
 from fp8load.writing.shard import NewShard, new_shard
@@ -53,8 +53,7 @@ class Changes:
         """Unified for JSON; of other files one line for each tensor."""
         out: list[str] = []
         for file, (before, after) in sorted(self.documents.items()):
-            old, new = before.splitlines(), after.splitlines()
-            out += unified_diff(old, new, f"a/{file}" if before else "/dev/null", f"b/{file}", lineterm="")
+            out += unified(before, after, f"a/{file}" if before else "/dev/null", f"b/{file}")
         for file, lines in sorted(self.lines.items()):
             out += [f"--- a/{file}", "+++ /dev/null" if file in self.omitted else f"+++ b/{file}", *lines]
         return "".join(escape(line) + "\n" for line in out)

@@ -36,7 +36,9 @@ def test_a_survey_counts_every_value_once():
     assert sum(counts.values()) == sum(view.meta.num_elements for view in survey.scales) - 8
 
 
-def test_an_outlier_has_its_exact_block():
+@pytest.mark.parametrize("chunk", [8, 1 << 20])
+def test_an_outlier_has_its_exact_block(monkeypatch, chunk):
+    monkeypatch.setattr("fp8load.rules.scales.CHUNK", chunk)
     files = written(TWO_LAYERS, {})
     ckpt = checkpoint_of(TWO_LAYERS)
     meta, data = ckpt.index.tensors[SCALE], bytearray(files["model.safetensors"])

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import fp8load
-from fp8load.errors import UsageError
+from fp8load.errors import Problem, UsageError
+from fp8load.rules.base import Context
 from fp8load.rules.repairs import repairs
 from fp8load.rules.samples import BLOCK, LISTED, LLAMA, LLAMA_ATTENTION, LLAMA_CONFIG, LLAMA_MLP, LLAMA_REST, POWERS
+from fp8load.writing.changes import changes_of
 from rules.examples import checkpoint_of, written
 
 STATIC_LLAMA = LLAMA_CONFIG + (
@@ -112,8 +114,8 @@ CASES = {
     ),
 }  # fmt: skip
 
-WITHOUT_A_RULE = {"F8L007", "F8L012"}
-"""Repairs whose faults only appear with other rules; `test_the_header_gets_metadata` and the next have them."""
+WITHOUT_A_RULE = {"F8L007", "F8L012", "F8L104"}
+"""Repairs of faults that no rule reports yet: `planned_for` gives them one."""
 
 
 def on_disk(case: Case, folder: Path) -> Path:
@@ -278,6 +280,34 @@ def test_the_header_gets_metadata(tmp_path):
         assert copy.index.files[FILE].metadata == {"a": "1", "format": "pt"}
         assert copy.index.problems == ()
     assert tensors_of(folder) == tensors_of(tmp_path / "repaired")
+
+
+def planned_for(problem: Problem, folder: Path, out: Path) -> Path:
+    """A copy in which this problem is repaired, whether or not a rule has found it."""
+    with fp8load.open(folder) as ckpt:
+        actions = repairs()[problem.code].actions(Context(checkpoint=ckpt), problem)
+        changes_of(ckpt.source, ckpt.index, actions).write(out)
+    return out
+
+
+def test_a_total_size_becomes_the_sum_of_the_tensors(tmp_path):
+    folder = on_disk(Case(LLAMA, with_index(LLAMA, total_size=7)), tmp_path / "faulty")
+    with fp8load.open(planned_for(Problem(code="F8L012", message=""), folder, tmp_path / "repaired")) as copy:
+        assert copy.index.total_size == copy.index.nbytes
+
+
+def test_a_configuration_in_an_odd_place_is_copied_to_the_usual_one(tmp_path):
+    odd = LLAMA_CONFIG + BLOCK.replace('"quantization_config"', '"compression_config"') + LLAMA_ATTENTION + LLAMA_MLP
+    folder = on_disk(Case(odd + LLAMA_REST), tmp_path / "faulty")
+    with fp8load.open(planned_for(Problem(code="F8L104", message=""), folder, tmp_path / "repaired")) as copy:
+        assert copy.format.place == "config.json quantization_config"
+        assert loud(copy.verify("weights")) == []
+
+
+def test_a_configuration_in_the_usual_place_stays_there(tmp_path):
+    folder = on_disk(Case(LLAMA), tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        assert list(repairs()["F8L104"].actions(Context(checkpoint=ckpt), Problem(code="F8L104", message=""))) == []
 
 
 def test_an_unknown_code_names_those_that_can_be_repaired(tmp_path):

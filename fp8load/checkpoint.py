@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from fp8load.engines.stored import Stored
+    from fp8load.fixes import Fixes
     from fp8load.report import InspectReport, VerifyReport
 
 Level = Literal["headers", "scales", "weights"]
@@ -162,6 +163,17 @@ class Checkpoint:
         from fp8load.verify import verify_report
 
         return verify_report(self, level=level, tp=tp, engine=engine, arch=arch, against=against, hash=hash)
+
+    def fix(self, codes: Sequence[str] = (), *, level: Level | None = None) -> Fixes:
+        """What `verify --fix` would do: `.diff()` shows it, `.write(folder)` writes a repaired copy. Nothing is changed
+        in place.
+
+        Without `codes`: errors and warnings that can be repaired exactly and in one way. With them, only faults of
+        these codes (or prefixes of codes): also what is only noted; and, for a full code, what is lossy or a choice.
+        """
+        from fp8load.fixes import plan_fixes
+
+        return plan_fixes(self, codes, level=level)
 
     def legal_tp(self) -> list[int]:
         """Tensor-parallel sizes up to 64 that split every layer; [1] for an unknown family."""

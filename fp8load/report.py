@@ -211,6 +211,14 @@ class AgainstReport(Report):
     modules: SkipValidation[list[ModuleDistance]]
 
 
+class FixReport(Report):
+    """A kind of repair that the checkpoint has had: how many faults of a rule, and what was done."""
+
+    code: str
+    title: str
+    count: int
+
+
 class VerifyReport(Report):
     """What is wrong with a checkpoint (`fp8load verify --json`)."""
 
@@ -227,6 +235,7 @@ class VerifyReport(Report):
     summary: Summary
     findings: list[Finding]
     against: AgainstReport | None = None
+    fixed: list[FixReport] | None = None
 
     def __repr__(self) -> str:
         found = self.summary

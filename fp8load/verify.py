@@ -13,6 +13,7 @@ from fp8load.engines.gpus import find_gpu
 from fp8load.engines.registry import find_profiles
 from fp8load.engines.verdict import Target
 from fp8load.errors import Problem, Severity, SourceError, UsageError
+from fp8load.fixable import with_fixes
 from fp8load.formats.stacked import stored_problems
 from fp8load.inspection import read_report, source_report
 from fp8load.report import Finding, Summary, VerifyReport
@@ -28,7 +29,7 @@ from fp8load.source.base import Source
 from fp8load.values.compare import compared
 from fp8load.values.report import against_report
 
-__all__ = ["default_level", "find_rule", "rule_names", "rules", "verify_report"]
+__all__ = ["default_level", "find_rule", "problems_of", "rule_names", "rules", "verify_report"]
 
 log = logging.getLogger("fp8load.verify")
 
@@ -70,7 +71,7 @@ def verify_report(
     context = Context(checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights, engines=engines, gpu=gpu,
                       against=comparison, hash=hash)  # fmt: skip
     outcome = _run(context, level)
-    findings = _findings(outcome.problems, checkpoint)
+    findings = with_fixes(_findings(outcome.problems, checkpoint), outcome.problems, context)
     counts = Counter(finding.severity for finding in findings)
     return VerifyReport(
         source=source_report(checkpoint.source, checkpoint.index),
@@ -88,6 +89,20 @@ def verify_report(
         findings=findings,
         against=None if comparison is None else against_report(comparison),
     )  # fmt: skip
+
+
+def problems_of(checkpoint: Checkpoint, level: Level | None) -> tuple[Context, list[Problem]]:
+    """Everything that the rules of `level` find, not folded yet, and the context to ask more in.
+
+    Raises `SourceError` when scales cannot be read, and `UsageError` for a level that does not exist.
+    """
+    level = _level(checkpoint, level, compares=False)
+    scales = None if level == "headers" else ScaleReader(checkpoint)
+    weights = WeightReader(checkpoint) if level == "weights" else None
+    context = Context(checkpoint=checkpoint, scales=scales, weights=weights)
+    pieces = checkpoint.lowered.pieces
+    problems = _run(context, level).problems
+    return context, list(stored_problems(problems, pieces)) if pieces else problems
 
 
 def default_level(source: Source) -> Level:

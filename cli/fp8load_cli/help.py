@@ -51,6 +51,12 @@ class Formatter(Protocol):
 class Command(TyperCommand):
     """A command whose help groups its options by `rich_help_panel` and ends in its epilog, line by line."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words, `--fix` with a value of its own: typer has no option that may go without one."""
+        from fp8load_cli.fixing import with_value
+
+        return super().parse_args(ctx, with_value(args))
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """SOURCE, as everyone else writes it, for typer's {SOURCE}."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]

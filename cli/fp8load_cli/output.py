@@ -30,6 +30,12 @@ class Output:
             return Style(colour=self.settings.colour == "always")
         return _style(sys.stdout, self.settings.colour)
 
+    @property
+    def unicode(self) -> bool:
+        """Whether drawings may use block characters: on a terminal that can show them, never in a pipe or a file."""
+        encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+        return self.settings.output is None and _is_terminal(sys.stdout) and encoding.startswith("utf")
+
     def report(self, text: str) -> None:
         """The answer. Under -o it goes to the file, which appears whole or not at all."""
         if self.settings.output is not None:

@@ -28,7 +28,7 @@ class ExampleReport(Report):
 
 
 class RuleEntry(Report):
-    """One rule's documentation. `level` is the least that has to be read."""
+    """One rule's documentation. `level` is the least that has to be read; `repair` is what `--fix` does."""
 
     code: str
     name: str
@@ -38,6 +38,7 @@ class RuleEntry(Report):
     what: str
     why: str
     fix: str
+    repair: str | None = None
     examples: list[ExampleReport]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fp8load.rules.scales import ScaleReader
     from fp8load.rules.weights import WeightReader
     from fp8load.values.compare import Comparison
+    from fp8load.writing.actions import Action
 
 LEVELS = ("headers", "scales", "weights")
 """What may be read, from least to most."""
@@ -83,6 +84,20 @@ def always(context: Context) -> bool:  # noqa: ARG001 - the signature of `Rule.r
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """How a rule's faults are mended in a copy of the checkpoint.
+
+    title    what is done, for people: "drops the scale"
+    actions  a fault -> what changes; nothing for one that cannot be mended
+    only_if  why it is done only where `--fix` names the code; "" where it is exact and there is one way to do it
+    """
+
+    title: str
+    actions: Callable[[Context, Problem], Iterator[Action]]
+    only_if: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """A rule of `verify`.
 
@@ -93,6 +108,7 @@ class Rule:
     check          yields one `Problem` for each fault
     examples       at least one that fires and one that is silent
     runs           whether what the rule needs beside its level was asked for; else it is listed as not run
+    repair         what `verify --fix` does; those of this project lie in `fp8load/rules/repairs/`, by code
     """
 
     code: str
@@ -106,6 +122,7 @@ class Rule:
     examples: tuple[Example, ...]
     since: str = "0.1"
     runs: Callable[[Context], bool] = always
+    repair: Repair | None = None
 
 
 def found(code: str) -> Callable[[Context], Iterator[Problem]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from docs.repaired import rows as repaired
 from fp8load.checkpoint import Checkpoint
 from fp8load.errors import Fp8LoadError, raise_first
 from fp8load.formats.lowered import ModuleInfo
@@ -189,7 +190,10 @@ def table(titles: tuple[str, ...], content: list[tuple[str, ...]]) -> str:
 
 
 def tables() -> dict[str, str]:
-    """Both tables, by the names of their places in the page."""
+    """The tables, by the names of their places in the page."""
     supported = [tuple(row) for example in forms() for row in rows(example)]
     others = [(f"[{each.title}](refused/{each.key}.skel)", each.tool, refusal(each)) for each in refused()]
-    return {"forms": table(TITLES, supported), "refused": table(("form", "made by", "what is said"), others)}
+    made = {"forms": table(TITLES, supported), "refused": table(("form", "made by", "what is said"), others)}
+    return made | {
+        "repairs": table(("code", "rule", "what `--fix` does", "only where it is named, because"), repaired())
+    }

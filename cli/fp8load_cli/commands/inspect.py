@@ -14,11 +14,13 @@ from fp8load_cli.run import Run
 from fp8load_cli.settings import no_such_choice
 
 if TYPE_CHECKING:
+    from fp8load.checkpoint import Checkpoint
     from fp8load.report import InspectReport
     from fp8load_cli.render.document import Document
 
-FORMATS = ("text", "json", "md")
+FORMATS = ("text", "json", "md", "html")
 SORTS = ("name", "bytes", "count")
+PLOTS = ("scales",)
 _LOOK = "What to show"
 
 
@@ -36,6 +38,9 @@ _Sort = Annotated[
 ]
 _Depth = Annotated[
     int | None, typer.Option("--depth", min=1, metavar="N", help="Levels of the tree.", rich_help_panel=_LOOK)
+]
+_Plot = Annotated[
+    str | None, typer.Option("--plot", metavar="scales", help="Draw values; reads all scales.", rich_help_panel=_LOOK)
 ]
 
 
@@ -61,6 +66,7 @@ def inspect(  # noqa: PLR0913 - its options
     tree: _Tree = False,
     tensors: _Tensors = False,
     skeleton: _Skeleton = False,
+    plot: _Plot = None,
     module: _Module = None,
     sort: _Sort = None,
     depth: _Depth = None,
@@ -70,20 +76,22 @@ def inspect(  # noqa: PLR0913 - its options
 
     Format, sizes, dtypes, quantized modules folded by name, fusion. Reads headers only.
     """
-    if sort is not None and sort not in SORTS:
-        raise no_such_choice("--sort", sort, SORTS)
-    if depth is not None and not tree:
-        raise _useless("--depth", "is for --tree")
-    if run.settings.is_json and (sort or depth):
-        raise _useless("--sort" if sort else "--depth", "is for people: JSON keeps an order of its own, and all levels")
+    narrowed: dict[str, object] = {"--tree": tree, "--tensors": tensors, "--module": module, "--sort": sort}
+    _check_options(run, narrowed, depth=depth)
     if skeleton:
-        _check_skeleton(run, {"--tree": tree, "--tensors": tensors, "--module": module, "--sort": sort})
+        _check_skeleton(run, {**narrowed, "--plot": plot})
+    if plot is not None:
+        _check_plot(run, plot, narrowed)
     with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
         if skeleton:
             from fp8load.index.skeleton import write_skeleton
 
             run.out.report(write_skeleton(checkpoint.index))
             return ExitCode.OK
+        if run.settings.format == "html":
+            return _draw_page(run, checkpoint, narrowed, values=plot is not None)
+        if plot is not None:
+            return _draw_scales(run, checkpoint)
         from fp8load_cli.select import with_tensors, within
 
         report = checkpoint.summary()
@@ -101,6 +109,16 @@ def inspect(  # noqa: PLR0913 - its options
     return ExitCode.OK
 
 
+def _check_options(run: Run, narrowed: dict[str, object], *, depth: int | None) -> None:
+    sort = narrowed["--sort"]
+    if isinstance(sort, str) and sort not in SORTS:
+        raise no_such_choice("--sort", sort, SORTS)
+    if depth is not None and not narrowed["--tree"]:
+        raise _useless("--depth", "is for --tree")
+    if run.settings.is_json and (sort or depth):
+        raise _useless("--sort" if sort else "--depth", "is for people: JSON keeps an order of its own, and all levels")
+
+
 def _check_skeleton(run: Run, others: dict[str, object]) -> None:
     """A skeleton is the whole checkpoint as text: what would narrow it or write it otherwise is refused."""
     if run.settings.is_json:
@@ -108,6 +126,43 @@ def _check_skeleton(run: Run, others: dict[str, object]) -> None:
     for option, value in others.items():
         if value:
             raise _useless(option, "excludes --skeleton, which is the whole checkpoint")
+
+
+def _check_plot(run: Run, plot: str, others: dict[str, object]) -> None:
+    """A drawing is of the whole checkpoint, and for people."""
+    if plot not in PLOTS:
+        raise no_such_choice("--plot", plot, PLOTS)
+    if run.settings.is_json:
+        raise _useless("--json", "excludes --plot, which is a drawing")
+    for option, value in others.items():
+        if value:
+            raise _useless(option, "excludes --plot, which is of the whole checkpoint")
+
+
+def _draw_page(run: Run, checkpoint: Checkpoint, narrowed: dict[str, object], *, values: bool) -> ExitCode:
+    """Facts and modules as a page; under --plot scales with the values of scales."""
+    for option, value in narrowed.items():
+        if value:
+            raise _useless(option, "excludes --format html, which sorts and filters by itself")
+    from fp8load_cli.render import html
+    from fp8load_cli.render.html import Parts
+
+    checkpoint.summary()  # a page of inspect needs it: this raises what is wrong with the files
+    run.out.report(html.draw(Parts.of(checkpoint, values=values), None))
+    return ExitCode.OK
+
+
+def _draw_scales(run: Run, checkpoint: Checkpoint) -> ExitCode:
+    from fp8load.survey import survey_of
+    from fp8load_cli.render import md, text
+    from fp8load_cli.render.document import Gap
+    from fp8load_cli.render.views.inspect import title
+    from fp8load_cli.render.views.scales import scales_document
+
+    source = checkpoint.summary().source  # raises for files and a configuration that cannot be read
+    document = [title(source), Gap(), *scales_document(survey_of(checkpoint), unicode=run.out.unicode)]
+    run.out.report(md.draw(document) if run.settings.format == "md" else text.draw(document, run.out.style))
+    return ExitCode.OK
 
 
 def _useless(option: str, why: str) -> UsageError:

@@ -58,10 +58,14 @@ def rule(
 
 
 def _entry(rule: Rule) -> RuleEntry:
+    from fp8load.rules.repairs import repairs
     from fp8load_cli.reports import ExampleReport, RuleEntry
 
+    repair = repairs().get(rule.code)
+    option = f"--fix {rule.code}" if repair is not None and repair.only_if else "--fix"
     examples = [ExampleReport(title=e.title, skeleton=e.skeleton, count=e.count) for e in rule.examples]
     return RuleEntry(
         code=rule.code, name=rule.name, level=rule.level, severity=rule.severity, since=rule.since,
         what=rule.what, why=rule.why, fix=rule.fix, examples=examples,
+        repair=None if repair is None else f"`verify {option}` {repair.title}",
     )  # fmt: skip

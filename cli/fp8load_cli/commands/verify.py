@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 
@@ -17,14 +17,18 @@ from fp8load_cli.run import Run
 from fp8load_cli.settings import no_such_choice
 
 if TYPE_CHECKING:
-    from fp8load.checkpoint import Level
+    from fp8load.checkpoint import Checkpoint, Level
     from fp8load.report import VerifyReport
+    from fp8load_cli.filters import Selection
+    from fp8load_cli.fixing import Wish
+    from fp8load_cli.render.html import Parts
 
-FORMATS = ("text", "concise", "json", "jsonl", "github", "gitlab", "sarif", "junit", "md")
+FORMATS = ("text", "concise", "json", "jsonl", "github", "gitlab", "sarif", "junit", "md", "html")
 FAIL_ON = ("error", "warning")
 _WHAT = "What to check"
 _RESULT = "What to make of it"
 _SHOW = "What to show"
+_REPAIR = "What to repair"
 _RANK = {Severity.INFO: 0, Severity.WARNING: 1, Severity.ERROR: 2}
 
 
@@ -95,6 +99,20 @@ _Group = Annotated[bool, typer.Option("--group/--no-group", help="Fold equal fin
 _Statistics = Annotated[
     bool, typer.Option("--statistics", help="Only how often each rule fires.", rich_help_panel=_SHOW)
 ]
+_Fix = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fix",
+        metavar="[CODES]",
+        help="Repair a copy: what is exact, or these codes (lossy ones are named in full).",
+        rich_help_panel=_REPAIR,
+    ),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Where --fix writes: a new or empty folder.", rich_help_panel=_REPAIR),
+]
+_Diff = Annotated[bool, typer.Option("--diff", help="Show what --fix would change.", rich_help_panel=_REPAIR)]
 
 
 def register(app: typer.Typer) -> None:
@@ -103,12 +121,12 @@ def register(app: typer.Typer) -> None:
         app,
         formats=FORMATS,
         examples=(
-            "fp8load verify ./my-checkpoint",
             "fp8load verify org/repo --engine vllm@0.33,sglang --tp 8 --arch sm90",
             "fp8load verify ./my-checkpoint --select F8L2 --format github",
+            "fp8load verify ./my-checkpoint --fix --out ./repaired",
         ),
         codes={
-            0: "nothing at or above --fail-on",
+            0: "nothing at or above --fail-on; --fix: in the copy; --diff: nothing to repair",
             1: "findings at or above --fail-on, broken files and configuration included",
             3: "could not answer: not found, offline, or a rule crashed",
         },
@@ -136,38 +154,104 @@ def verify(  # noqa: PLR0913 - its options
     max_findings: _MaxFindings = None,
     group: _Group = True,
     statistics: _Statistics = False,
+    fix: _Fix = None,
+    out: _Out = None,
+    diff: _Diff = False,
     allow_unscaled: AllowUnscaled = False,
 ) -> ExitCode:
     """Check whether a checkpoint can be loaded and is sane.
 
     Faults of its files are findings, not failures. Rules that need more than --level allows are listed as not run.
+    --fix repairs a copy and reports on that; nothing is ever changed in place.
     """
+    from fp8load_cli.fixing import wish_of
+
     _check_choices(fail_on, run.settings.format, statistics=statistics)
     from fp8load_cli.filters import Selection, load_filters, unfold, write_known
     from fp8load_cli.render.verify import render, verdict
 
     wanted = Selection.of(comma_list(select), comma_list(ignore), comma_list(extend_select))
     filters = load_filters(run.settings.config, baseline)
+    wish = wish_of(fix, out, diff=diff, chosen=run.settings.format)
     with ExitStack() as stack:
         checkpoint = stack.enter_context(opened(run, source, allow_unscaled=allow_unscaled))
         other = None if against is None else stack.enter_context(opened(run, against, allow_unscaled=True))
-        with progress(progress_stream(run.settings), checkpoint.source.meter):
-            report = checkpoint.verify(
-                cast("Level | None", level), tp=_sizes(tp), engine=comma_list(engine) or None, arch=arch, against=other,
-                hash=hash,
-            )  # fmt: skip
+        asked = _Question(
+            level=cast("Level | None", level), tp=_sizes(tp), engine=comma_list(engine) or None, arch=arch,
+            against=other, hash=hash,
+        )  # fmt: skip
+        if wish is not None and wish.diff:
+            return _show_diff(run, checkpoint, wish, asked.level, wanted)
+        report, parts = _report(run, checkpoint, wish, asked=asked, wanted=wanted)
     report, unused = filters.apply(wanted.apply(report))
     for text in unused:
         run.out.warning(text)
     if write_baseline is not None:
         write_known(write_baseline, report)
         run.out.note(f"wrote {len(report.findings)} findings to {write_baseline}")
-    run.out.report(render(run, report if group else unfold(report), limit=max_findings, statistics=statistics))
+    run.out.report(
+        render(run, report if group else unfold(report), limit=max_findings, statistics=statistics, parts=parts)
+    )
     if run.settings.output is not None:
         run.out.note(verdict(report))
     if report.summary.crashed:
         run.out.warning(f"rules that crashed: {', '.join(report.summary.crashed)}; -v shows why")
     return _exit_code(report, fail_on, forgiving=exit_zero or write_baseline is not None)
+
+
+def _show_diff(run: Run, checkpoint: Checkpoint, wish: Wish, level: Level | None, wanted: Selection) -> ExitCode:
+    from fp8load_cli.fixing import planned, tell
+
+    fixes = planned(checkpoint, wish, level, wanted.has)
+    run.out.report(fixes.diff())
+    tell(run, fixes, None)
+    return ExitCode.OK if fixes.changes.is_empty else ExitCode.NO
+
+
+class _Question(NamedTuple):
+    """What is asked of a checkpoint: the arguments of `Checkpoint.verify`."""
+
+    level: Level | None
+    tp: list[int] | None
+    engine: list[str] | None
+    arch: str | None
+    against: Checkpoint | None
+    hash: bool
+
+
+def _report(
+    run: Run, checkpoint: Checkpoint, wish: Wish | None, *, asked: _Question, wanted: Selection
+) -> tuple[VerifyReport, Parts | None]:
+    """The report on a checkpoint, or on the copy that --fix writes of it; and what a page shows beside it."""
+    if wish is None or wish.out is None:
+        return _checked(run, checkpoint, asked)
+    import fp8load
+    from fp8load.report import FixReport
+    from fp8load_cli.fixing import planned, tell
+
+    fixes = planned(checkpoint, wish, asked.level, wanted.has)
+    fixed = [FixReport(code=code, title=title, count=count) for code, title, count in fixes.counts]
+    if fixes.changes.is_empty:
+        tell(run, fixes, None)
+        report, parts = _checked(run, checkpoint, asked)
+        return report.model_copy(update={"fixed": fixed}), parts
+    fixes.write(wish.out)
+    tell(run, fixes, wish.out)
+    with fp8load.open(wish.out, allow_unscaled=checkpoint.allow_unscaled) as copy:
+        report, parts = _checked(run, copy, asked)
+    return report.model_copy(update={"fixed": fixed}), parts
+
+
+def _checked(run: Run, checkpoint: Checkpoint, asked: _Question) -> tuple[VerifyReport, Parts | None]:
+    with progress(progress_stream(run.settings), checkpoint.source.meter):
+        report = checkpoint.verify(
+            asked.level, tp=asked.tp, engine=asked.engine, arch=asked.arch, against=asked.against, hash=asked.hash
+        )
+    if run.settings.format != "html":
+        return report, None
+    from fp8load_cli.render.html import Parts
+
+    return report, Parts.of(checkpoint, values=report.level != "headers")
 
 
 def _check_choices(fail_on: str, chosen: str, *, statistics: bool) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from fp8load.patterns import escape
 from fp8load.report import Finding, VerifyReport
+from fp8load_cli.render.place import path_of
 
 _LEVELS = {"error": "error", "warning": "warning", "info": "notice"}
 
 
 def draw(report: VerifyReport) -> str:
     """One workflow command for each finding."""
-    return "".join(_command(finding) + "\n" for finding in report.findings)
+    return "".join(_command(report, finding) + "\n" for finding in report.findings)
 
 
-def _command(finding: Finding) -> str:
-    file = f",file={_property(finding.file)}" if finding.file else ""
+def _command(report: VerifyReport, finding: Finding) -> str:
+    file = f",file={_property(path_of(report, finding))}" if finding.file else ""
     title = _property(f"fp8load ({finding.code})")
     times = f"{finding.count}x " if finding.count > 1 else ""
     text = f"{times}{finding.pattern}: {finding.message}"

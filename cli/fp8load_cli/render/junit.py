@@ -8,6 +8,7 @@ from xml.sax.saxutils import quoteattr
 from fp8load.errors import Severity
 from fp8load.patterns import escape
 from fp8load.report import Finding, VerifyReport
+from fp8load.rules.registry import rule_names
 
 
 def draw(report: VerifyReport) -> str:
@@ -22,14 +23,15 @@ def draw(report: VerifyReport) -> str:
         f'<testsuite name={_attribute(report.source.id)} tests="{len(codes)}" failures="{len(loud)}" '
         f'errors="{len(summary.crashed)}" skipped="{len(summary.not_run)}">'
     )
+    names = dict(rule_names()) | {finding.code: finding.name for finding in report.findings}
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<testsuites>", head]
     for code in codes:
-        lines += _case(report, code, found.get(code, []), loud=code in loud)
+        lines += _case(report, f"{code} {names.get(code, '')}".rstrip(), found.get(code, []), loud=code in loud)
     return "\n".join([*lines, "</testsuite>", "</testsuites>"]) + "\n"
 
 
-def _case(report: VerifyReport, code: str, findings: list[Finding], *, loud: bool) -> list[str]:
-    name = f"{code} {findings[0].name}" if findings else code
+def _case(report: VerifyReport, name: str, findings: list[Finding], *, loud: bool) -> list[str]:
+    code = name.partition(" ")[0]
     lines = [f'<testcase classname="fp8load.verify" name={_attribute(name)}>']
     if code in report.summary.crashed:
         lines.append('<error message="the rule crashed"/>')
@@ -45,7 +47,10 @@ def _case(report: VerifyReport, code: str, findings: list[Finding], *, loud: boo
 
 def _text(finding: Finding) -> str:
     facts = f"{finding.severity}: {finding.count}x {finding.pattern}: {finding.message}"
-    return escape(f"{facts}; expected {finding.expected or '-'}; got {finding.got or '-'}")
+    return escape(
+        f"{facts}; expected {finding.expected or '-'}; got {finding.got or '-'}"
+        + (f"; {finding.hint}" if finding.hint else "")
+    )
 
 
 def _attribute(text: str) -> str:

@@ -9,11 +9,12 @@ from fp8load.errors import Severity
 from fp8load.report import Finding, VerifyReport
 
 if TYPE_CHECKING:
+    from fp8load_cli.render.html import Parts
     from fp8load_cli.run import Run
 
 
-def render(run: Run, report: VerifyReport, *, limit: int | None, statistics: bool) -> str:
-    """The report as text. `limit` shows so many findings; counts and the exit code are of all."""
+def render(run: Run, report: VerifyReport, *, limit: int | None, statistics: bool, parts: Parts | None = None) -> str:
+    """The report as text. `limit` shows so many findings; counts and the exit code are of all. A page has `parts`."""
     from fp8load_cli.render import concise, github, gitlab, jsonl, junit, md, sarif, text
     from fp8load_cli.render.views.verify import statistics_document, verify_document
 
@@ -25,6 +26,10 @@ def render(run: Run, report: VerifyReport, *, limit: int | None, statistics: boo
     chosen = run.settings.format
     if chosen == "json":
         return shown.to_json() + "\n"
+    if parts is not None:
+        from fp8load_cli.render import html
+
+        return html.draw(parts, shown)
     machine: dict[str, Callable[[VerifyReport], str]] = {
         "concise": concise.draw,
         "jsonl": jsonl.draw,

@@ -11,14 +11,19 @@ from fp8load_cli.reports import ExampleReport, RuleEntry
 
 def rule_document(rule: RuleEntry) -> Document:
     """One rule: what, why, fix, its examples, how to suppress it."""
-    texts = (("What it checks", rule.what), ("Why it matters", rule.why), ("How to fix", rule.fix))
+    texts = (
+        ("What it checks", rule.what),
+        ("Why it matters", rule.why),
+        ("How to fix", rule.fix),
+        ("Repair", rule.repair or ""),
+    )
     document: Document = [
         line(
             Span(f"{rule.code} {rule.name}", "bold"), "     ", Span(str(rule.severity), str(rule.severity)),
             Span(f", reads {rule.level}, since {rule.since}", "dim"),
         ),
         Gap(),
-        Facts(tuple((label, one_line(text)) for label, text in texts)),
+        Facts(tuple((label, one_line(text)) for label, text in texts if text)),
     ]  # fmt: skip
     for example in rule.examples:
         document += [Gap(), *_example(example)]

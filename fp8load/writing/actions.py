@@ -1,0 +1,141 @@
+"""What is to be changed in a copy of a checkpoint, one value for each change; `str()` is its line in a diff."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fp8load.dtypes import DType
+from fp8load.index.index import TensorMeta
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Leave a tensor out."""
+
+    meta: TensorMeta
+
+    @property
+    def file(self) -> str:
+        """The file that changes."""
+        return self.meta.file
+
+    def __str__(self) -> str:
+        return f"- {self.meta.name}  {self.meta}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """Write a tensor under another name."""
+
+    meta: TensorMeta
+    to: str
+
+    @property
+    def file(self) -> str:
+        """The file that changes."""
+        return self.meta.file
+
+    def __str__(self) -> str:
+        return f"~ {self.meta.name}  {self.meta}: renamed to {self.to}"
+
+
+@dataclass(frozen=True, slots=True)
+class Convert:
+    """Write a tensor's elements as others, of the same shape: `convert` gets any number of whole ones, as bytes."""
+
+    meta: TensorMeta
+    dtype: DType
+    convert: Callable[[bytes], bytes]
+    what: str
+
+    @property
+    def file(self) -> str:
+        """The file that changes."""
+        return self.meta.file
+
+    def __str__(self) -> str:
+        return f"~ {self.meta.name}  {self.meta}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Write a small tensor that was not there: its place in the file is the end, `meta.begin` and `meta.end` are not
+    read."""
+
+    meta: TensorMeta
+    data: bytes = field(repr=False)
+    what: str
+
+    @property
+    def file(self) -> str:
+        """The file that changes."""
+        return self.meta.file
+
+    def __str__(self) -> str:
+        return f"+ {self.meta.name}  {self.meta}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetMetadata:
+    """Write a key of `__metadata__`, or leave it out (None)."""
+
+    file: str
+    key: str
+    value: str | None
+
+    def __str__(self) -> str:
+        sign = "-" if self.value is None else "+"
+        return f"{sign} __metadata__ {self.key}" + ("" if self.value is None else f" = {self.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Write a safetensors file anew from its header: only what tensors hold is kept."""
+
+    file: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"~ {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Omit:
+    """Leave a whole file out."""
+
+    file: str
+
+    def __str__(self) -> str:
+        return "- the whole file"
+
+
+How = Literal["set", "remove", "append", "discard"]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Change a JSON file: set or remove the value at `path`, or append to and discard from the list there."""
+
+    file: str
+    path: tuple[str, ...]
+    how: How
+    value: Any = None
+
+    def __str__(self) -> str:
+        place = ".".join(self.path)
+        match self.how:
+            case "set":
+                return f"~ {place} = {self.value!r}"
+            case "remove":
+                return f"- {place}"
+            case "append":
+                return f"+ {place}: {self.value!r}"
+            case "discard":
+                return f"- {place}: {self.value!r}"
+
+
+TensorAction = Drop | Rename | Convert | Add
+ShardAction = TensorAction | SetMetadata | Rewrite
+Action = ShardAction | Omit | Edit

@@ -1,0 +1,147 @@
+"""Actions gathered by file: what a copy of a checkpoint would be, as a diff, and as files in a new folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fp8load.index.configs import find_index
+from fp8load.index.header import SNIFF, Header, read_header
+from fp8load.index.index import Index
+from fp8load.patterns import escape
+from fp8load.source.base import Source
+from fp8load.writing.actions import Action, Add, Drop, Edit, Omit, Rename, ShardAction
+from fp8load.writing.diff import unified
+from fp8load.writing.document import edited
+from fp8load.writing.folder import new_folder, place, write_text
+from fp8load.writing.shard import NewShard, new_shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """A copy of a checkpoint that differs from it.
+
+    files      every file of the checkpoint and beside it, those in subfolders that index.json names too
+    documents  JSON files that change: their text before and after
+    shards     safetensors files that are written anew
+    omitted    files that are left out
+    lines      safetensors file -> its actions, as lines
+    """
+
+    source: Source
+    files: Sequence[str]
+    documents: Mapping[str, tuple[str, str]]
+    shards: Mapping[str, NewShard]
+    omitted: frozenset[str]
+    lines: Mapping[str, Sequence[str]]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the copy would be the same."""
+        return not (self.documents or self.shards or self.omitted)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files that are written anew."""
+        texts = sum(len(after.encode()) for _, after in self.documents.values())
+        return texts + sum(shard.nbytes for shard in self.shards.values())
+
+    def diff(self) -> str:
+        """Unified for JSON; of other files one line for each tensor."""
+        out: list[str] = []
+        for file, (before, after) in sorted(self.documents.items()):
+            out += unified(before, after, f"a/{file}" if before else "/dev/null", f"b/{file}")
+        for file, lines in sorted(self.lines.items()):
+            out += [f"--- a/{file}", "+++ /dev/null" if file in self.omitted else f"+++ b/{file}", *lines]
+        return "".join(escape(line) + "\n" for line in out)
+
+    def write(self, out: Path) -> None:
+        """Write the copy: files that change anew, other safetensors files as hard links where the disk can, the rest
+        as copies. `out` must be new or empty; it appears whole, at the end. Raises `UsageError`, `SourceError`.
+        """
+        with new_folder(out, nbytes=self.nbytes) as folder:
+            for file in self.files:
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                if file not in self.omitted and file not in self.documents and file not in self.shards:
+                    place(self.source, file, folder / file, link=file.endswith(".safetensors"))
+            for file, (_, text) in self.documents.items():
+                write_text(folder / file, text)
+            for file, shard in self.shards.items():
+                shard.write(self.source, folder / file)
+
+
+def changes_of(source: Source, index: Index, actions: Iterable[Action]) -> Changes:
+    """What these actions make of a checkpoint. index.json follows: tensors that go, come and change their size."""
+    unique = list({(type(action), action.file, str(action)): action for action in actions}.values())
+    omitted = {action.file for action in unique if isinstance(action, Omit)}
+    shard_actions: dict[str, list[ShardAction]] = {}
+    edits: dict[str, list[Edit]] = {}
+    for action in unique:
+        if isinstance(action, Edit):
+            edits.setdefault(action.file, []).append(action)
+        elif not isinstance(action, Omit) and action.file not in omitted:
+            shard_actions.setdefault(action.file, []).append(action)
+    shards: dict[str, NewShard] = {}
+    for file, wanted in shard_actions.items():
+        shard = new_shard(file, _header(source, file), wanted)
+        if shard.tensors:
+            shards[file] = shard
+        else:  # every tensor goes, and the file with them
+            omitted.add(file)
+    present = source.list()
+    index_file = find_index(present)
+    if index_file is not None:
+        followed = list(_followed(index, index_file, shard_actions, shards))
+        edits.setdefault(index_file, [])[:0] = followed
+    lines = {file: tuple(map(str, wanted)) for file, wanted in shard_actions.items()}
+    lines |= {file: ("- the whole file",) for file in omitted if file not in lines}
+    return Changes(
+        source=source,
+        files=tuple(dict.fromkeys([*present, *index.files])),
+        documents=_documents(source, omitted, edits),
+        shards=shards,
+        omitted=frozenset(omitted),
+        lines=lines,
+    )
+
+
+def _documents(source: Source, omitted: set[str], edits: Mapping[str, Sequence[Edit]]) -> dict[str, tuple[str, str]]:
+    present = source.list()
+    documents: dict[str, tuple[str, str]] = {}
+    for file, wanted in edits.items():
+        if file in omitted or not wanted:
+            continue
+        before = source.read(file, 0, source.size(file)).decode() if file in present else ""
+        after = edited(before, wanted)
+        if not before or json.loads(before) != json.loads(after):
+            documents[file] = (before, after)
+    return documents
+
+
+def _header(source: Source, file: str) -> Header:
+    return read_header(file, source.size(file), partial(source.read, file), first_read=SNIFF)
+
+
+def _followed(
+    index: Index, index_file: str, actions: Mapping[str, Sequence[ShardAction]], shards: Mapping[str, NewShard]
+) -> Iterator[Edit]:
+    """Edits of index.json that other actions bring along."""
+    declared = index.declared or {}
+    for file, wanted in actions.items():
+        for action in wanted:
+            if isinstance(action, Drop | Rename) and declared.get(action.meta.name) == file:
+                yield Edit(index_file, ("weight_map", action.meta.name), "remove")
+            if isinstance(action, Rename):
+                yield Edit(index_file, ("weight_map", action.to), "set", file)
+            if isinstance(action, Add):
+                yield Edit(index_file, ("weight_map", action.meta.name), "set", file)
+    if index.total_size != index.nbytes or not actions:  # one that was wrong before is a finding of its own
+        return
+    before = {meta.name: meta.nbytes for meta in index.tensors.values() if meta.file in actions}
+    after = {meta.name: meta.nbytes for file, shard in shards.items() if file in index.files for meta in shard.tensors}
+    total = index.nbytes - sum(before.values()) + sum(after.values())
+    if total != index.total_size:
+        yield Edit(index_file, ("metadata", "total_size"), "set", total)

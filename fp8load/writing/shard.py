@@ -1,0 +1,107 @@
+"""A safetensors file written anew from another one: header first, then each tensor in pieces of bounded size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from fp8load.errors import NetworkError, Problem
+from fp8load.index.header import Header
+from fp8load.index.index import TensorMeta
+from fp8load.index.layout import Entry, encode_header, lay_out
+from fp8load.source.base import Source
+from fp8load.writing.actions import Add, Convert, Drop, Rename, SetMetadata, ShardAction
+
+CHUNK = 8 << 20
+"""Bytes in memory at once; a multiple of every element's size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """A tensor of the new file: where its bytes come from, or the bytes themselves."""
+
+    entry: Entry
+    meta: TensorMeta
+    convert: Callable[[bytes], bytes] | None = None
+    data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewShard:
+    """What a file will be: its size, its tensors in their new places, and how to write it."""
+
+    nbytes: int
+    tensors: tuple[TensorMeta, ...]
+    head: bytes
+    parts: tuple[_Part, ...]
+
+    def write(self, source: Source, path: Path) -> None:
+        """Write the file and wait until the disk has it. Raises `SourceError` where the original ends too early."""
+        with path.open("xb") as file:
+            file.write(self.head)
+            for part in self.parts:
+                _write_part(source, part, file)
+            synced(file)
+
+
+def new_shard(file: str, header: Header, actions: Sequence[ShardAction]) -> NewShard:
+    """The file that the actions make of one with this header."""
+    metadata = dict(header.metadata)
+    for action in actions:
+        if isinstance(action, SetMetadata):
+            metadata.pop(action.key, None)
+            if action.value is not None:
+                metadata[action.key] = action.value
+    parts = tuple(_parts(header.tensors, actions))
+    meta, tensors = lay_out(file, [part.entry for part in parts], metadata)
+    if any(tensor.begin % max(tensor.dtype.bits // 8, 1) for tensor in tensors):  # large elements first, as writers do
+        parts = tuple(sorted(parts, key=lambda part: -part.entry.dtype.bits))
+        meta, tensors = lay_out(file, [part.entry for part in parts], metadata)
+    head = encode_header(tensors, meta.header_nbytes, metadata)
+    return NewShard(nbytes=meta.nbytes, tensors=tuple(tensors), head=head, parts=parts)
+
+
+def _parts(tensors: Iterable[TensorMeta], actions: Sequence[ShardAction]) -> Iterator[_Part]:
+    dropped = {action.meta.name for action in actions if isinstance(action, Drop)}
+    names = {action.meta.name: action.to for action in actions if isinstance(action, Rename)}
+    converted = {action.meta.name: action for action in actions if isinstance(action, Convert)}
+    for meta in tensors:
+        if meta.name in dropped:
+            continue
+        change = converted.get(meta.name)
+        dtype = meta.dtype if change is None else change.dtype
+        entry = Entry(names.get(meta.name, meta.name), dtype, meta.shape)
+        yield _Part(entry=entry, meta=meta, convert=None if change is None else change.convert)
+    for action in actions:
+        if isinstance(action, Add):
+            meta = action.meta
+            yield _Part(entry=Entry(meta.name, meta.dtype, meta.shape), meta=meta, data=action.data)
+
+
+def _write_part(source: Source, part: _Part, file: BinaryIO) -> None:
+    if part.data is not None:
+        file.write(part.data)
+        return
+    for data in pieces(source, part.meta):
+        file.write(data if part.convert is None else part.convert(data))
+
+
+def pieces(source: Source, meta: TensorMeta) -> Iterator[bytes]:
+    """A tensor's bytes as they lie in the file, `CHUNK` at a time."""
+    for begin in range(meta.begin, meta.end, CHUNK):
+        end = min(begin + CHUNK, meta.end)
+        data = source.read(meta.file, begin, end)
+        if len(data) != end - begin:
+            raise NetworkError(Problem(code="SRC006", message="the file is shorter than its header said",
+                                       tensor=meta.name, file=meta.file, expected=f"{end - begin} bytes",
+                                       got=f"{len(data)} bytes"))  # fmt: skip
+        yield data
+
+
+def synced(file: BinaryIO) -> None:
+    """Wait until the disk has what was written."""
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,315 @@
+"""Each repair: the copy verifies clean, what is not repaired has the same bytes, and the original is as it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fp8load
+from fp8load.errors import Problem, UsageError
+from fp8load.rules.base import Context
+from fp8load.rules.repairs import repairs
+from fp8load.rules.samples import BLOCK, LISTED, LLAMA, LLAMA_ATTENTION, LLAMA_CONFIG, LLAMA_MLP, LLAMA_REST, POWERS
+from fp8load.writing.changes import changes_of
+from rules.examples import checkpoint_of, written
+
+STATIC_LLAMA = LLAMA_CONFIG + (
+    'config {"quantization_config": {"quant_method": "fp8", "activation_scheme": "static"}}\n'
+    + (LLAMA_ATTENTION + LLAMA_MLP).replace("weight_scale_inv", "{weight,input}_scale").replace("[4, 2]", "[]")
+    .replace("F32      [2, 4]", "F32      []").replace("F32      [2, 2]", "F32      []")
+    + LLAMA_REST
+)  # fmt: skip
+LISTED_LLAMA = LLAMA_CONFIG + LISTED + LLAMA_ATTENTION + LLAMA_MLP + LLAMA_REST
+UP = "model.layers.0.mlp.up_proj"
+BF16_UP = LLAMA_MLP.replace("mlp.{gate,up}_proj.weight                  F8_E4M3", "mlp.{gate,up}_proj.weight  BF16")
+SCALE = "model.layers.0.mlp.down_proj.weight_scale_inv"
+UNSCALED_UP = "".join(f"{line}\n" for line in BF16_UP.splitlines() if "{gate,up}_proj.weight_scale" not in line)
+INDEX = "model.safetensors.index.json"
+FILE = "model.safetensors"
+
+
+def with_index(skeleton: str, change=lambda weight_map: None, **metadata: int) -> dict[str, bytes]:
+    """An index of everything in the skeleton, changed."""
+    names = {meta.name: meta.file for meta in checkpoint_of(skeleton).index.tensors.values()}
+    change(names)
+    return {INDEX: json.dumps({"metadata": metadata, "weight_map": names}, indent=2).encode() + b"\n"}
+
+
+def file_of(skeleton: str) -> bytes:
+    return written(skeleton, {})[FILE]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A faulty checkpoint, and the codes that `--fix` has to name (none: it needs none)."""
+
+    skeleton: str
+    files: dict[str, bytes | int | None] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    named: tuple[str, ...] = ()
+
+
+SPLIT = LLAMA.replace("[1024, 256]", "[1024, 256]  @ model-2.safetensors")
+NORM = "model.norm.weight"
+DOUBLE = SPLIT + f"{SCALE}x  F32  [2, 4]  @ model-2.safetensors\n"
+"""One scale twice, under a name of the same length as its own would be with one letter more."""
+
+
+def twice() -> dict[str, bytes]:
+    """The second file holds a scale that the first one holds, and the index points to the first."""
+    data = written(DOUBLE, {})["model-2.safetensors"].replace(f'"{SCALE}x"'.encode(), f'"{SCALE}" '.encode())
+    return with_index(SPLIT) | {"model-2.safetensors": data}
+
+
+CASES = {
+    "F8L004": Case(SPLIT, with_index(SPLIT, lambda names: names.update({NORM: "model-2.safetensors"}))),
+    "F8L005": Case(LLAMA, with_index(LLAMA, lambda names: names.pop(NORM))),
+    "F8L005 twice": Case(DOUBLE, twice()),
+    "F8L006": Case(LLAMA, {"consolidated.safetensors": file_of(LLAMA)}, named=("F8L006",)),
+    "F8L011": Case(LLAMA, {FILE: 8}),
+    "F8L101": Case(LLAMA.replace(BLOCK, ""), named=("F8L101",)),
+    "F8L102": Case(
+        LLAMA_CONFIG + BLOCK + "".join(
+            line + "\n" for line in (LLAMA_ATTENTION + LLAMA_MLP + LLAMA_REST).replace("F8_E4M3", "BF16").splitlines()
+            if "weight_scale" not in line
+        )
+    ),
+    "F8L103": Case(
+        LLAMA + 'file hf_quant_config.json {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}\n',
+        named=("F8L103",),
+    ),
+    "F8L106": Case(STATIC_LLAMA.replace(', "activation_scheme": "static"', "")),
+    "F8L106 stray": Case(LLAMA + "model.layers.0.mlp.down_proj.input_scale  F32  []\n", named=("F8L106",)),
+    "F8L202": Case(LLAMA_CONFIG + LISTED + LLAMA_ATTENTION + BF16_UP + LLAMA_REST),
+    "F8L203": Case(LLAMA + f"{SCALE.removesuffix('_inv')}  F32  [2, 4]\n"),
+    "F8L204": Case(
+        STATIC_LLAMA.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2').replace("layers.0", "layers.{0..1}")
+        .replace("mlp.down_proj.{weight,input}_scale", "mlp.down_proj.weight_scale")
+        + "model.layers.0.mlp.down_proj.input_scale  F32  []\n",
+        named=("F8L204",),
+    ),
+    "F8L301": Case(LISTED_LLAMA.replace('["lm_head"]', '["language_model.layers.0.mlp.gate"]')),
+    "F8L301 renamed": Case(
+        LLAMA_CONFIG
+        + LISTED.replace('"lm_head"', '"language_model.layers.0.mlp.gate_proj", "old.layers.0.mlp.up_proj"')
+        + LLAMA_ATTENTION
+        + UNSCALED_UP + LLAMA_REST
+    ),
+    "F8L302": Case(
+        LLAMA_CONFIG + LISTED + LLAMA_ATTENTION
+        + UNSCALED_UP + LLAMA_REST
+    ),
+    "F8L303": Case(LISTED_LLAMA.replace('["lm_head"]', '["model"]')),
+    "F8L502": Case(LLAMA.replace("[128, 128]}", "[128, 0]}")),
+    "F8L601": Case(LLAMA.replace(" F32 ", " BF16 "), named=("F8L601",)),
+    "F8L706": Case(LLAMA.replace(BLOCK, POWERS), values={SCALE: 120.0}),
+    "F8L902": Case(
+        STATIC_LLAMA.replace('"static"}', '"static", "kv_cache_scheme": "static"}')
+        + "model.layers.0.self_attn.k_proj.k_scale  F32  []\nmodel.layers.0.self_attn.v_proj.v_scale  F32  []\n",
+        named=("F8L902",),
+    ),
+}  # fmt: skip
+
+WITHOUT_A_RULE = {"F8L007", "F8L012", "F8L104"}
+"""Repairs of faults that no rule reports yet: `planned_for` gives them one."""
+
+
+def on_disk(case: Case, folder: Path) -> Path:
+    """The faulty checkpoint as files."""
+    folder.mkdir()
+    for name, data in {**written(case.skeleton, case.values), **case.files}.items():
+        if isinstance(data, bytes):
+            (folder / name).write_bytes(data)
+        elif isinstance(data, int):
+            (folder / name).write_bytes(written(case.skeleton, case.values)[name] + bytes(data))
+    return folder
+
+
+def loud(report) -> list[tuple[str, str]]:
+    return [(finding.code, finding.message) for finding in report.findings if finding.severity != "info"]
+
+
+def tensors_of(folder: Path) -> dict[str, bytes]:
+    with fp8load.open(folder) as ckpt:
+        metas = ckpt.index.tensors.values()
+        return {meta.name: ckpt.source.read(meta.file, meta.begin, meta.end) for meta in metas}
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_repair_has_a_case():
+    assert {name.partition(" ")[0] for name in CASES} == set(repairs()) - WITHOUT_A_RULE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_repaired_copy_is_clean_and_the_original_as_it_was(name, tmp_path):
+    case, code = CASES[name], name.partition(" ")[0]
+    folder = on_disk(case, tmp_path / "faulty")
+    before = bytes_of(folder)
+    with fp8load.open(folder) as ckpt:
+        (finding, *_) = [found for found in ckpt.verify("weights").findings if found.code == code]
+        ckpt.fix(case.named, level="weights").write(tmp_path / "repaired")
+    with fp8load.open(tmp_path / "repaired") as copy:
+        report = copy.verify("weights")
+
+    assert finding.fix, finding
+    assert ("--fix F8L" in finding.fix) == bool(case.named)
+    assert loud(report) == []
+    assert code not in {found.code for found in report.findings}
+    assert bytes_of(folder) == before
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_not_repaired_keeps_its_bytes(name, tmp_path):
+    case = CASES[name]
+    folder = on_disk(case, tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        fixes = ckpt.fix(case.named, level="weights")
+        fixes.write(tmp_path / "repaired")
+    before, after = tensors_of(folder), tensors_of(tmp_path / "repaired")
+    said = " ".join(line for lines in fixes.changes.lines.values() for line in lines)
+
+    assert fixes.num_fixed
+    for tensor in before.keys() | after.keys():
+        if tensor not in said:
+            assert before.get(tensor) == after.get(tensor), tensor
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].named])
+def test_what_has_to_be_named_is_left_alone_without_its_name(name, tmp_path):
+    code = name.partition(" ")[0]
+    with fp8load.open(on_disk(CASES[name], tmp_path / "faulty")) as ckpt:
+        fixes = ckpt.fix(level="weights")
+
+    assert code not in {done for done, _, _ in fixes.counts}
+
+
+def test_a_lossy_repair_is_not_chosen_by_a_prefix(tmp_path):
+    with fp8load.open(on_disk(CASES["F8L204"], tmp_path / "faulty")) as ckpt:
+        assert ckpt.fix(("F8L2",)).changes.is_empty
+        assert ckpt.fix(("F8L204",)).num_fixed == 1
+
+
+def test_the_diff_of_json_is_unified_and_that_of_tensors_a_line_each(tmp_path):
+    folder = on_disk(CASES["F8L202"], tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        lines = ckpt.fix().diff().splitlines()
+
+    assert "--- a/config.json" in lines
+    assert any(line.startswith("+") and UP in line for line in lines)
+    assert f"- {UP}.weight_scale_inv  F32 [4, 2]" in lines
+
+
+def test_bytes_of_exponents_become_the_powers_that_were_meant(tmp_path):
+    with fp8load.open(on_disk(CASES["F8L706"], tmp_path / "faulty")) as ckpt:
+        ckpt.fix().write(tmp_path / "repaired")
+
+    assert set(np.frombuffer(tensors_of(tmp_path / "repaired")[SCALE], "<f4")) == {2.0**-7}
+
+
+def test_widened_scales_are_the_same_numbers(tmp_path):
+    case = Case(CASES["F8L601"].skeleton, values={SCALE: 0.0078125})
+    with fp8load.open(on_disk(case, tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L601",)).write(tmp_path / "repaired")
+    with fp8load.open(tmp_path / "repaired") as copy:
+        assert copy.index.tensors[SCALE].dtype == "F32"
+
+    assert set(np.frombuffer(tensors_of(tmp_path / "repaired")[SCALE], "<f4")) == {0.0078125}
+
+
+def test_the_largest_sibling_is_chosen_for_an_input_scale_that_is_missing(tmp_path):
+    case = CASES["F8L204"]
+    missing = "model.layers.1.mlp.down_proj.input_scale"
+    values = {missing.replace("layers.1", "layers.0"): 0.25}
+    with fp8load.open(on_disk(Case(case.skeleton, values=values), tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L204",)).write(tmp_path / "repaired")
+
+    assert np.frombuffer(tensors_of(tmp_path / "repaired")[missing], "<f4")[0] == 0.25
+
+
+def test_entries_under_an_old_prefix_become_the_stored_names(tmp_path):
+    with fp8load.open(on_disk(CASES["F8L301 renamed"], tmp_path / "faulty")) as ckpt:
+        ckpt.fix().write(tmp_path / "repaired")
+    document = json.loads((tmp_path / "repaired" / "config.json").read_text())
+
+    assert sorted(document["quantization_config"]["modules_to_not_convert"]) == [
+        "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj",
+    ]  # fmt: skip
+
+
+def test_an_entry_that_is_too_wide_is_replaced_by_what_it_covers_rightly(tmp_path):
+    skeleton = LISTED_LLAMA.replace('["lm_head"]', '["mlp", "lm_head"]') + (
+        "model.layers.0.mlp.extra.weight  BF16  [256, 256]\n"
+    )
+    with fp8load.open(on_disk(Case(skeleton), tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L303",)).write(tmp_path / "repaired")
+    document = json.loads((tmp_path / "repaired" / "config.json").read_text())
+
+    assert document["quantization_config"]["modules_to_not_convert"] == ["lm_head", "model.layers.0.mlp.extra"]
+
+
+def test_two_scales_that_differ_are_left_for_people(tmp_path):
+    case = Case(CASES["F8L203"].skeleton, values={SCALE: 0.5})
+    with fp8load.open(on_disk(case, tmp_path / "faulty")) as ckpt:
+        (finding,) = [found for found in ckpt.verify().findings if found.code == "F8L203"]
+
+        assert ckpt.fix().changes.is_empty
+    assert finding.fix is None
+
+
+def test_a_scale_whose_weight_is_lost_is_not_dropped(tmp_path):
+    lost = "".join(line for line in LLAMA.splitlines(keepends=True) if "down_proj.weight " not in line)
+    with fp8load.open(on_disk(Case(lost), tmp_path / "faulty")) as ckpt:
+        assert "F8L202" not in {code for code, _, _ in ckpt.fix().counts}
+
+
+def test_the_header_gets_metadata(tmp_path):
+    header = b'{"__metadata__":{"a":1},"model.norm.weight":{"dtype":"BF16","shape":[4],"data_offsets":[0,8]}}'
+    data = len(header).to_bytes(8, "little") + header + bytes(range(8))
+    folder = on_disk(Case(LLAMA_CONFIG, {FILE: data}), tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        ckpt.fix(("F8L007",)).write(tmp_path / "repaired")
+    with fp8load.open(tmp_path / "repaired") as copy:
+        assert copy.index.files[FILE].metadata == {"a": "1", "format": "pt"}
+        assert copy.index.problems == ()
+    assert tensors_of(folder) == tensors_of(tmp_path / "repaired")
+
+
+def planned_for(problem: Problem, folder: Path, out: Path) -> Path:
+    """A copy in which this problem is repaired, whether or not a rule has found it."""
+    with fp8load.open(folder) as ckpt:
+        actions = repairs()[problem.code].actions(Context(checkpoint=ckpt), problem)
+        changes_of(ckpt.source, ckpt.index, actions).write(out)
+    return out
+
+
+def test_a_total_size_becomes_the_sum_of_the_tensors(tmp_path):
+    folder = on_disk(Case(LLAMA, with_index(LLAMA, total_size=7)), tmp_path / "faulty")
+    with fp8load.open(planned_for(Problem(code="F8L012", message=""), folder, tmp_path / "repaired")) as copy:
+        assert copy.index.total_size == copy.index.nbytes
+
+
+def test_a_configuration_in_an_odd_place_is_copied_to_the_usual_one(tmp_path):
+    odd = LLAMA_CONFIG + BLOCK.replace('"quantization_config"', '"compression_config"') + LLAMA_ATTENTION + LLAMA_MLP
+    folder = on_disk(Case(odd + LLAMA_REST), tmp_path / "faulty")
+    with fp8load.open(planned_for(Problem(code="F8L104", message=""), folder, tmp_path / "repaired")) as copy:
+        assert copy.format.place == "config.json quantization_config"
+        assert loud(copy.verify("weights")) == []
+
+
+def test_a_configuration_in_the_usual_place_stays_there(tmp_path):
+    folder = on_disk(Case(LLAMA), tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        assert list(repairs()["F8L104"].actions(Context(checkpoint=ckpt), Problem(code="F8L104", message=""))) == []
+
+
+def test_an_unknown_code_names_those_that_can_be_repaired(tmp_path):
+    with fp8load.open(on_disk(CASES["F8L302"], tmp_path / "faulty")) as ckpt, pytest.raises(UsageError, match="F8L302"):
+        ckpt.fix(("F8L999",))

@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,7 @@ def names() -> list[str]:
     return sorted(path.name for path in FOLDER.iterdir() if path.is_dir() and not said_of(path.name))
 
 
+@cache
 def said_of(name: str) -> Said:
     """What is said of a checkpoint as it is."""
     return _said(clean(name))

@@ -136,6 +136,9 @@ def test_experts_whose_layout_their_sizes_do_not_tell_are_left_alone():
     assert found(HIDDEN + BLOCK + GATE_UP + square, "F8L404") == []
     assert found(BLOCK + GATE_UP + DOWN.replace("[4, 256, 384]", "[4, 384, 256]"), "F8L404") == [("error", 1)]
     assert found(BLOCK + GATE_UP.replace("[4, 6, 2]", "[4, 5, 2]"), "F8L404") == []
+    assert found(BLOCK + GATE_UP.replace("[4, 6, 2]", "[6, 2]"), "F8L404") == []
+    both = 'config {"hidden_size": 999}\n' + BLOCK + GATE_UP + DOWN.replace("[4, 256, 384]", "[4, 384, 256]")
+    assert found(both, "F8L404") == [("error", 1)]  # the scale alone: no size is the hidden one
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -12,7 +12,7 @@ from fp8load.rules.f8l207_bias_lost import BIASED, LAYERS
 from fp8load.rules.f8l404_expert_3d_layout import DOWN, GATE_UP, HIDDEN
 from fp8load.rules.f8l405_block_straddles_fused_boundary import ATTENTION
 from fp8load.rules.mtp import MtpNames
-from fp8load.rules.samples import BLOCK, LISTED, LLAMA, POWERS, QUANTIZED
+from fp8load.rules.samples import BLOCK, LISTED, LLAMA, POWERS, QUANTIZED, STATIC_KV
 from rules.examples import checkpoint_of
 from sketch import Llama
 
@@ -136,6 +136,9 @@ def test_experts_whose_layout_their_sizes_do_not_tell_are_left_alone():
     assert found(HIDDEN + BLOCK + GATE_UP + square, "F8L404") == []
     assert found(BLOCK + GATE_UP + DOWN.replace("[4, 256, 384]", "[4, 384, 256]"), "F8L404") == [("error", 1)]
     assert found(BLOCK + GATE_UP.replace("[4, 6, 2]", "[4, 5, 2]"), "F8L404") == []
+    assert found(BLOCK + GATE_UP.replace("[4, 6, 2]", "[6, 2]"), "F8L404") == []
+    both = 'config {"hidden_size": 999}\n' + BLOCK + GATE_UP + DOWN.replace("[4, 256, 384]", "[4, 384, 256]")
+    assert found(both, "F8L404") == [("error", 1)]  # the scale alone: no size is the hidden one
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -177,6 +180,31 @@ def test_exponents_of_an_mx_format_are_its_own():
     assert found(POWERS + QUANTIZED.replace("F32     ", "U8 "), "F8L603") == [("info", 1)]
 
 
+def test_bytes_of_exponents_under_a_format_of_numbers_are_a_contradiction():
+    exponents = QUANTIZED.replace("F32     ", "F8_E8M0 ")
+
+    assert found(POWERS + exponents, "F8L603") == [("info", 1)]
+    assert found(POWERS.replace("ue8m0", "float") + exponents, "F8L603") == [("warning", 1)]
+    assert found(BLOCK + exponents, "F8L603") == [("info", 1)]
+
+
+def test_a_layer_without_any_scale_of_its_cache_lacks_that_of_queries_too():
+    layers = "model.layers.{0..1}.self_attn.k_proj.weight BF16 [8, 8]\nmodel.layers.{0..1}.mlp.up.weight BF16 [8, 8]\n"
+
+    assert found(STATIC_KV + layers + "model.layers.0.self_attn.{k,v,q}_scale F32 []\n", "F8L904") == [("info", 1)]
+
+
+def test_the_kind_of_a_scale_with_an_odd_shape_is_named():
+    report = checkpoint_of(
+        MODELOPT.replace('"FP8"', '"FP8_PER_CHANNEL_PER_TOKEN"') % "x"
+        + "m.down_proj.weight F8_E4M3 [8, 8]\nm.down_proj.weight_scale F32 [8]\n"
+    ).verify("headers")
+
+    assert [finding.message for finding in report.findings if finding.code == "F8L503"] == [
+        "a scale per channel has 1 axes"
+    ]
+
+
 def test_an_empty_tensor_of_a_packed_dtype_is_described_like_others():
     assert found("m.weight F4 [2, 0]\nm.other F6_E2M3 [4, 6]\n", "F8L606") == [("info", 1), ("info", 1)]
 
@@ -196,6 +224,7 @@ def test_of_a_lost_shard_the_layers_are_not_missing_twice():
     draft = "model.layers.1.norm.weight  BF16  [256]  @ model-2.safetensors\n"
 
     assert found(config + BLOCK + QUANTIZED + draft, "F8L911", {"model-2.safetensors": None}) == []
+    assert found(config.replace('layers": 1}', 'layers": 0}') + BLOCK + QUANTIZED, "F8L911") == []
     lost = config.replace(" 1, ", " 2, ")
     assert found(lost + BLOCK + QUANTIZED + draft, "F8L109", {"model-2.safetensors": None}) == []
     assert found(lost + BLOCK + QUANTIZED + NORM, "F8L109") == [("warning", 1)]

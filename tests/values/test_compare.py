@@ -149,16 +149,33 @@ def halves(gate: float, up: float) -> dict[str, float]:
     return {"model.layers.0.mlp.gate_proj.weight": gate, "model.layers.0.mlp.up_proj.weight": up}
 
 
+@pytest.mark.parametrize("name", ["hf-llama256-fp8-block", "hf-llama128-fbgemm", "mo-gptoss-fp8", "qk-llama128-mxfp4"])
+def test_bands_of_rows_take_the_scales_of_their_rows(monkeypatch, tmp_path, name):
+    source = published(FOLDER / name, tmp_path / "source") if name != "mo-gptoss-fp8" else FOLDER / name
+    with fp8load.open(FOLDER / name) as here, fp8load.open(source) as there:
+        whole = of(here, there)
+        monkeypatch.setattr("fp8load.values.compare.BAND", 1000)
+        in_bands = of(here, there)
+
+    assert {name: distance.sqnr for name, distance in in_bands.items()} == pytest.approx(
+        {name: distance.sqnr for name, distance in whole.items()}
+    )
+
+
 APART = "model.layers.0.mlp.{gate,up}_proj.weight  BF16  [64, 32]\n"
 TOGETHER = "model.layers.0.mlp.gate_up_proj.weight  BF16  [128, 32]\n"
 
 
-def test_a_layer_that_only_the_source_has_fused_is_compared_part_by_part():
-    whole = checkpoint_of(TOGETHER, {"model.layers.0.mlp.gate_up_proj.weight": 0.5})
-    distances = of(checkpoint_of(APART, halves(0.5, 0.25)), whole)
+def test_a_layer_that_only_the_source_has_fused_is_compared_part_by_part(tmp_path):
+    gate, up = (torch.randn(rows, 32, generator=torch.Generator().manual_seed(rows)) for rows in (64, 48))
+    at = "model.layers.0.mlp."
+    (tmp_path / "apart").mkdir()
+    save_file({f"{at}gate_proj.weight": gate, f"{at}up_proj.weight": up / 2}, tmp_path / "apart" / "model.safetensors")
+    save_file({f"{at}gate_up_proj.weight": torch.cat([gate, up])}, tmp_path / "model.safetensors")
+    distances = of(fp8load.open(tmp_path / "apart"), fp8load.open(tmp_path))
 
-    assert distances["model.layers.0.mlp.gate_proj"].is_identical
-    assert distances["model.layers.0.mlp.up_proj"].sqnr == pytest.approx(20 * log10(2))
+    assert distances[f"{at}gate_proj"].is_identical
+    assert distances[f"{at}up_proj"].sqnr == pytest.approx(20 * log10(2))
 
 
 @pytest.mark.parametrize("band", [32, 32 * 50, 1 << 20])

@@ -28,7 +28,7 @@ DROPPED = "the codes are read as numbers, without their scale"
 
 @lru_cache(maxsize=4096)
 def _glob(entry: str) -> re.Pattern[str]:
-    return re.compile(entry.replace(".", r"\.").replace("*", ".*"))
+    return re.compile(re.escape(entry).replace(r"\*", ".*"))
 
 
 def _part(entry: str, module: str) -> bool:

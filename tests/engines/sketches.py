@@ -78,6 +78,12 @@ def modelopt(algo: str, at: str, *tensors: str, **keys: Any) -> str:
     return config(document) + "".join(f"{at}{tensor}\n" for tensor in tensors)
 
 
+def nested(algo: str, *tensors: str, **keys: Any) -> str:
+    """One module as older ModelOpt stores it, with a file of its own for the configuration."""
+    document = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": algo, "group_size": 16, **keys}}
+    return f"file hf_quant_config.json {json.dumps(document)}\n" + "".join(f"{LINEAR}{tensor}\n" for tensor in tensors)
+
+
 def quark(weight: dict[str, Any], inputs: dict[str, Any], at: str, *tensors: str) -> str:
     """One module as Quark stores it."""
     document = {"quant_method": "quark", "global_quant_config": {"weight": weight, "input_tensors": inputs},
@@ -140,6 +146,11 @@ SKETCHES: dict[str, str] = {
     **{f"compressed {kind} experts": compressed(kind, EXPERT) for kind in COMPRESSED},
     "modelopt weight-only experts": modelopt("W4A16_NVFP4", EXPERT, ".weight U8 [128, 64]",
                                              ".weight_scale F8_E4M3 [128, 8]", ".weight_scale_2 F32 []"),
+    "modelopt nested mxfp8": nested("MXFP8", CODES, GROUPS),
+    "modelopt nested nvfp4": nested("NVFP4", ".weight U8 [128, 64]", ".weight_scale F8_E4M3 [128, 8]",
+                                    ".{weight_scale_2,input_scale} F32 []"),
+    "modelopt nested nvfp4, with its keys": nested("NVFP4", ".weight U8 [128, 64]", ".weight_scale F8_E4M3 [128, 8]",
+                                    ".{weight_scale_2,input_scale} F32 []", kv_cache_quant_algo=None),
     "modelopt block experts": modelopt("FP8_PB_WO", EXPERT, CODES, ".weight_scale F32 [1, 1, 1, 1]"),
     "modelopt mxfp8 experts": modelopt("MXFP8", EXPERT, CODES, GROUPS),
     "quark by channel": quark(*BY_CHANNEL, LINEAR, *SCALES),

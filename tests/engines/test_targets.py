@@ -121,3 +121,44 @@ model.layers.0.{input,post_attention}_layernorm.weight    BF16     [256]
 model.norm.weight                                         BF16     [256]
 {model.embed_tokens,lm_head}.weight                       BF16     [1024, 256]
 """
+
+
+def said(skeleton: str, engine: str, code: str, **targets) -> list[str]:
+    """The modules of what an engine is said to do under a rule, aside of what holds for every reader."""
+    report = open_skeleton(skeleton).verify(engine=engine, **targets)
+    title = report.portability[0].title
+    found = [finding for finding in report.findings if finding.code == code and finding.message.startswith(title)]
+    return [module.rpartition(".")[2] for finding in found for module in finding.modules]
+
+
+WIDE = LLAMA.replace("512", "640").replace("[4, 2]", "[5, 2]").replace("[2, 4]", "[2, 5]")
+FEW = LLAMA.replace('"num_key_value_heads": 2', '"num_key_value_heads": 1').replace("{q,k,v,o}", "{q,o}") + (
+    "model.layers.0.self_attn.{k,v}_proj.weight            F8_E4M3  [128, 256]\n"
+    "model.layers.0.self_attn.{k,v}_proj.weight_scale_inv  F32      [1, 2]\n"
+)
+
+
+def test_on_several_ranks_the_last_part_of_a_fused_layer_has_to_end_with_a_block_too():
+    assert said(WIDE, "vllm@0.33", "F8L504", tp=(1,)) == []
+    assert said(WIDE, "vllm@0.33", "F8L504", tp=(2,)) == ["gate_proj", "up_proj"]
+
+
+def test_of_fewer_heads_than_ranks_each_rank_holds_a_whole_one():
+    assert said(FEW, "sglang@0.5.23", "F8L504", tp=(2,)) == []
+
+
+def test_a_key_that_has_to_be_there_may_be_null_and_a_list_that_is_null_is_none():
+    key = "modelopt nested nvfp4"
+    without, null = (
+        open_skeleton(SKETCHES[name]).verify(engine="vllm@0.33") for name in (key, f"{key}, with its keys")
+    )
+
+    assert "F8L108" in loud(without)
+    assert "F8L108" not in loud(null)
+
+
+def test_notes_about_engines_in_general_give_way_to_the_engine_that_is_named():
+    ckpt = open_skeleton(SKETCHES["KV in projections"])
+
+    assert [finding.severity for finding in ckpt.verify().findings if finding.code == "F8L902"] == ["info"]
+    assert [finding for finding in ckpt.verify(engine="vllm@0.33").findings if finding.code == "F8L902"] == []

@@ -63,7 +63,10 @@ def _entry(rule: Rule) -> RuleEntry:
 
     repair = repairs().get(rule.code)
     option = f"--fix {rule.code}" if repair is not None and repair.only_if else "--fix"
-    examples = [ExampleReport(title=e.title, skeleton=e.skeleton, count=e.count) for e in rule.examples]
+    examples = [
+        ExampleReport(title=e.title, skeleton=e.skeleton, count=e.count, tp=e.tp, engine=e.engine, arch=e.arch)
+        for e in rule.examples
+    ]
     return RuleEntry(
         code=rule.code, name=rule.name, level=rule.level, severity=rule.severity, since=rule.since,
         what=rule.what, why=rule.why, fix=rule.fix, examples=examples,

@@ -15,9 +15,10 @@ from fp8load_cli.run import Run
 from fp8load_cli.settings import no_such_choice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fp8load.checkpoint import Checkpoint, Level
     from fp8load.report import VerifyReport
-    from fp8load_cli.filters import Selection
     from fp8load_cli.fixing import Wish
     from fp8load_cli.render.html import Parts
 
@@ -146,11 +147,15 @@ def verify(  # noqa: PLR0913 - its options
 
     wanted = Selection.of(comma_list(select), comma_list(ignore), comma_list(extend_select))
     filters = load_filters(run.settings.config, baseline)
+
+    def keep(code: str) -> bool:
+        return wanted.has(code) and not code.startswith(filters.config.ignore)
+
     wish = wish_of(fix, out, diff=diff, chosen=run.settings.format)
     with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
         if wish is not None and wish.diff:
-            return _show_diff(run, checkpoint, wish, cast("Level | None", level), wanted)
-        report, parts = _report(run, checkpoint, wish, level=cast("Level | None", level), tp=_sizes(tp), wanted=wanted)
+            return _show_diff(run, checkpoint, wish, cast("Level | None", level), keep)
+        report, parts = _report(run, checkpoint, wish, level=cast("Level | None", level), tp=_sizes(tp), keep=keep)
     report, unused = filters.apply(wanted.apply(report))
     for text in unused:
         run.out.warning(text)
@@ -167,17 +172,25 @@ def verify(  # noqa: PLR0913 - its options
     return _exit_code(report, fail_on, forgiving=exit_zero or write_baseline is not None)
 
 
-def _show_diff(run: Run, checkpoint: Checkpoint, wish: Wish, level: Level | None, wanted: Selection) -> ExitCode:
+def _show_diff(
+    run: Run, checkpoint: Checkpoint, wish: Wish, level: Level | None, keep: Callable[[str], bool]
+) -> ExitCode:
     from fp8load_cli.fixing import planned, tell
 
-    fixes = planned(checkpoint, wish, level, wanted.has)
+    fixes = planned(checkpoint, wish, level, keep)
     run.out.report(fixes.diff())
     tell(run, fixes, None)
     return ExitCode.OK if fixes.changes.is_empty else ExitCode.NO
 
 
 def _report(
-    run: Run, checkpoint: Checkpoint, wish: Wish | None, *, level: Level | None, tp: list[int] | None, wanted: Selection
+    run: Run,
+    checkpoint: Checkpoint,
+    wish: Wish | None,
+    *,
+    level: Level | None,
+    tp: list[int] | None,
+    keep: Callable[[str], bool],
 ) -> tuple[VerifyReport, Parts | None]:
     """The report on a checkpoint, or on the copy that --fix writes of it; and what a page shows beside it."""
     if wish is None or wish.out is None:
@@ -186,7 +199,7 @@ def _report(
     from fp8load.report import FixReport
     from fp8load_cli.fixing import planned, tell
 
-    fixes = planned(checkpoint, wish, level, wanted.has)
+    fixes = planned(checkpoint, wish, level, keep)
     fixed = [FixReport(code=code, title=title, count=count) for code, title, count in fixes.counts]
     if fixes.changes.is_empty:
         tell(run, fixes, None)

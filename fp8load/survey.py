@@ -112,7 +112,7 @@ def survey_of(checkpoint: Checkpoint) -> Survey:
     roles = _roles(checkpoint)
     survey = Survey()
     for meta in ScaleReader(checkpoint).metas():
-        role = roles.get(meta.name, "other scale")
+        role = roles.get(meta.name, "unused scale")
         counts = survey.histograms.setdefault(role, Counter())
         survey.scales.append(_view(checkpoint, meta, role, counts))
         survey.odd[role] += survey.scales[-1].num_odd

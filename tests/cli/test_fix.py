@@ -53,6 +53,12 @@ def test_what_is_left_out_is_not_repaired(run):
     assert run("verify", FAULTY, "--diff", "--fix", "F8L2").out == ""
 
 
+def test_what_the_configuration_ignores_is_not_repaired(run, tmp_path):
+    (tmp_path / "fp8load.toml").write_text('ignore = ["F8L3"]\n')
+
+    assert run("verify", FAULTY, "--diff", "--config", tmp_path / "fp8load.toml").out == ""
+
+
 def test_a_copy_is_not_written_where_nothing_is_to_be_repaired(run, tmp_path):
     result = run("verify", SOUND, "--fix", "--out", tmp_path / "new")
 

@@ -85,7 +85,8 @@ def test_no_name_becomes_markup(run, skeleton):
     assert not [attributes for _, attributes in parsed.elements if any(name.startswith("on") for name in attributes)]
     assert "<script>alert(2)</script>" in parsed.text()
     assert "</style><img src=x onerror=alert(3)>" in parsed.text()
-    assert [tag for tag, _ in parsed.elements] == [tag for tag, _ in clean.elements]
+    tags, others = ([tag for tag, _ in page.elements if tag != "wbr"] for page in (parsed, clean))
+    assert tags == others
     assert not [char for char in parsed.text() if not char.isprintable() and char != "\n"]
 
 

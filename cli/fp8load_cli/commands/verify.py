@@ -17,9 +17,10 @@ from fp8load_cli.run import Run
 from fp8load_cli.settings import no_such_choice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fp8load.checkpoint import Checkpoint, Level
     from fp8load.report import VerifyReport
-    from fp8load_cli.filters import Selection
     from fp8load_cli.fixing import Wish
     from fp8load_cli.render.html import Parts
 
@@ -172,6 +173,10 @@ def verify(  # noqa: PLR0913 - its options
 
     wanted = Selection.of(comma_list(select), comma_list(ignore), comma_list(extend_select))
     filters = load_filters(run.settings.config, baseline)
+
+    def keep(code: str) -> bool:
+        return wanted.has(code) and not code.startswith(filters.config.ignore)
+
     wish = wish_of(fix, out, diff=diff, chosen=run.settings.format)
     with ExitStack() as stack:
         checkpoint = stack.enter_context(opened(run, source, allow_unscaled=allow_unscaled))
@@ -181,8 +186,8 @@ def verify(  # noqa: PLR0913 - its options
             against=other, hash=hash,
         )  # fmt: skip
         if wish is not None and wish.diff:
-            return _show_diff(run, checkpoint, wish, asked.level, wanted)
-        report, parts = _report(run, checkpoint, wish, asked=asked, wanted=wanted)
+            return _show_diff(run, checkpoint, wish, asked.level, keep)
+        report, parts = _report(run, checkpoint, wish, asked=asked, keep=keep)
     report, unused = filters.apply(wanted.apply(report))
     for text in unused:
         run.out.warning(text)
@@ -199,10 +204,12 @@ def verify(  # noqa: PLR0913 - its options
     return _exit_code(report, fail_on, forgiving=exit_zero or write_baseline is not None)
 
 
-def _show_diff(run: Run, checkpoint: Checkpoint, wish: Wish, level: Level | None, wanted: Selection) -> ExitCode:
+def _show_diff(
+    run: Run, checkpoint: Checkpoint, wish: Wish, level: Level | None, keep: Callable[[str], bool]
+) -> ExitCode:
     from fp8load_cli.fixing import planned, tell
 
-    fixes = planned(checkpoint, wish, level, wanted.has)
+    fixes = planned(checkpoint, wish, level, keep)
     run.out.report(fixes.diff())
     tell(run, fixes, None)
     return ExitCode.OK if fixes.changes.is_empty else ExitCode.NO
@@ -220,7 +227,7 @@ class _Question(NamedTuple):
 
 
 def _report(
-    run: Run, checkpoint: Checkpoint, wish: Wish | None, *, asked: _Question, wanted: Selection
+    run: Run, checkpoint: Checkpoint, wish: Wish | None, *, asked: _Question, keep: Callable[[str], bool]
 ) -> tuple[VerifyReport, Parts | None]:
     """The report on a checkpoint, or on the copy that --fix writes of it; and what a page shows beside it."""
     if wish is None or wish.out is None:
@@ -229,7 +236,7 @@ def _report(
     from fp8load.report import FixReport
     from fp8load_cli.fixing import planned, tell
 
-    fixes = planned(checkpoint, wish, asked.level, wanted.has)
+    fixes = planned(checkpoint, wish, asked.level, keep)
     fixed = [FixReport(code=code, title=title, count=count) for code, title, count in fixes.counts]
     if fixes.changes.is_empty:
         tell(run, fixes, None)

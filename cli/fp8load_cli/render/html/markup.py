@@ -25,7 +25,7 @@ def text(value: str) -> Markup:
 
 def breakable(value: str) -> Markup:
     """A long dotted name, which may be broken after its dots and commas."""
-    return Markup(re.sub(r"([.,/_])", r"\1<wbr>", text(value)))
+    return Markup(re.sub(r"([.,/_])(?=\w)", r"\1<wbr>", text(value)))
 
 
 def element(tag: str, *children: str, **attributes: str) -> Markup:

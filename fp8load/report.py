@@ -121,7 +121,11 @@ class InspectReport(Report):
 
 
 class Finding(Report):
-    """One rule's verdict on one group of equal faults. `tensors`, `modules`, `files`: at most the first hundred."""
+    """One rule's verdict on one group of equal faults. `tensors`, `modules`, `files`: at most the first hundred.
+
+    `siblings` says what part of its family the tensors are ("2 of 62 model.layers.*.mlp.down_proj.weight"), where they
+    are no whole family: names that are equal but for their numbers.
+    """
 
     code: str
     name: str
@@ -138,6 +142,7 @@ class Finding(Report):
     hint: str
     fix: str | None = None
     explained_by: str | None = None
+    siblings: str = ""
 
 
 class Summary(Report):

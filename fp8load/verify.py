@@ -18,6 +18,7 @@ from fp8load.inspection import read_report, source_report
 from fp8load.report import Finding, Summary, VerifyReport
 from fp8load.rules.base import LEVELS, Context, Rule
 from fp8load.rules.explain import explanations
+from fp8load.rules.families import Families
 from fp8load.rules.findings import finding_of, grouped
 from fp8load.rules.fused import can_be_planned
 from fp8load.rules.registry import find_rule, rule_names, rules
@@ -140,4 +141,8 @@ def _findings(problems: list[Problem], checkpoint: Checkpoint) -> list[Finding]:
     pieces = checkpoint.lowered.pieces
     groups = grouped(stored_problems(problems, pieces) if pieces else problems)
     causes = explanations(groups, checkpoint.index)
-    return [finding_of(group, names, cause) for group, cause in zip(groups, causes, strict=True)]
+    families = Families(checkpoint.index.tensors)
+    return [
+        finding_of(group, names, cause, families.share(group.tensors()))
+        for group, cause in zip(groups, causes, strict=True)
+    ]

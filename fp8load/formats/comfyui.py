@@ -137,10 +137,11 @@ def _problems(facts: Facts, layers: Mapping[str, Layer], located: Located) -> It
     drop, add = facts.prefix
     if drop or add:
         yield Problem(
-            code="F8L103", message=f"{METADATA_KEY} names layers under another prefix than the tensors have",
+            code="F8C002", message=f"{METADATA_KEY} names layers under another prefix than the tensors have",
             file=located.place, expected=f"names that begin with {add!r}" if add else f"names without {drop!r}",
-            got=next(iter(layers), "").removeprefix(add), severity=Severity.INFO, refuses=False,
-            hint="the one prefix under which the tensors are found was used",
+            got=next(iter(layers), "").removeprefix(add), severity=Severity.WARNING if drop else Severity.INFO,
+            refuses=False, hint="the one prefix under which the tensors are found was used; ComfyUI loses these layers"
+            if drop else "the one prefix under which the tensors are found was used, as by loaders that strip it",
         )  # fmt: skip
     for name, said in facts.twice.items():
         yield Problem(

@@ -24,7 +24,8 @@ LEGACY = "comfyui_legacy"
 TORCHAO_TENSORS = "torchao_tensors"
 
 WHY = "what the weights' own file says was written together with them"
-_LEGACY_KEY = "scaled_fp8"
+MARKER_KEY = "scaled_fp8"
+"""The last component of the old dialect's marker."""
 _LEGACY_SCALE, _LEGACY_INPUT = ".scale_weight", ".scale_input"
 
 
@@ -36,9 +37,9 @@ def inside(index: Index) -> Iterator[Located]:
         place = " and ".join(name for name, said in places.items() if said is not None)
         yield Located(place=f"safetensors {place}", document=_comfy(metadata or {}, markers or {}, index), why=WHY)
         return
-    suspects = [name for name in index.tensors if name.endswith((_LEGACY_KEY, _LEGACY_SCALE))]
-    if any(_is_marker(name) or _is_scale(name, index.tensors) for name in suspects):
-        yield Located(place=f"safetensors {_LEGACY_KEY}", document=_legacy(index.tensors), why=WHY)
+    suspects = [name for name in index.tensors if name.endswith((MARKER_KEY, _LEGACY_SCALE))]
+    if any(is_marker(name) or _is_scale(name, index.tensors) for name in suspects):
+        yield Located(place=f"safetensors {MARKER_KEY}", document=_legacy(index.tensors), why=WHY)
 
 
 def torchao_metadata(index: Index) -> Iterator[Located]:
@@ -55,8 +56,9 @@ def _shape(name: str, index: Index) -> list[int] | None:
     return list(index.tensors[name].shape) if name in index.tensors else None
 
 
-def _is_marker(name: str) -> bool:
-    return name == _LEGACY_KEY or name.endswith(f".{_LEGACY_KEY}")
+def is_marker(name: str) -> bool:
+    """Whether a tensor is the old dialect's marker, by its name."""
+    return name == MARKER_KEY or name.endswith(f".{MARKER_KEY}")
 
 
 def _is_scale(name: str, tensors: Mapping[str, TensorMeta]) -> bool:
@@ -111,9 +113,9 @@ def prefix_between(layers: Collection[str], modules: Collection[str]) -> tuple[s
 def _legacy(tensors: Mapping[str, TensorMeta]) -> dict[str, Any]:
     """The marker keys with their prefixes, and the layers that store scales."""
     markers = {
-        name.removesuffix(_LEGACY_KEY): {"tensor": name, "dtype": meta.dtype.value, "num_elements": meta.num_elements}
+        name.removesuffix(MARKER_KEY): {"tensor": name, "dtype": meta.dtype.value, "num_elements": meta.num_elements}
         for name, meta in tensors.items()
-        if _is_marker(name)
+        if is_marker(name)
     }
     scaled = [name.removesuffix(_LEGACY_SCALE) for name in tensors if name.endswith(_LEGACY_SCALE)]
     return {

@@ -12,6 +12,20 @@ from fp8load.rules.findings import Group, module_of
 _CONFIG = ("F8L110", "F8L107", "F8L101")
 """Without a configuration that can be read, scales are tensors that nobody asked for."""
 
+_OF_A_TENSOR = {
+    "F8L501": ("F8L404", "F8L605"),
+    "F8L105": ("F8L605",),
+    "F8L306": ("F8L302", "F8L303"),
+}
+"""What follows for a tensor from another fault of the same tensor: a kernel's layout has another shape and dtype."""
+
+_MARKER = "F8C001"
+_OF_THE_MARKER = frozenset({"F8L101", "F8L105", "F8L201"})
+"""What is said of the layers of a single file whose marker is missing or of another dialect than its scales."""
+
+
+_CAUSES = frozenset({_MARKER}.union(*_OF_A_TENSOR.values()))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Causes:
@@ -21,12 +35,14 @@ class _Causes:
     absent     tensor that the family needs and nothing stores -> F8L109
     everything the fault of the only file, which took every tensor
     no_config  why there is no configuration
+    faulty     code -> the tensors that it speaks of
     """
 
     lost: Mapping[str, str]
     absent: Mapping[str, str]
     everything: str | None
     no_config: str | None
+    faulty: Mapping[str, frozenset[str]]
     stored: Callable[[str], bool]
 
     def of(self, problem: Problem) -> str | None:
@@ -42,7 +58,10 @@ class _Causes:
             return self.lost.get(weight) or self.absent.get(weight)
         if problem.code == "F8L109" and "scale" in problem.tensor.rpartition(".")[2]:
             return self.no_config
-        return None
+        if problem.code in _OF_THE_MARKER and _MARKER in self.faulty:
+            return _MARKER
+        codes = _OF_A_TENSOR.get(problem.code, ())
+        return next((code for code in codes if problem.tensor in self.faulty.get(code, ())), None)
 
 
 def explanations(groups: list[Group], index: Index) -> list[str | None]:
@@ -62,10 +81,12 @@ def _causes(groups: list[Group], index: Index) -> _Causes:
     lost = {name: unread[file] for name, file in (index.declared or {}).items() if file in unread}
     lost.update((problem.tensor, problem.code) for problem in files if problem.code == "F8L004")
     codes = {problem.code for problem in problems}
+    faulty = {code: frozenset(p.tensor for p in problems if p.code == code) for code in codes & _CAUSES}
     return _Causes(
         lost=lost,
         absent={p.tensor: p.code for p in problems if p.code == "F8L109" and p.tensor not in index.tensors},
         everything=next(iter(unread.values()), None) if index.declared is None else None,
         no_config=next((code for code in _CONFIG if code in codes), None),
+        faulty=faulty,
         stored=index.tensors.__contains__,
     )

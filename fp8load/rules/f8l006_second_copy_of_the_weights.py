@@ -1,24 +1,44 @@
 """F8L006: a second copy of the weights lies beside the first."""
 
-from fp8load.errors import Severity
-from fp8load.rules.base import Example, Rule, found
+import re
+from collections.abc import Iterator
+
+from fp8load.errors import Problem, Severity
+from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import BLOCK, QUANTIZED
 
 COPY = "layers.0.feed_forward.w2.weight  BF16  [256, 256]  @ consolidated.safetensors\n"
 INDEX = {"model.safetensors.index.json": None}
+
+_PICKLED = re.compile(r"(?:original/.+|(?:pytorch_model|consolidated|adapter_model)[\w.-]*\.(?:bin|pth?))")
+
+
+def check(context: Context) -> Iterator[Problem]:
+    """What reading found, and copies that no reader of safetensors merges: downloads fetch them all the same."""
+    yield from context.problems("F8L006")
+    names = sorted(name for name in context.checkpoint.source.list() if _PICKLED.fullmatch(name))
+    if names:
+        yield Problem(
+            code="F8L006", message="the weights lie here once more, in files of another kind", file=names[0],
+            expected="*.safetensors only", got=", ".join(names[:3]) + (" ..." if len(names) > 3 else ""),
+            severity=Severity.INFO, refuses=False, hint="leave them out when downloading: `hf download --exclude`",
+        )  # fmt: skip
+
 
 RULE = Rule(
     code="F8L006",
     name="second-copy-of-the-weights",
     level="headers",
     severity=Severity.WARNING,
-    what="No further .safetensors files hold more than half of the parameters again.",
+    what="No further .safetensors files hold more than half of the parameters again. Pickled copies are noted.",
     why="Loaders that read *.safetensors merge both copies; which of two equal names wins depends on the order.",
     fix="Delete one copy, or exclude it when downloading: `hf download --exclude 'consolidated*'`.",
-    check=found("F8L006"),
+    check=check,
     examples=(
         Example(title="consolidated.safetensors beside model.safetensors", skeleton=BLOCK + QUANTIZED + COPY, count=1,
                 files=INDEX),
+        Example(title="pytorch_model.bin beside it", skeleton=BLOCK + QUANTIZED, count=1,
+                files={"pytorch_model.bin": b"\x80"}),
         Example(title="one copy", skeleton=BLOCK + QUANTIZED, count=0),
     ),
 )  # fmt: skip

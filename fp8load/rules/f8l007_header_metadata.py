@@ -18,6 +18,8 @@ def check(context: Context) -> Iterator[Problem]:
     for problem in context.problems("F8L007"):
         said.add(problem.file)
         yield problem
+    if context.checkpoint.format.name.startswith("comfyui"):  # no file for transformers
+        return
     for file in context.checkpoint.index.files.values():
         written = file.metadata.get("format")
         if written in FRAMEWORKS or file.name in said:

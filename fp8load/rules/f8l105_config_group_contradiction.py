@@ -1,21 +1,87 @@
 """F8L105: a weight or scale is not of the dtype that the configuration says, or no group claims a quantized module."""
 
-from fp8load.errors import Severity
-from fp8load.rules.base import Example, Rule, found
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fp8load.errors import Problem, Severity
+from fp8load.formats.locate import configurations
+from fp8load.formats.match import exact_or_regex
+from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import BLOCK, QUANTIZED
+
+if TYPE_CHECKING:
+    from fp8load.checkpoint import Checkpoint
+
+_GROUPS = (
+    'config {"quantization_config": {"quant_method": "compressed-tensors"%s, "config_groups": {"group_0": {"targets": '
+    '["Linear"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}%s}}}\n'
+)
+_CHANNEL = "m.down_proj.weight F8_E4M3 [64, 64]\nm.down_proj.weight_scale F32 [64, 1]\n"
+_NAMED = ', "%s": {"targets": ["re:.*down_proj"], "weights": {"num_bits": 8, "type": "float", "strategy": "%s"}}'
+
+
+def check(context: Context) -> Iterator[Problem]:
+    """What lowering found; and what readers of compressed-tensors take in different ways."""
+    yield from context.problems("F8L105")
+    checkpoint = context.checkpoint
+    if checkpoint.format.name != "compressed_tensors":
+        return
+    located = next(configurations(checkpoint.index))
+    status, groups = located.document.get("quantization_status"), located.document["config_groups"]
+    if status not in (None, "compressed"):
+        yield _note("quantization_status is not that of stored weights", located.place, "compressed", str(status),
+                    "transformers 5 then leaves out the scales of such a checkpoint")  # fmt: skip
+    named = [name for name in groups if re.fullmatch(r"group_\d+", name) is None]
+    if named:
+        yield _note("a config group has a name of its own", located.place, "group_0, group_1, ...", ", ".join(named),
+                    "TensorRT-LLM looks for group_0")  # fmt: skip
+    yield from _overlap(checkpoint, located.place, groups)
+
+
+def _overlap(checkpoint: "Checkpoint", place: str, groups: Mapping[str, Any]) -> Iterator[Problem]:
+    """Quantized modules that two groups name, each with other weights; classes such as Linear name no module."""
+    targets = {name: [t for t in group["targets"] if t != "Linear"] for name, group in groups.items()}
+    if sum(map(bool, targets.values())) < 2:
+        return
+    for module, info in checkpoint.lowered.modules.items():
+        if info.scheme is None:
+            continue
+        claims = [name for name, entries in targets.items() if any(exact_or_regex(entry, module) for entry in entries)]
+        if any(groups[name].get("weights") != groups[claims[0]].get("weights") for name in claims):
+            hint = "readers take the first, or the last: the stored dtypes say which is right"
+            note = _note("two config groups claim a module", place, "one group", " and ".join(claims), hint)
+            yield replace(note, module=module)
+
+
+def _note(message: str, place: str, expected: str, got: str, hint: str) -> Problem:
+    return Problem(code="F8L105", message=message, file=place, expected=expected, got=got, hint=hint,
+                   severity=Severity.INFO, refuses=False)  # fmt: skip
+
 
 RULE = Rule(
     code="F8L105",
     name="config-group-contradiction",
     level="headers",
     severity=Severity.ERROR,
-    what="The group of the configuration that claims a module agrees with the dtypes of its weight and scales.",
+    what="The group of the configuration that claims a module agrees with the dtypes of its weight and scales. Of "
+         "compressed-tensors are noted: a status other than compressed, groups with names of their own, and two groups "
+         "that claim a module.",
     why="Engines choose the kernel by the configuration. A weight of another dtype is read as if it had that one.",
     fix="Correct the group in config.json, or export again.",
-    check=found("F8L105"),
+    check=check,
     examples=(
         Example(title="e4m3 is declared, e5m2 is stored", count=1,
                 skeleton=BLOCK + QUANTIZED.replace("F8_E4M3", "F8_E5M2")),
+        Example(title='quantization_status "frozen"', count=1,
+                skeleton=_GROUPS % (', "quantization_status": "frozen"', "") + _CHANNEL),
+        Example(title="two groups claim a module", count=1,
+                skeleton=_GROUPS.replace('["Linear"]', '["re:m.*"]') % ("", _NAMED % ("group_1", "tensor"))
+                + _CHANNEL),
+        Example(title="a group called FP8_DYNAMIC", count=1,
+                skeleton=_GROUPS % ("", _NAMED % ("FP8_DYNAMIC", "channel")) + _CHANNEL),
+        Example(title="one group", skeleton=_GROUPS % ("", "") + _CHANNEL, count=0),
         Example(title="as declared", skeleton=BLOCK + QUANTIZED, count=0),
     ),
 )  # fmt: skip

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from fp8load.errors import Problem, Severity
-from fp8load.formats.lowered import ModuleInfo
+from fp8load.formats.contradictions import accepted_shapes, one_number
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import STATIC, TENSOR_WISE
-from fp8load.scheme import PerTensor, Role, scale_shape
+from fp8load.scheme import LinearScheme, PerTensor, Role, scale_shape
 
 ONE_NUMBER = ((), (1,))
 """Shapes of one number that every reader takes."""
@@ -20,8 +20,8 @@ def check(context: Context) -> Iterator[Problem]:
         if info.scheme is None:
             continue
         for role, meta in info.tensors.items():
-            usual = _usual(info, role)
-            if usual and meta.shape not in usual:
+            usual, accepted = _usual(info.scheme, role, info.tensors[Role.WEIGHT].shape)
+            if meta.shape in accepted and meta.shape not in usual:
                 kind = info.scheme.weight.granularity if role is Role.WEIGHT_SCALE else PerTensor()
                 yield Problem(
                     code="F8L503", message=f"a scale {kind} has {len(meta.shape)} axes", tensor=meta.name,
@@ -31,16 +31,18 @@ def check(context: Context) -> Iterator[Problem]:
                 )  # fmt: skip
 
 
-def _usual(info: ModuleInfo, role: Role) -> tuple[tuple[int, ...], ...]:
-    """Shapes that every reader takes for a tensor of this role; none for what is no scale."""
+_Shapes = tuple[tuple[int, ...], ...]
+
+
+def _usual(scheme: LinearScheme, role: Role, weight: tuple[int, ...]) -> tuple[_Shapes, _Shapes]:
+    """Shapes that every reader takes for a tensor of this role, and all that are legal; none for what is no scale."""
     if role in SCALARS:
-        return ONE_NUMBER
-    if role is not Role.WEIGHT_SCALE or info.scheme is None:
-        return ()
-    granularity = info.scheme.weight.granularity
-    if granularity == PerTensor():
-        return ONE_NUMBER
-    return (scale_shape(granularity, info.tensors[Role.WEIGHT].shape),)
+        return ONE_NUMBER, one_number(weight[:-2])
+    if role is not Role.WEIGHT_SCALE:
+        return (), ()
+    granularity = scheme.weight.granularity
+    usual = ONE_NUMBER if granularity == PerTensor() else (scale_shape(granularity, weight),)
+    return usual, accepted_shapes(scheme, weight)
 
 
 RULE = Rule(

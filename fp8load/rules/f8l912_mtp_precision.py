@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 from fp8load.errors import Problem, Severity
 from fp8load.formats.base import Claimed
+from fp8load.formats.lowered import ModuleInfo
 from fp8load.formats.match import is_embedding, is_router
 from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.mtp import MtpNames
+from fp8load.rules.mtp import MtpNames, within_layer
 from fp8load.rules.samples import BLOCK, LISTED, QUANTIZED
 from fp8load.scheme import Role
 
@@ -27,29 +28,38 @@ def check(context: Context) -> Iterator[Problem]:
     checkpoint = context.checkpoint
     layer_of = MtpNames(checkpoint.index.config).layer
     said = {problem.tensor for problem in context.problems("F8L302")}
+    drafts: list[ModuleInfo] = []
+    usual: set[str] = set()  # what other layers have in 16 bits, and nobody lists, is no matter of these
     for name, info in checkpoint.lowered.modules.items():
-        weight = info.tensors[Role.WEIGHT]
-        if len(weight.shape) != 2 or is_embedding(name) or is_router(name) or layer_of(name) is None:
+        if layer_of(name) is not None:
+            drafts.append(info)
+        elif _is_claimed(checkpoint, info):
+            usual.add(within_layer(name))
+    for info in drafts:
+        weight, name = info.tensors[Role.WEIGHT], info.name
+        if len(weight.shape) != 2 or is_embedding(name) or is_router(name) or weight.name in said:
             continue
         if info.scheme is not None and name.rpartition(".")[2] in PLAIN:
-            message, expected = "a quantized matrix that engines build in 16 bits, for multi-token prediction", "BF16"
-            hint = "engines that have no slot for its scale fail, or drop it: dequantize the matrix"
-        elif (
-            weight.dtype.is_wide_float
-            and weight.name not in said
-            and isinstance(checkpoint.format.claim(name), Claimed)
-        ):
-            message = "a layer for multi-token prediction is stored in 16 bits, and the configuration claims it"
-            expected, hint = "an entry of the ignore list", "list it, also in the spelling of the draft model"
-        else:
-            continue
-        yield Problem(code="F8L912", message=message, tensor=weight.name, file=weight.file, expected=expected,
-                      got=str(weight), severity=Severity.INFO, refuses=False, hint=hint)  # fmt: skip
+            yield _problem(
+                weight, "a quantized matrix for multi-token prediction that engines build in 16 bits", "BF16",
+                "engines that have no slot for its scale fail, or drop it: dequantize the matrix",
+            )  # fmt: skip
+        elif within_layer(name) not in usual and _is_claimed(checkpoint, info):
+            yield _problem(
+                weight, "a matrix for multi-token prediction is in 16 bits, and the configuration claims it",
+                "an entry of the ignore list", "list it, also in the spelling of the draft model",
+            )  # fmt: skip
 
 
-def _is_claimed(checkpoint: "Checkpoint", name: str, weight: TensorMeta) -> bool:
+def _is_claimed(checkpoint: "Checkpoint", info: ModuleInfo) -> bool:
     """Whether a weight is in 16 bits and the configuration says that it is quantized."""
-    return weight.dtype.is_wide_float and isinstance(checkpoint.format.claim(name), Claimed)
+    is_wide = info.tensors[Role.WEIGHT].dtype.is_wide_float
+    return is_wide and isinstance(checkpoint.format.claim(info.name), Claimed)
+
+
+def _problem(weight: TensorMeta, message: str, expected: str, hint: str) -> Problem:
+    return Problem(code="F8L912", message=message, tensor=weight.name, file=weight.file, expected=expected,
+                   got=str(weight), severity=Severity.INFO, refuses=False, hint=hint)  # fmt: skip
 
 
 RULE = Rule(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from fp8load.formats.lowered import ModuleInfo
@@ -32,18 +33,21 @@ def family(name: str) -> str:
 class Families:
     """How many members each family of a checkpoint has; names that are missing belong to families too."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = frozenset(names)
-        self._sizes = Counter(map(family, self._names))
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+
+    @cached_property
+    def _sizes(self) -> Counter[str]:
+        return Counter(map(family, self._names))
 
     def share(self, names: Iterable[str]) -> str:
         """ "2 of 62 model.layers.*.mlp.down_proj.weight": what part of their families the names are.
 
         Empty where they are whole families, or have no relatives.
         """
-        named = set(names)
+        named = dict.fromkeys(names)  # in order, so that equal reports have equal texts
         counts = Counter(map(family, named))
-        absent = Counter(map(family, named - self._names))
+        absent = Counter(family(name) for name in named if name not in self._names)
         parts = []
         for key, count in counts.items():
             size = self._sizes[key] + absent[key]

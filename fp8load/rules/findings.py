@@ -71,8 +71,8 @@ def _order(problem: Problem) -> tuple[tuple[str | int, ...], tuple[str | int, ..
     return natural_key(problem.tensor or problem.module), natural_key(problem.file)
 
 
-def finding_of(group: Group, names: Mapping[str, str], explained_by: str | None) -> Finding:
-    """The finding that stands for a group. `names` gives the name of each code."""
+def finding_of(group: Group, names: Mapping[str, str], explained_by: str | None, siblings: str = "") -> Finding:
+    """The finding that stands for a group. `names` gives the name of each code, `siblings` its part of a family."""
     first = group.problems[0]
     return Finding(
         code=group.code,
@@ -89,6 +89,7 @@ def finding_of(group: Group, names: Mapping[str, str], explained_by: str | None)
         got=_example(problem.got for problem in group.problems),
         hint=first.hint,
         explained_by=explained_by,
+        siblings=siblings,
     )
 
 

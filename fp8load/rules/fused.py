@@ -76,6 +76,14 @@ def _by_name(lowered: Lowered) -> Iterator[FusedGroup]:
         yield FusedGroup(name, tuple(members), fused_on_disk=False)
 
 
+def in_order(group: FusedGroup) -> tuple[ModuleInfo, ...]:
+    """The members as they follow each other in the fused layer, not as they lie in the file."""
+    parts = PARTS.get(group.name.rpartition(".")[2])
+    if parts is None or not {info.name.rpartition(".")[2] for info in group.members} <= {*parts}:
+        return group.members
+    return tuple(sorted(group.members, key=lambda info: parts.index(info.name.rpartition(".")[2])))
+
+
 def kind(info: ModuleInfo) -> tuple[object, ...] | None:
     """What must be equal among the members of one parameter; None for a weight that has a fault of its own.
 

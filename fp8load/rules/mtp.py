@@ -17,6 +17,11 @@ _DECODER = re.compile(r"(?:(?:model|language_model|transformer)\.)*layers\.(\d+)
 _MTP = re.compile(r"(?:^|\.)(?:mtp|mtp_layers|mtp_block|nextn)(?:\.|$)")
 
 
+def within_layer(name: str) -> str:
+    """A module's name from behind its layer's number: "self_attn.q_proj"; the whole name outside of layers."""
+    return re.split(r"(?:^|\.)layers\.\d+\.", name)[-1]
+
+
 def num_declared(config: Mapping[str, Any]) -> int | None:
     """How many the configuration declares; None where it says nothing."""
     return number(config, *COUNTS)

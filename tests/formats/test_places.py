@@ -119,7 +119,8 @@ def test_one_that_cannot_be_read_beside_one_that_can_is_a_warning(files: dict[st
     config = {**files.pop("config", {}), "quantization_config": CT}
     checkpoint = opened(config=config, **files)
 
-    assert [(finding.code, finding.severity) for finding in checkpoint.verify().findings] == [("F8L103", "warning")]
+    loud = [finding for finding in checkpoint.verify().findings if finding.severity != "info"]
+    assert [(finding.code, finding.severity) for finding in loud] == [("F8L103", "warning")]
     assert checkpoint.verify().summary.crashed == []
     assert checkpoint.plan().load()["a"]
 

@@ -11,6 +11,7 @@ import numpy as np
 from fp8load.checkpoint import Checkpoint
 from fp8load.dtypes import NAN_BYTES, DType, decode_table
 from fp8load.index.build import build_index
+from fp8load.index.embedded import METADATA, METADATA_KEY
 from fp8load.index.index import TensorMeta
 from fp8load.index.layout import encode_header
 from fp8load.index.skeleton import parse_skeleton
@@ -42,7 +43,10 @@ def written(skeleton: str, values: Mapping[str, float]) -> dict[str, bytes]:
     for file in index.files.values():
         metas = [meta for meta in index.tensors.values() if meta.file == file.name]
         data = b"".join(content(meta, values) for meta in metas)
-        stored[file.name] = encode_header(metas, file.header_nbytes, file.metadata) + data
+        metadata = dict(file.metadata)
+        if METADATA in index.embedded:
+            metadata[METADATA_KEY] = json.dumps({"layers": dict(index.embedded[METADATA])})
+        stored[file.name] = encode_header(metas, file.header_nbytes, metadata) + data
     for name, config in index.configs.items():
         stored[name] = json.dumps(config).encode()
     if index.declared is not None:
@@ -78,9 +82,9 @@ def encoded(dtype: DType, value: float) -> bytes:
             return np.float16(value).tobytes()
         case DType.BF16:
             return np.float32(value).tobytes()[2:]
-        case DType.U8:  # an exponent
-            return bytes([127 + round(np.log2(value))])
-        case DType.I32:  # what an engine has packed
-            return np.int32(value).tobytes()
+        case DType.U8:  # a scale in bytes: exponents
+            return encoded(DType.F8_E8M0, value)
+        case DType.I32:
+            return int(value).to_bytes(4, "little")
         case _:
             return bytes([int(np.flatnonzero(decode_table(dtype) == value)[0])])

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import pytest
 
+from fp8load.checkpoint import Checkpoint
 from fp8load.rules.samples import BLOCK, LLAMA, STATIC
 from rules.examples import checkpoint_of
 
 WEIGHT = "m.layers.{0..3}.mlp.down_proj.weight  F8_E4M3  [256, 256]\n"
+GROUP = (
+    'config {"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized", '
+    '"quantization_status": "frozen", "config_groups": {%s}}}\n'
+)
+FP8 = '{"targets": ["%s"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}'
+FP4 = '{"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16, "dynamic": %s}'
+LOCAL = FP4 % '"local"'
+CHANNEL = GROUP % f'"group_0": {FP8 % "Linear"}'
+MIXED = GROUP % (
+    f'"group_0": {FP8 % "re:.*layers.[23].mlp.*"}, "group_1": {{"targets": ["re:.*mlp.*"], '
+    f'"weights": {FP4 % "false"}, "input_activations": {LOCAL}}}'
+)
 TIED = LLAMA.replace('"num_hidden_layers"', '"tie_word_embeddings": true, "num_hidden_layers"')
 
 LEGAL = {
@@ -27,6 +40,29 @@ LEGAL = {
     + "m.layers.{0..1}.self_attn.{q,k}_proj.weight_scale_inv F32 [2, 2]\n"
     + "m.layers.1.self_attn.v_proj.weight F8_E4M3 [256, 256]\n"
     + "m.layers.1.self_attn.v_proj.weight_scale_inv F32 [2, 2]\n",
+    "channels as [N]": CHANNEL + WEIGHT + "m.layers.{0..3}.mlp.down_proj.weight_scale  F32 [256]\n",
+    "channels as [N, 1]": CHANNEL + WEIGHT + "m.layers.{0..3}.mlp.down_proj.weight_scale  F32 [256, 1]\n",
+    "layers of two schemes, each group in one": MIXED
+    + "m.layers.{0..1}.mlp.{gate,up}_proj.weight_packed U8 [256, 128]\n"
+    + "m.layers.{0..1}.mlp.{gate,up}_proj.weight_scale F8_E4M3 [256, 16]\n"
+    + "m.layers.{0..1}.mlp.{gate,up}_proj.{weight,input}_global_scale F32 [1]\n"
+    + "m.layers.{2..3}.mlp.{gate,up}_proj.weight F8_E4M3 [256, 256]\n"
+    + "m.layers.{2..3}.mlp.{gate,up}_proj.weight_scale F32 [256, 1]\n",
+    "layers for multi-token prediction that nobody declares": BLOCK
+    + "mtp.layers.0.mlp.down_proj.weight F8_E4M3 [256, 256]\nmtp.layers.0.mlp.down_proj.weight_scale_inv F32 [2, 2]\n"
+    + "mtp.fc.weight BF16 [256, 512]\n",
+    "layers for multi-token prediction that are left out": LLAMA.replace(
+        '"vocab_size"', '"num_nextn_predict_layers": 1, "vocab_size"'
+    ),
+    "shards of odd sizes": LLAMA.replace("BF16     [256]", "BF16 [256] @ model-2.safetensors"),
+    "the head quantized": BLOCK + "lm_head.weight F8_E4M3 [256, 256]\nlm_head.weight_scale_inv F32 [2, 2]\n",
+    "biases of some kinds of layers": BLOCK
+    + "m.layers.{0..3}.self_attn.{q,o}_proj.weight F8_E4M3 [256, 256]\n"
+    + "m.layers.{0..3}.self_attn.{q,o}_proj.weight_scale_inv F32 [2, 2]\n"
+    + "m.layers.{0..3}.self_attn.q_proj.bias BF16 [256]\n",
+    "a partial block before a fused partner": BLOCK
+    + "m.layers.0.mlp.{gate,up}_proj.weight F8_E4M3 [200, 256]\n"
+    + "m.layers.0.mlp.{gate,up}_proj.weight_scale_inv F32 [2, 2]\n",
     "layers that are not quantized": BLOCK
     + "m.layers.0.mlp.{gate,up}_proj.weight F8_E4M3 [256, 256]\n"
     + "m.layers.0.mlp.{gate,up}_proj.weight_scale_inv F32 [2, 2]\n"
@@ -39,12 +75,29 @@ LEGAL = {
 }  # fmt: skip
 
 
+OF_FP8 = {f"m.layers.{layer}.mlp.{part}_proj.weight_scale": 2**-5 for layer in (2, 3) for part in ("gate", "up")}
+"""Scales of the FP8 layers beside FP4 ones: weights are of one size in all layers."""
+
+
 @pytest.mark.parametrize("skeleton", LEGAL.values(), ids=LEGAL.keys())
 def test_nothing_loud_is_said_of(skeleton):
-    report = checkpoint_of(skeleton).verify("weights")
+    report = checkpoint_of(skeleton, OF_FP8).verify("weights")
 
     assert [finding for finding in report.findings if finding.severity != "info"] == []
     assert report.ok
+
+
+def test_two_groups_that_claim_a_layer_are_noted():
+    report = checkpoint_of(LEGAL["layers of two schemes, each group in one"]).verify("headers")
+
+    (finding,) = [finding for finding in report.findings if finding.message == "two config groups claim a module"]
+    assert finding.count == 4
+
+
+def test_a_file_of_raw_casts_is_legal_where_the_caller_says_that_it_is_one():
+    ckpt = checkpoint_of("double_blocks.{0..3}.mlp.weight  F8_E4M3  [256, 256]\n")
+
+    assert Checkpoint(ckpt.source, ckpt.index, allow_unscaled=True).verify("weights").ok
 
 
 def test_a_stray_input_scale_is_noted():

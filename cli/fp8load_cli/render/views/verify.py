@@ -23,6 +23,7 @@ _FAMILIES = {
     "F8L7": "scale values",
     "F8L8": "weight values",
     "F8L9": "KV cache, heads",
+    "F8C0": "ComfyUI files",
     "F8T0": "targets",
 }
 
@@ -104,7 +105,8 @@ def _files(finding: Finding) -> str:
 
 def _facts(finding: Finding) -> Iterator[tuple[str, Cell]]:
     hint = finding.hint or explained_by_rule(finding.code)
-    texts = (("expected", finding.expected), ("got", finding.got), ("hint", hint), ("fix", finding.fix or ""))
+    texts = (("expected", finding.expected), ("got", finding.got), ("siblings", finding.siblings), ("hint", hint),
+             ("fix", finding.fix or ""))  # fmt: skip
     yield from ((label, text) for label, text in texts if text)
     if finding.explained_by:
         yield "see", f"{finding.explained_by}, which explains this"

@@ -1,0 +1,80 @@
+"""What the entries of ignore lists may name, and which of it an entry covers; rules on ignore lists share it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from fp8load.archs.base import Experts, Head, Linear, Plain, Table, Tower, Vector
+from fp8load.formats.base import CheckpointFormat
+from fp8load.formats.match import is_embedding
+from fp8load.scheme import Role
+
+if TYPE_CHECKING:
+    from fp8load.checkpoint import Checkpoint
+
+PLAIN = re.compile(r"[\w.-]+")
+"""Entries that are a name or a part of one, in every dialect."""
+
+
+def known_modules(checkpoint: Checkpoint) -> set[str]:
+    """Modules and parameters that are stored, and what the family has: a tied head is not stored and may be listed.
+
+    Tools list parameters too (GLM-5 `k_norm.bias`, MiniMax `e_score_correction_bias`): such an entry is not stale.
+    """
+    lowered = checkpoint.lowered
+    stacks = (stack.base for stack in lowered.stacks.values())
+    modules = {*lowered.modules, *stacks, *lowered.loose, *(name.rpartition(".")[0] for name in lowered.loose)}
+    modules.update(info.tensors[Role.BIAS].name for info in lowered.modules.values() if Role.BIAS in info.tensors)
+    for at, entry in checkpoint.model.entries() if checkpoint.model is not None else ():
+        match entry:
+            case Linear():
+                modules.add(at + entry.target)
+                modules.update(at + part.module for part in entry.parts)
+            case Head():
+                modules.add(at + entry.module)
+            case Experts():
+                holder = at + (entry.stored or entry.target)
+                modules |= {holder, f"{holder}.0"}
+            case Vector() | Plain() | Table():
+                modules.add((at + entry.name).rpartition(".")[0])
+            case Tower():
+                modules.add(entry.prefix)
+    return modules
+
+
+def may_be_absent(entry: str) -> bool:
+    """Heads and embeddings: exporters list them whether or not they are stored."""
+    last = re.split(r"[.*\\]+", entry)[-1].strip("$")
+    return last == "lm_head" or is_embedding(last)
+
+
+class Candidates:
+    """Modules by their components, so that thousands of entries are looked up and not searched."""
+
+    def __init__(self, modules: Collection[str]) -> None:
+        self._modules = modules
+        self._by_component: dict[str, list[str]] = {}
+        for module in modules:
+            for component in set(module.split(".")):
+                self._by_component.setdefault(component, []).append(module)
+
+    def covered(self, entry: str, fmt: CheckpointFormat) -> bool:
+        """Whether the entry covers some module. In any dialect a plain entry's components stand in the name.
+
+        A leading "model" need not: transformers renames between saving and loading.
+        """
+        among = self._modules
+        if PLAIN.fullmatch(entry):
+            parts = entry.removeprefix("model.").split(".")
+            among = min((self._by_component.get(part, []) for part in parts), key=len)
+        return any(fmt.covers(entry, module) for module in among)
+
+    def nearest(self, entry: str, fmt: CheckpointFormat) -> str:
+        """A module that ends in the same component, or one beside which the entry would stand and that it may mean."""
+        parent, _, last = entry.rpartition(".")
+        same = self._by_component.get(last)
+        if same is None and parent:
+            same = [name for name in self._modules if name.startswith(f"{parent}.") and fmt.may_cover(entry, name)]
+        return f"no such module; nearest: {min(same)}" if same else "no such module"

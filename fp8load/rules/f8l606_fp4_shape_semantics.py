@@ -14,7 +14,7 @@ def check(context: Context) -> Iterator[Problem]:
     """Tensors that are tagged with a dtype of 4 or 6 bits."""
     for meta in context.checkpoint.index.tensors.values():
         if meta.dtype in NARROW:
-            packed = [*meta.shape[:-1], meta.nbytes // max(meta.num_elements // meta.shape[-1], 1)]
+            packed = [*meta.shape[:-1], -(-meta.shape[-1] * meta.dtype.bits // 8)]
             yield Problem(
                 code="F8L606", message=f"the header counts elements of {meta.dtype}, and most readers count bytes",
                 tensor=meta.name, file=meta.file, expected=f"U8 {packed}, as tools write it", got=str(meta),

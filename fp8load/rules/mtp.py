@@ -38,7 +38,7 @@ class MtpNames:
         found = _MTP.search(name)
         if found is not None:
             counted = re.match(r"(?:layers\.)?\d+(?=\.|$)", name[found.end() :])
-            return name[: found.end()] + (counted[0] if counted else "")
+            return name[: found.end()].rstrip(".") + (f".{counted[0]}" if counted else "")
         behind = _DECODER.match(name)
         if behind is None or self._num_layers is None or int(behind[1]) < self._num_layers:
             return None

@@ -4,7 +4,7 @@
     ```python file=a.py  written to a file first, importable by the blocks that follow
     ```console           lines that begin with "$ " are commands, run in the repository; the rest is their output
     ```toml plugin       an installed package's entry points: made visible to everything that follows
-    <!-- table NAME -->  up to the next comment: a table of `docs.forms`
+    <!-- table NAME -->  up to the next comment: a table of `docs.forms` or of `docs.rule_page`
 
 `python tests/docs/pages.py --write` puts the real output into every page; the change is then reviewed as a diff.
 Lines of output that differ from run to run are matched by "..." at the place that differs.
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script, as 
 
 from docs.forms import tables
 from mutations.table import rows as mutation_rows
+from docs.rule_page import rule_tables
 from under_test import pythonpath
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,7 +116,7 @@ def executed(page: Path) -> str:
 
         text = _BLOCK.sub(replace, text)
         if _TABLE.search(text):
-            made = {**tables(), "mutations": "\n".join(mutation_rows())}
+            made = {**tables(), **rule_tables(), "mutations": "\n".join(mutation_rows())}
             text = _TABLE.sub(lambda match: match[1] + made[match[2]], text)
         if python:
             runner.python(python)

@@ -157,7 +157,8 @@ class Summary(Report):
 
 
 class EngineReport(Report):
-    """Whether one engine loads a checkpoint as it is meant; if not, why, and the codes of the rules that say more."""
+    """Whether one engine loads a checkpoint as it is meant, as far as its profile knows; if not, why, and the codes of
+    the rules that say more. What is wrong for every reader is a finding, and no matter of an engine."""
 
     engine: str
     version: str

@@ -20,11 +20,14 @@ class PlansReport(Report):
 
 
 class ExampleReport(Report):
-    """An example of a rule: a checkpoint as a skeleton, and how many faults the rule finds in it."""
+    """An example of a rule: a checkpoint as a skeleton, the targets that are named, and how many faults are found."""
 
     title: str
     skeleton: str
     count: int
+    tp: tuple[int, ...] | None = None
+    engine: str | None = None
+    arch: str | None = None
 
 
 class RuleEntry(Report):

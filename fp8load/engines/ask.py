@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fp8load.engines import blocks, encodings, ignore, machines, names, reads
 from fp8load.engines.profile import Profile
@@ -65,11 +66,11 @@ def of_any(code: str, stored: Stored, target: Target) -> Iterator[Problem]:
     found: dict[tuple[str, ...], tuple[Verdict, list[str]]] = {}
     for profile in profiles():
         for verdict in verdicts(code, profile, stored, target):
-            key = (verdict.text, verdict.module, verdict.tensor, verdict.file)
+            key = (verdict.module, verdict.tensor, verdict.file)
             found.setdefault(key, (verdict, []))[1].append(str(profile))
     for verdict, titles in found.values():
-        message = f"not every engine reads this alike: {', '.join(titles)} {verdict.text}"
-        yield problem(code, verdict, message, Severity.INFO)
+        noted = replace(verdict, remedy="--engine says what each of them does with it")
+        yield problem(code, noted, f"not every engine reads this: not {', '.join(titles)}", Severity.INFO)
 
 
 def portability(stored: Stored, target: Target, asked: tuple[Profile, ...]) -> list[EngineReport]:

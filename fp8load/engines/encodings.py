@@ -47,8 +47,9 @@ def scale_dtypes(profile: Profile, stored: Stored, _target: Target) -> Iterator[
 
 
 def _scales(profile: Profile, stored: Stored, *, among: tuple[DType, ...], severity: Severity) -> Iterator[Verdict]:
+    facts = [fact for fact in profile.scales if any(dtype.value in fact.dtypes for dtype in among)]
     for held in stored.held:
-        for fact in profile.scales:
+        for fact in facts:
             if held.kind in fact.kinds and (not fact.formats or stored.format in fact.formats):
                 yield from _of_dtype(fact, held, stored, among, severity)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -15,8 +15,8 @@ from fp8load.engines.profile import IgnoreFact, Profile, Way
 from fp8load.engines.stored import Stored
 from fp8load.engines.verdict import Target, Verdict
 from fp8load.formats.base import Ignored
+from fp8load.formats.fp8 import UNLISTED
 from fp8load.formats.match import component_run, exact_or_regex, is_router
-from fp8load.formats.stacked import of_expert
 from fp8load.scheme import Role
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ DROPPED = "the codes are read as numbers, without their scale"
 
 @lru_cache(maxsize=4096)
 def _glob(entry: str) -> re.Pattern[str]:
-    return re.compile(entry.replace(".", r"\.").replace("*", ".*"))
+    return re.compile(re.escape(entry).replace(r"\*", ".*"))
 
 
 def _part(entry: str, module: str) -> bool:
@@ -120,13 +120,18 @@ def _disagreements(profile: Profile, stored: Stored) -> Iterator[tuple[bool, Ver
     reading, model = reading_of(profile, stored), stored.checkpoint.model
     if reading is None or model is None or not stored.held:
         return
-    experts = _experts(stored)
+    experts = stored.experts
     for at, entry in model.entries():
-        if isinstance(entry, Linear) and not entry.free and not is_router(entry.target):
+        if isinstance(entry, Linear) and not _is_always_plain(entry):
             yield from _linear(reading, stored, at, entry)
         elif isinstance(entry, Experts) and at + entry.target in experts:
             infos = experts[at + entry.target]
             yield from ((True, verdict) for verdict in _mixture(reading, stored, at + entry.target, infos))
+
+
+def _is_always_plain(entry: Linear) -> bool:
+    """Whether no engine quantizes the layer, listed or not."""
+    return entry.free or is_router(entry.target) or entry.target.rpartition(".")[2] in UNLISTED
 
 
 def _linear(reading: Reading, stored: Stored, at: str, entry: Linear) -> Iterator[tuple[bool, Verdict]]:
@@ -146,22 +151,12 @@ def _linear(reading: Reading, stored: Stored, at: str, entry: Linear) -> Iterato
             yield from ((is_coarse, _verdict(stored, info, skipped=skipped)) for info in members)
 
 
-def _are_ignored(stored: Stored, members: list[ModuleInfo]) -> bool:
+def _are_ignored(stored: Stored, members: Sequence[ModuleInfo]) -> bool:
     """Whether the list covers all of them in the dialect's own reading: else nothing was said that could be lost."""
     return all(isinstance(stored.checkpoint.format.claim(info.name), Ignored) for info in members)
 
 
-def _experts(stored: Stored) -> dict[str, list[ModuleInfo]]:
-    """Modules that hold experts, with the linear layers in them."""
-    found: dict[str, list[ModuleInfo]] = {}
-    for name, info in stored.checkpoint.lowered.modules.items():
-        one = of_expert(name) if ".experts." in name else None
-        if one is not None:
-            found.setdefault(one[0], []).append(info)
-    return found
-
-
-def _mixture(reading: Reading, stored: Stored, name: str, infos: list[ModuleInfo]) -> Iterator[Verdict]:
+def _mixture(reading: Reading, stored: Stored, name: str, infos: Sequence[ModuleInfo]) -> Iterator[Verdict]:
     quantized = [info for info in infos if info.scheme is not None]
     skipped = reading.skips_experts(reading.engine_name(name))
     if quantized and skipped:

@@ -19,9 +19,10 @@ def supported(profile: Profile, stored: Stored, target: Target) -> Iterator[Verd
     gpu = target.gpu
     if gpu is None or not gpu.capability:
         return
-    for held in stored.held:
+    first = {held.kind: held for held in reversed(stored.held)}
+    for kind, held in first.items():
         for fact in profile.gpus:
-            if held.kind in fact.kinds and (not fact.formats or stored.format in fact.formats):
+            if kind in fact.kinds and (not fact.formats or stored.format in fact.formats):
                 yield from _on(fact, held, stored, gpu)
 
 

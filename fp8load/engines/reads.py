@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fp8load.engines.profile import FormatFact, Profile
+from fp8load.engines.profile import DriftFact, FormatFact, Profile
 from fp8load.engines.stored import Held, Stored
 from fp8load.engines.verdict import Target, Verdict
 from fp8load.errors import Severity
@@ -94,15 +94,22 @@ def _transforms(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdic
 def drift(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:
     """Keys that this version reads in another way than the one that the configuration was written for."""
     inner = stored.document.get("quantization")
+    is_nested = isinstance(inner, Mapping)
     document = inner if isinstance(inner, Mapping) else stored.document
     for fact in profile.drift:
-        if fact.format != stored.format or not document:
+        if fact.format != stored.format or not document or (fact.nested and not is_nested):
             continue
-        is_there = not fact.has or document.get(fact.has) not in (None, [], "")
-        is_lacking = not fact.lacks or document.get(fact.lacks) is None
-        if is_there and is_lacking:
+        if (not fact.algos or algo_of(stored.document) in fact.algos) and _applies(fact, document):
             yield Verdict(
                 text=fact.effect, file=stored.checkpoint.format.place, remedy=fact.remedy, loads=not fact.loud,
-                expected=fact.lacks or f"no {fact.has}", got=fact.has or f"no {fact.lacks}",
+                expected=fact.lacks or (f"no {fact.has}" if fact.has else "another layout"),
+                got=fact.has or (f"no {fact.lacks}" if fact.lacks else str(algo_of(stored.document))),
                 severity=Severity.ERROR if fact.loud else Severity.WARNING,
             )  # fmt: skip
+
+
+def _applies(fact: DriftFact, document: Mapping[str, Any]) -> bool:
+    """Whether the keys are such as the fact is about. A list that is null says as much as one that is not there."""
+    is_there = not fact.has or document.get(fact.has) not in (None, [], "")
+    absent = fact.lacks not in document if fact.loud else document.get(fact.lacks) is None
+    return is_there and (not fact.lacks or absent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,16 @@ class Stored:
                 key = (id(info.scheme), ".experts." in name and of_expert(name) is not None, name in stacks)
                 groups.setdefault(key, (info.scheme, []))[1].append(info)
         return tuple(_held(*group, is_expert=key[1], stacked=key[2]) for key, group in groups.items())
+
+    @cached_property
+    def experts(self) -> Mapping[str, Sequence[ModuleInfo]]:
+        """Modules that hold routed experts, "model.layers.3.mlp.experts", with the linear layers in them."""
+        found: dict[str, list[ModuleInfo]] = {}
+        for name, info in self.checkpoint.lowered.modules.items():
+            one = of_expert(name) if ".experts." in name else None
+            if one is not None:
+                found.setdefault(one[0], []).append(info)
+        return found
 
     @cached_property
     def document(self) -> Mapping[str, Any]:

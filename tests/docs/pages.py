@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script, as 
 
 from corpus.table import corpus_tables
 from docs.forms import tables
-from mutations.table import rows as mutation_rows
 from docs.rule_page import rule_tables
+from mutations.table import rows as mutation_rows
 from under_test import pythonpath
 
 ROOT = Path(__file__).resolve().parents[2]

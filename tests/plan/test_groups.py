@@ -190,7 +190,8 @@ def test_blocks_that_several_parts_share_are_refused_by_name_and_the_weights_can
 
     with pytest.raises(PlanError) as caught:
         checkpoint.plan()
-    findings = checkpoint.verify().findings
+    # Beside the error there is a note: engines read its list, which has last components only, in different ways.
+    findings = [finding for finding in checkpoint.verify().findings if finding.code != "F8L305"]
 
     assert caught.value.code == "F8L504"
     assert caught.value.expected == "blocks that end with each part: k has 4 rows in a group"

@@ -60,7 +60,10 @@ def rule(
 def _entry(rule: Rule) -> RuleEntry:
     from fp8load_cli.reports import ExampleReport, RuleEntry
 
-    examples = [ExampleReport(title=e.title, skeleton=e.skeleton, count=e.count) for e in rule.examples]
+    examples = [
+        ExampleReport(title=e.title, skeleton=e.skeleton, count=e.count, tp=e.tp, engine=e.engine, arch=e.arch)
+        for e in rule.examples
+    ]
     return RuleEntry(
         code=rule.code, name=rule.name, level=rule.level, severity=rule.severity, since=rule.since,
         what=rule.what, why=rule.why, fix=rule.fix, examples=examples,

@@ -52,6 +52,13 @@ _Tp = Annotated[
     list[str] | None,
     typer.Option("--tp", metavar="1,2,8", help="Tensor-parallel sizes that have to work.", rich_help_panel=_WHAT),
 ]
+_Engine = Annotated[
+    list[str] | None,
+    typer.Option("--engine", metavar="vllm@0.33", help="Engines that have to load it.", rich_help_panel=_WHAT),
+]
+_Arch = Annotated[
+    str | None, typer.Option("--arch", metavar="sm90", help="The GPU that has to run it.", rich_help_panel=_WHAT)
+]
 _FailOn = Annotated[
     str, typer.Option("--fail-on", metavar="error|warning", help="Exit 1 from here on.", rich_help_panel=_RESULT)
 ]
@@ -82,7 +89,7 @@ def register(app: typer.Typer) -> None:
         formats=FORMATS,
         examples=(
             "fp8load verify ./my-checkpoint",
-            "fp8load verify org/repo --tp 1,2,8 --fail-on warning",
+            "fp8load verify org/repo --engine vllm@0.33,sglang --tp 8 --arch sm90",
             "fp8load verify ./my-checkpoint --select F8L2 --format github",
         ),
         codes={
@@ -103,6 +110,8 @@ def verify(  # noqa: PLR0913 - its options
     extend_select: _ExtendSelect = None,
     ignore: _Ignore = None,
     tp: _Tp = None,
+    engine: _Engine = None,
+    arch: _Arch = None,
     fail_on: _FailOn = "error",
     exit_zero: _ExitZero = False,
     baseline: _Baseline = None,
@@ -123,7 +132,9 @@ def verify(  # noqa: PLR0913 - its options
     wanted = Selection.of(comma_list(select), comma_list(ignore), comma_list(extend_select))
     filters = load_filters(run.settings.config, baseline)
     with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
-        report = checkpoint.verify(cast("Level | None", level), tp=_sizes(tp))
+        report = checkpoint.verify(
+            cast("Level | None", level), tp=_sizes(tp), engine=comma_list(engine) or None, arch=arch
+        )
     report, unused = filters.apply(wanted.apply(report))
     for text in unused:
         run.out.warning(text)

@@ -28,6 +28,13 @@ def rule_document(rule: RuleEntry) -> Document:
 
 def _example(example: ExampleReport) -> Document:
     verdict = f"fires {example.count} times" if example.count > 1 else "fires" if example.count else "silent"
+    options = {
+        "--tp": example.tp and ",".join(map(str, example.tp)),
+        "--engine": example.engine,
+        "--arch": example.arch,
+    }
+    targets = " ".join(f"{option} {value}" for option, value in options.items() if value)
+    verdict += f" with {targets}" if targets else ""
     lines = tuple(dedent(example.skeleton).strip("\n").splitlines())
     return [Heading(example.title, verdict), Code(lines, indent=2)]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from fp8load.errors import Severity
 from fp8load.report import Finding, VerifyReport
+from fp8load.rules.registry import rule_names
 from fp8load_cli.render.document import Cell, Column, Document, Facts, Gap, Line, Span, Table, line
 from fp8load_cli.render.units import plural, size
 from fp8load_cli.render.views.inspect import title
@@ -37,8 +38,9 @@ def verify_document(report: VerifyReport, *, hidden: int = 0, brief: bool = Fals
     document: Document = []
     if not brief:
         tp = f"tp {','.join(map(str, report.tp))}" if report.tp else ""
+        targets = ", ".join(filter(None, (tp, *report.engines, report.gpu)))
         read = f": {size(report.read.nbytes)} read" if report.read.requests else ""
-        document += [title(report.source, f"level {report.level}{read}", tp), Gap()]
+        document += [title(report.source, f"level {report.level}{read}", targets), Gap()]
         document += [_families(report), Gap()]
     for finding in sorted(report.findings, key=lambda finding: _LOUDEST.index(finding.severity)):
         document += _finding(finding, detail=detail)
@@ -139,7 +141,19 @@ def _verdict(report: VerifyReport) -> Document:
         document.append(line(Span(crashed, "error"), indent=2, hang=2))
     if report.legal_tp and report.ok:
         document.append(line("splits over tp " + ", ".join(map(str, report.legal_tp)), indent=2, hang=2))
-    return document
+    return [*document, *_portability(report)]
+
+
+def _portability(report: VerifyReport) -> Document:
+    """One line: the engines against which nothing is known, and the others with the rules that say why."""
+    if not report.portability or not (report.ok or report.engines):
+        return []
+    names = dict(rule_names())
+    loads = [engine.title for engine in report.portability if engine.loads]
+    others = [f"{engine.title} ({', '.join(f'{code} {names[code]}' for code in engine.codes)})"
+              for engine in report.portability if not engine.loads]  # fmt: skip
+    parts = [f"nothing known against {', '.join(loads)}" if loads else "", f"not {', '.join(others)}" if others else ""]
+    return [line("engines: " + "; ".join(filter(None, parts)), indent=2, hang=2)]
 
 
 def statistics_document(report: VerifyReport) -> Document:

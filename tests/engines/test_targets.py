@@ -1,0 +1,164 @@
+"""verify with and without a named engine: severities, the portability of a checkpoint, GPUs."""
+
+from __future__ import annotations
+
+import pytest
+
+import fp8load
+from engines.sketches import SKETCHES
+from fp8load.engines.registry import profiles
+from fp8load.errors import UsageError
+from fp8load.rules.f8l209_expert_layout_unknown_to_target import CONFIG, SINGLE
+from fp8load.rules.samples import BLOCK, LLAMA, QUANTIZED
+from oracle.catalog import FOLDER, expected_findings
+from sketch import open_skeleton
+
+TARGETED = ("F8L208", "F8L209", "F8L305", "F8L307")
+CLEAN = [path for path in sorted(FOLDER.iterdir()) if path.is_dir() and "must" not in expected_findings(path.name)]
+
+
+def loud(report) -> set[str]:
+    return {finding.code for finding in report.findings if finding.severity != "info"}
+
+
+@pytest.mark.parametrize("name", ["heads in blocks", "experts with shared scales", "a list of parents",
+                                  "a list of fused names", "transformers' names"])  # fmt: skip
+def test_what_engines_read_in_different_ways_is_a_note_without_one_and_an_error_with_it(name):
+    ckpt = open_skeleton(SKETCHES[name])
+    notes = {finding.code for finding in ckpt.verify().findings if finding.severity == "info"} & {*TARGETED, "F8L203"}
+    errors = set()
+    for profile in profiles():
+        errors |= loud(ckpt.verify(engine=profile.spec)) & {*TARGETED, "F8L203"}
+
+    assert notes
+    assert errors == notes
+
+
+@pytest.mark.parametrize("path", CLEAN, ids=lambda path: path.name)
+def test_what_is_loud_of_a_clean_checkpoint_names_the_engine(path):
+    report = fp8load.open(path).verify("headers", engine=[profile.spec for profile in profiles()])
+    titles = [str(profile) for profile in profiles()]
+    allowed = expected_findings(path.name).get("may", ())
+
+    for finding in report.findings:
+        if finding.severity != "info" and finding.code not in allowed:
+            assert finding.message.startswith(tuple(titles)), finding
+            assert finding.hint
+    assert report.summary.crashed == []
+
+
+def test_the_portability_of_a_checkpoint_names_what_stops_an_engine():
+    report = open_skeleton(SKETCHES["transformers' names"]).verify()
+    by_engine = {engine.engine: engine for engine in report.portability}
+
+    assert by_engine["transformers"].loads
+    assert by_engine["transformers"].why == ""
+    assert not by_engine["vllm"].loads
+    assert by_engine["vllm"].codes == ["F8L203"]
+    assert "weight_scale_inv" in by_engine["vllm"].why
+    assert report.engines == []
+
+
+def test_the_portability_is_that_of_the_engines_that_were_named():
+    report = open_skeleton(LLAMA).verify(engine=["sglang@0.5.4", "vllm"], arch="sm90")
+
+    assert [engine.title for engine in report.portability] == ["SGLang 0.5.4", "vLLM 0.33"]
+    assert report.engines == ["sglang@0.5.4", "vllm@0.33"]
+    assert report.gpu == "sm90"
+
+
+def test_nobody_is_asked_about_a_checkpoint_without_quantized_layers():
+    plain = LLAMA.replace(BLOCK, "").replace("F8_E4M3", "BF16   ")
+    lines = [line for line in plain.splitlines() if "weight_scale_inv" not in line]
+
+    assert open_skeleton("\n".join(lines)).verify(engine="vllm").portability == []
+
+
+def test_a_fallback_does_not_keep_an_engine_from_loading():
+    report = open_skeleton(BLOCK + QUANTIZED).verify(engine="vllm@0.33", arch="sm80")
+
+    assert loud(report) == {"F8T001"}
+    assert report.ok
+    assert [engine.loads for engine in report.portability] == [True]
+
+
+def test_a_gpu_that_is_older_than_the_oldest_is_an_error():
+    report = open_skeleton(BLOCK + QUANTIZED).verify(engine="vllm@0.11", arch="sm75")
+
+    assert not report.ok
+    assert not report.portability[0].loads
+
+
+@pytest.mark.parametrize("name", ["sm90", "SM_90", "sm90a"])
+def test_a_gpu_is_found_however_it_is_spelled(name):
+    assert open_skeleton(LLAMA).verify(arch=name).gpu == "sm90"
+
+
+def test_an_unknown_gpu_is_a_usage_error_that_names_the_nearest():
+    with pytest.raises(UsageError, match="did you mean sm90") as caught:
+        open_skeleton(LLAMA).verify(arch="sm91")
+
+    assert caught.value.code == "USE021"
+
+
+def test_experts_that_an_engine_refines_are_no_error_in_that_engine():
+    half = CONFIG + BLOCK + SINGLE
+    at_two = open_skeleton(half + REST).verify(tp=(2,))
+    refined = open_skeleton(half + REST).verify(tp=(2,), engine="vllm@0.33")
+    refused = open_skeleton(half + REST).verify(tp=(2,), engine=["vllm@0.33", "vllm@0.11"])
+
+    assert "F8L504" in loud(at_two)
+    assert "F8L504" not in loud(refined)
+    assert "F8L504" in loud(refused)
+
+
+REST = """\
+model.layers.0.self_attn.{q,k,v,o}_proj.weight            F8_E4M3  [256, 256]
+model.layers.0.self_attn.{q,k,v,o}_proj.weight_scale_inv  F32      [2, 2]
+model.layers.0.self_attn.{q,k}_norm.weight                BF16     [128]
+model.layers.0.mlp.gate.weight                            BF16     [2, 256]
+model.layers.0.{input,post_attention}_layernorm.weight    BF16     [256]
+model.norm.weight                                         BF16     [256]
+{model.embed_tokens,lm_head}.weight                       BF16     [1024, 256]
+"""
+
+
+def said(skeleton: str, engine: str, code: str, **targets) -> list[str]:
+    """The modules of what an engine is said to do under a rule, aside of what holds for every reader."""
+    report = open_skeleton(skeleton).verify(engine=engine, **targets)
+    title = report.portability[0].title
+    found = [finding for finding in report.findings if finding.code == code and finding.message.startswith(title)]
+    return [module.rpartition(".")[2] for finding in found for module in finding.modules]
+
+
+WIDE = LLAMA.replace("512", "640").replace("[4, 2]", "[5, 2]").replace("[2, 4]", "[2, 5]")
+FEW = LLAMA.replace('"num_key_value_heads": 2', '"num_key_value_heads": 1').replace("{q,k,v,o}", "{q,o}") + (
+    "model.layers.0.self_attn.{k,v}_proj.weight            F8_E4M3  [128, 256]\n"
+    "model.layers.0.self_attn.{k,v}_proj.weight_scale_inv  F32      [1, 2]\n"
+)
+
+
+def test_on_several_ranks_the_last_part_of_a_fused_layer_has_to_end_with_a_block_too():
+    assert said(WIDE, "vllm@0.33", "F8L504", tp=(1,)) == []
+    assert said(WIDE, "vllm@0.33", "F8L504", tp=(2,)) == ["gate_proj", "up_proj"]
+
+
+def test_of_fewer_heads_than_ranks_each_rank_holds_a_whole_one():
+    assert said(FEW, "sglang@0.5.23", "F8L504", tp=(2,)) == []
+
+
+def test_a_key_that_has_to_be_there_may_be_null_and_a_list_that_is_null_is_none():
+    key = "modelopt nested nvfp4"
+    without, null = (
+        open_skeleton(SKETCHES[name]).verify(engine="vllm@0.33") for name in (key, f"{key}, with its keys")
+    )
+
+    assert "F8L108" in loud(without)
+    assert "F8L108" not in loud(null)
+
+
+def test_notes_about_engines_in_general_give_way_to_the_engine_that_is_named():
+    ckpt = open_skeleton(SKETCHES["KV in projections"])
+
+    assert [finding.severity for finding in ckpt.verify().findings if finding.code == "F8L902"] == ["info"]
+    assert [finding for finding in ckpt.verify(engine="vllm@0.33").findings if finding.code == "F8L902"] == []

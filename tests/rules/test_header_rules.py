@@ -12,7 +12,7 @@ from fp8load.rules.f8l207_bias_lost import BIASED, LAYERS
 from fp8load.rules.f8l404_expert_3d_layout import DOWN, GATE_UP, HIDDEN
 from fp8load.rules.f8l405_block_straddles_fused_boundary import ATTENTION
 from fp8load.rules.mtp import MtpNames
-from fp8load.rules.samples import BLOCK, LISTED, LLAMA, POWERS, QUANTIZED
+from fp8load.rules.samples import BLOCK, LISTED, LLAMA, POWERS, QUANTIZED, STATIC_KV
 from rules.examples import checkpoint_of
 from sketch import Llama
 
@@ -46,6 +46,12 @@ def test_metadata_are_strings_and_name_a_framework(metadata, expected):
     assert found(BLOCK + QUANTIZED, "F8L007", with_metadata(metadata)) == expected
 
 
+def test_the_framework_that_is_named_is_shown():
+    for metadata, got in (('{"format":"np"}', "'np'"), ("{}", "no format")):
+        report = checkpoint_of(BLOCK + QUANTIZED, files=with_metadata(metadata)).verify("headers")
+        assert [finding.got for finding in report.findings if finding.code == "F8L007"] == [got]
+
+
 def test_a_file_for_comfyui_needs_no_framework():
     assert found(COMFY + "a.weight F8_E4M3 [8, 8]\na.weight_scale F32 []\n", "F8L007") == []
 
@@ -55,6 +61,8 @@ def test_a_total_is_compared_only_where_every_tensor_is_there(names, expected):
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "model.safetensors")}
 
     assert found(BLOCK + QUANTIZED, "F8L012", {INDEX: json.dumps(index).encode()}) == expected
+    del index["metadata"]
+    assert found(BLOCK + QUANTIZED, "F8L012", {INDEX: json.dumps(index).encode()}) == []
 
 
 def test_a_bias_in_another_file_is_no_matter_of_scales():
@@ -96,6 +104,16 @@ def test_places_that_some_readers_do_not_look_at_are_noted(place, severity):
     assert found(place % document + QUANTIZED, "F8L104") == ([] if severity is None else [(severity, 1)])
 
 
+@pytest.mark.parametrize(("config", "got"), [
+    ('{"hidden_act": "silu", "use_fp8_experts": true}', ["use_fp8_experts: True"]), ('{"use_fp8_experts": false}', []),
+    ('{"hidden_act": "silu"}', []), ('{"text_config": {"expert_dtype_fp8": "e4m3"}}', ["expert_dtype_fp8: e4m3"]),
+])  # fmt: skip
+def test_a_flag_is_one_that_is_set_and_speaks_of_quantization(config, got):
+    report = checkpoint_of(f"config {config}\n{QUANTIZED}").verify("headers")
+
+    assert [finding.got for finding in report.findings if finding.code == "F8L104"] == got
+
+
 MODELOPT = 'config {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["%s"]}}\n'
 STATIC = (
     "model.layers.0.mlp.down_proj.weight F8_E4M3 [8, 8]\nmodel.layers.0.mlp.down_proj.{weight,input}_scale F32 []\n"
@@ -118,6 +136,9 @@ def test_experts_whose_layout_their_sizes_do_not_tell_are_left_alone():
     assert found(HIDDEN + BLOCK + GATE_UP + square, "F8L404") == []
     assert found(BLOCK + GATE_UP + DOWN.replace("[4, 256, 384]", "[4, 384, 256]"), "F8L404") == [("error", 1)]
     assert found(BLOCK + GATE_UP.replace("[4, 6, 2]", "[4, 5, 2]"), "F8L404") == []
+    assert found(BLOCK + GATE_UP.replace("[4, 6, 2]", "[6, 2]"), "F8L404") == []
+    both = 'config {"hidden_size": 999}\n' + BLOCK + GATE_UP + DOWN.replace("[4, 256, 384]", "[4, 384, 256]")
+    assert found(both, "F8L404") == [("error", 1)]  # the scale alone: no size is the hidden one
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -159,6 +180,31 @@ def test_exponents_of_an_mx_format_are_its_own():
     assert found(POWERS + QUANTIZED.replace("F32     ", "U8 "), "F8L603") == [("info", 1)]
 
 
+def test_bytes_of_exponents_under_a_format_of_numbers_are_a_contradiction():
+    exponents = QUANTIZED.replace("F32     ", "F8_E8M0 ")
+
+    assert found(POWERS + exponents, "F8L603") == [("info", 1)]
+    assert found(POWERS.replace("ue8m0", "float") + exponents, "F8L603") == [("warning", 1)]
+    assert found(BLOCK + exponents, "F8L603") == [("info", 1)]
+
+
+def test_a_layer_without_any_scale_of_its_cache_lacks_that_of_queries_too():
+    layers = "model.layers.{0..1}.self_attn.k_proj.weight BF16 [8, 8]\nmodel.layers.{0..1}.mlp.up.weight BF16 [8, 8]\n"
+
+    assert found(STATIC_KV + layers + "model.layers.0.self_attn.{k,v,q}_scale F32 []\n", "F8L904") == [("info", 1)]
+
+
+def test_the_kind_of_a_scale_with_an_odd_shape_is_named():
+    report = checkpoint_of(
+        MODELOPT.replace('"FP8"', '"FP8_PER_CHANNEL_PER_TOKEN"') % "x"
+        + "m.down_proj.weight F8_E4M3 [8, 8]\nm.down_proj.weight_scale F32 [8]\n"
+    ).verify("headers")
+
+    assert [finding.message for finding in report.findings if finding.code == "F8L503"] == [
+        "a scale per channel has 1 axes"
+    ]
+
+
 def test_an_empty_tensor_of_a_packed_dtype_is_described_like_others():
     assert found("m.weight F4 [2, 0]\nm.other F6_E2M3 [4, 6]\n", "F8L606") == [("info", 1), ("info", 1)]
 
@@ -178,6 +224,7 @@ def test_of_a_lost_shard_the_layers_are_not_missing_twice():
     draft = "model.layers.1.norm.weight  BF16  [256]  @ model-2.safetensors\n"
 
     assert found(config + BLOCK + QUANTIZED + draft, "F8L911", {"model-2.safetensors": None}) == []
+    assert found(config.replace('layers": 1}', 'layers": 0}') + BLOCK + QUANTIZED, "F8L911") == []
     lost = config.replace(" 1, ", " 2, ")
     assert found(lost + BLOCK + QUANTIZED + draft, "F8L109", {"model-2.safetensors": None}) == []
     assert found(lost + BLOCK + QUANTIZED + NORM, "F8L109") == [("warning", 1)]
@@ -210,7 +257,10 @@ def test_a_configuration_or_an_index_makes_a_file_none_of_comfyuis():
     assert found('config {"model_type": "x"}\n' + layer, "F8C001") == []
     assert found(layer + NORM, "F8C001") == []
     assert found(layer.replace("weight_scale", "scale_weight"), "F8C001") == [("error", 1)]
-    assert found(COMFY + layer + "b.weight F8_E4M3 [8, 8]\nb.scale_weight F32 []\n", "F8C001") == [("error", 1)]
+    assert found(COMFY + layer, "F8C001") == []
+    assert found(layer.replace("F8_E4M3", "BF16"), "F8C001") == []
+    two = checkpoint_of(COMFY + layer + "b.weight F8_E4M3 [8, 8]\nb.scale_weight F32 []\n").verify()
+    assert [f.got for f in two.findings if f.code == "F8C001"] == ["comfy_metadata, weight_scale, scale_weight"]
 
 
 def test_a_pickled_copy_is_noted_once():

@@ -35,8 +35,8 @@ def known_modules(checkpoint: Checkpoint) -> set[str]:
             case Head():
                 modules.add(at + entry.module)
             case Experts():
-                modules.add(at + (entry.stored or entry.target))
-                modules.add(f"{at}{(entry.stored or entry.target)}.0")
+                holder = at + (entry.stored or entry.target)
+                modules |= {holder, f"{holder}.0"}
             case Vector() | Plain() | Table():
                 modules.add((at + entry.name).rpartition(".")[0])
             case Tower():

@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script, as pytest does for tests
 
+from corpus.table import corpus_tables
 from docs.forms import tables
 from docs.rule_page import rule_tables
 from mutations.table import rows as mutation_rows
@@ -116,7 +117,7 @@ def executed(page: Path) -> str:
 
         text = _BLOCK.sub(replace, text)
         if _TABLE.search(text):
-            made = {**tables(), **rule_tables(), "mutations": "\n".join(mutation_rows())}
+            made = {**tables(), **rule_tables(), **corpus_tables(), "mutations": "\n".join(mutation_rows())}
             text = _TABLE.sub(lambda match: match[1] + made[match[2]], text)
         if python:
             runner.python(python)

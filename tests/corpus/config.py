@@ -1,0 +1,189 @@
+"""Configuration, detection, drift between versions."""
+
+from corpus.bases import CHANNEL, CT_CHANNEL, DENSE, FP8, NVFP4, TOKEN, config, ct, modelopt, quantized
+from corpus.row import Row
+from fp8load.rules.samples import BLOCK, LLAMA, QUANTIZED, STATIC, TENSOR_WISE
+
+PLAIN = DENSE
+MODELOPT = modelopt("FP8", "lm_head") + TENSOR_WISE + "lm_head.weight BF16 [1024, 256]\n"
+BESIDE = (
+    'file hf_quant_config.json {"producer": {"name": "modelopt", "version": "0.33.0"}, "quantization": '
+    '{"quant_algo": "FP8", "kv_cache_quant_algo": %s, "exclude_modules": ["lm_head"]}}\n'
+)
+EXPERTS = """\
+model.layers.0.mlp.experts.{0..7}.{gate,up}_proj.weight            F8_E4M3  [128, 256]
+model.layers.0.mlp.experts.{0..7}.{gate,up}_proj.weight_scale_inv  F32      [1, 2]
+model.layers.0.mlp.experts.{0..7}.down_proj.weight                 F8_E4M3  [256, 128]
+model.layers.0.mlp.experts.{0..7}.down_proj.weight_scale_inv       F32      [2, 1]
+"""
+QUANTIZATION = BLOCK.removeprefix("config ").strip()[1:-1]
+
+TWO_GROUPS = (
+    quantized(
+        quant_method="compressed-tensors",
+        quantization_status="compressed",
+        format="mixed-precision",
+        ignore=[],
+        config_groups={
+            "group_0": {
+                "targets": ["re:.*self_attn.*"],
+                "weights": CHANNEL,
+                "input_activations": TOKEN,
+                "format": "float-quantized",
+            },
+            "group_1": {"targets": ["re:.*mlp.*"], "weights": NVFP4, "format": "nvfp4-pack-quantized"},
+        },
+    )
+    + """\
+model.layers.{0..1}.self_attn.{q,k,v,o}_proj.weight         F8_E4M3  [256, 256]
+model.layers.{0..1}.self_attn.{q,k,v,o}_proj.weight_scale   BF16     [256, 1]
+model.layers.{0..1}.mlp.{gate,up}_proj.weight_packed        U8       [256, 128]
+model.layers.{0..1}.mlp.{gate,up}_proj.weight_scale         F8_E4M3  [256, 16]
+model.layers.{0..1}.mlp.{gate,up}_proj.weight_global_scale  F32      [1]
+"""
+)
+PRUNED = (
+    config(num_hidden_layers=1, num_experts=4, mtp_num_hidden_layers=1)
+    + BLOCK
+    + EXPERTS.replace("{0..7}", "{0..3}")
+    + """\
+mtp.layers.0.mlp.experts.{0..3}.{gate,up}_proj.weight            F8_E4M3  [128, 256]
+mtp.layers.0.mlp.experts.{0..3}.{gate,up}_proj.weight_scale_inv  F32      [1, 2]
+"""
+)
+
+ROWS = (
+    Row(
+        number=21,
+        thread="sglang-omni#1451",
+        what="A flag of one publisher stands in place of quantization_config.",
+        twin=BLOCK + EXPERTS,
+        changes=((BLOCK, config(use_fp8_experts=True)),),
+        codes=("F8L104", "F8L101"),
+        subject="model.layers.0.mlp.experts.0.gate_proj.weight",
+    ),
+    Row(
+        number=22,
+        thread="xinference#4959",
+        what="The quantization of a multimodal model is said inside text_config only.",
+        reads="J",
+        twin=BLOCK + QUANTIZED.replace("model.", "model.language_model."),
+        changes=((BLOCK, config(text_config={"quantization_config": FP8})),),
+        codes=("F8L104", "F8L108"),
+        subject="text_config",
+        noted="vLLM and others look there, transformers does not",
+    ),
+    Row(
+        number=23,
+        thread="transformers#47145",
+        what="quantization_status is frozen, and the weights are compressed.",
+        twin=CT_CHANNEL,
+        changes=(('"compressed"', '"frozen"'),),
+        codes=("F8L105",),
+        subject="frozen",
+        noted="older exports say so, and vLLM reads them as they are meant",
+    ),
+    Row(
+        number=24,
+        thread="transformers#48072",
+        what="The format is a packed one, and the weights are not quantized.",
+        twin=CT_CHANNEL,
+        changes=(
+            ("\nmodel.layers.{0..1}.self_attn.{q,k,v,o}_proj.weight_scale  BF16     [256, 1]", ""),
+            ("F8_E4M3", "BF16   "),
+            ('"compressed"', '"compressed", "format": "pack-quantized"'),
+        ),
+        codes=("F8L102", "F8L105"),
+        subject="model.layers.0.self_attn.q_proj.weight",
+    ),
+    Row(
+        number=28,
+        thread="ROCmFPX#79",
+        what="Two groups of the configuration claim the same layers.",
+        twin=TWO_GROUPS,
+        changes=(("self_attn.*", "(self_attn|mlp).*"),),
+        codes=("F8L105",),
+        subject="group_0",
+    ),
+    Row(
+        number=29,
+        thread="vllm#29980",
+        what="That the KV cache is FP8 stands in hf_quant_config.json only.",
+        reads="J",
+        twin=MODELOPT + BESIDE % "null",
+        changes=(('"kv_cache_quant_algo": null', '"kv_cache_quant_algo": "FP8"'),),
+        codes=("F8L103", "F8L901"),
+        subject="hf_quant_config.json",
+    ),
+    Row(
+        number=30,
+        thread="sglang#8829",
+        what="The quantization is said in hf_quant_config.json, and config.json has nothing of it.",
+        reads="J",
+        twin=MODELOPT,
+        changes=((modelopt("FP8", "lm_head"), BESIDE % "null"),),
+        codes=("F8L103", "F8L104"),
+        subject="hf_quant_config.json",
+        missed="ModelOpt writes either layout, and every profile of SGLang reads both",
+    ),
+    Row(
+        number=33,
+        thread="vllm#34028",
+        what="The method is one that no release knows any more.",
+        reads="J",
+        twin=LLAMA,
+        changes=(('"quant_method": "fp8"', '"quant_method": "fp8_blockwise"'),),
+        codes=("F8L110",),
+        subject="fp8_blockwise",
+    ),
+    Row(
+        number=34,
+        thread="vllm#19050",
+        what="The weights were quantized again in another way, and the FP8 configuration stayed.",
+        twin=LLAMA,
+        changes=(
+            ("F8_E4M3", "F16    "),
+            ("weight_scale_inv        ", "requantized_scale       "),
+        ),
+        codes=("F8L102",),
+        subject="model.layers.0.mlp.down_proj.weight",
+    ),
+    Row(
+        number=35,
+        thread="sglang#6054",
+        what="A model was converted to BF16, and config.json still says FP8.",
+        twin=DENSE,
+        adds=BLOCK,
+        codes=("F8L102",),
+        subject="model.layers.0.mlp.down_proj.weight",
+    ),
+    Row(
+        number=36,
+        thread="trtllm#15123",
+        what="A static model of one scale a tensor is given the block size of another.",
+        twin=STATIC + TENSOR_WISE,
+        changes=(('"static"', '"static", "weight_block_size": [128, 128]'),),
+        codes=("F8L106", "F8L502", "F8L501"),
+        subject="weight_block_size",
+    ),
+    Row(
+        number=38,
+        thread="vllm#45312",
+        what="The scheme of the KV cache is one that does not exist.",
+        reads="J",
+        twin=ct(CHANNEL, TOKEN, kv_cache_scheme={"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": True})
+        + CT_CHANNEL.partition("\n")[2],
+        changes=(('"kv_cache_scheme": {"num_bits": 8', '"kv_cache_scheme": {"num_bits": 4'),),
+        codes=("F8L107",),
+        subject="kv_cache_scheme",
+    ),
+    Row(
+        number=39,
+        thread="omlx#3610",
+        what="The trunk was pruned to fewer experts, and the draft layer was not.",
+        twin=PRUNED,
+        changes=(("mtp.layers.0.mlp.experts.{0..3}", "mtp.layers.0.mlp.experts.{0..7}"),),
+        codes=("F8L109",),
+        subject="mtp.layers.0.mlp.experts",
+    ),
+)

@@ -1,0 +1,191 @@
+"""What one engine or one of its versions reads otherwise: names, lists, layouts, methods."""
+
+from corpus.bases import FP8, config, ct, modelopt, quantized
+from corpus.row import Row
+from corpus.shapes import moe
+from fp8load.rules.samples import (
+    BLOCK,
+    LLAMA,
+    LLAMA_ATTENTION,
+    LLAMA_CONFIG,
+    LLAMA_MLP,
+    LLAMA_REST,
+    QUANTIZED,
+    STATIC,
+    TENSOR_WISE,
+)
+
+ATTENTION = "model.layers.0.self_attn.{q,k,v,o}_proj.weight  BF16  [256, 256]\n"
+PARTS = [f"model.layers.0.self_attn.{part}_proj" for part in "qkvo"]
+FUSED = ["model.layers.0.self_attn.qkv_proj", "model.layers.0.self_attn.o_proj"]
+MIXED = LLAMA_CONFIG + ATTENTION + LLAMA_MLP + LLAMA_REST
+MLP_CHANNEL = """\
+model.layers.0.mlp.{gate,up}_proj.weight                  F8_E4M3  [512, 256]
+model.layers.0.mlp.{gate,up}_proj.weight_scale            F32      []
+model.layers.0.mlp.{gate,up}_proj.input_scale             F32      []
+model.layers.0.mlp.down_proj.weight                       F8_E4M3  [256, 512]
+model.layers.0.mlp.down_proj.weight_scale                 F32      []
+model.layers.0.mlp.down_proj.input_scale                  F32      []
+"""
+MODELOPT = LLAMA_CONFIG + ATTENTION + MLP_CHANNEL + LLAMA_REST
+
+
+def listing(*names: str) -> str:
+    """The block form with a list."""
+    return quantized(**FP8, modules_to_not_convert=list(names))
+
+
+def wrapped(*ignore: str) -> str:
+    """A language model inside a multimodal one, its attention in 16 bits."""
+    text = {
+        "model_type": "llama",
+        "num_hidden_layers": 1,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": 1024,
+    }
+    skeleton = (
+        ATTENTION
+        + "model.layers.0.self_attn.{q,k}_norm.weight  BF16  [128]\n"
+        + MLP_CHANNEL.replace("F32      []", "F32      [1]")
+        + LLAMA_REST
+    ).replace("model.", "model.language_model.")
+    static = {"num_bits": 8, "type": "float", "strategy": "tensor"}
+    return (
+        config(model_type="qwen3_vl", text_config=text)
+        + ct(static, {**static, "dynamic": False}, ignore=list(ignore))
+        + skeleton
+    )
+
+
+STACKED = (
+    moe(512)
+    .replace(
+        "experts.{0..3}.{gate,up}_proj.weight            F8_E4M3  [512, 256]",
+        "experts.gate_up_proj  F8_E4M3  [4, 1024, 256]",
+    )
+    .replace(
+        "experts.{0..3}.{gate,up}_proj.weight_scale_inv  F32      [4, 2]",
+        "experts.gate_up_proj_scale_inv  F32  [4, 8, 2]",
+    )
+    .replace(
+        "experts.{0..3}.down_proj.weight                 F8_E4M3  [256, 512]",
+        "experts.down_proj  F8_E4M3  [4, 256, 512]",
+    )
+    .replace(
+        "experts.{0..3}.down_proj.weight_scale_inv       F32      [2, 4]", "experts.down_proj_scale_inv  F32  [4, 2, 4]"
+    )
+)
+
+ROWS = (
+    Row(
+        number=31,
+        thread="AngelSlim#12",
+        what="One static scale a tensor, under a method of which the reader knows blocks only.",
+        reads="P",
+        twin=BLOCK + QUANTIZED,
+        changes=((BLOCK + QUANTIZED, STATIC + TENSOR_WISE),),
+        engine="transformers@4.53",
+        codes=("F8L107", "F8L108", "F8L110"),
+        subject="fp8-tensor",
+    ),
+    Row(
+        number=37,
+        thread="sglang#14285",
+        what="The algorithm is one of ModelOpt's for which the engine has no class.",
+        reads="P",
+        twin=modelopt("FP8") + TENSOR_WISE,
+        changes=(
+            ('"quant_algo": "FP8"', '"quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"'),
+            ("weight_scale  F32      []", "weight_scale  F32      [256]"),
+            ("\nmodel.layers.{0..1}.self_attn.{q,k,v}_proj.input_scale   F32      []", ""),
+        ),
+        engine="sglang@0.5.4",
+        codes=("F8L107",),
+        subject="FP8_PER_CHANNEL_PER_TOKEN",
+    ),
+    Row(
+        number=62,
+        thread="llama.cpp#22346",
+        what="A converter has no name for input_scale.",
+        reads="P",
+        twin=LLAMA,
+        changes=((BLOCK + LLAMA_ATTENTION + LLAMA_MLP, STATIC + ATTENTION + MLP_CHANNEL),),
+        engine="llama.cpp",
+        codes=("F8T003",),
+        subject="model.layers.0.mlp.down_proj.input_scale",
+    ),
+    Row(
+        number=67,
+        thread="vllm#28072",
+        what="The entry is a regular expression, which the engine does not rename with the modules.",
+        reads="P",
+        twin=wrapped("lm_head", *(part.replace("model.", "model.language_model.") for part in PARTS)),
+        changes=(
+            (
+                ", ".join(f'"{part.replace("model.", "model.language_model.")}"' for part in PARTS),
+                '"re:^model.language_model.*self_attn.*"',
+            ),
+        ),
+        engine="vllm@0.33",
+        codes=("F8L305", "F8L308"),
+        subject="model.language_model.layers.0.self_attn",
+    ),
+    Row(
+        number=75,
+        thread="sglang#26213",
+        what="The list has names of fused layers, and the engine compares with their parts.",
+        reads="P",
+        twin=MIXED + listing("lm_head", *PARTS),
+        changes=((", ".join(f'"{name}"' for name in PARTS), ", ".join(f'"{name}"' for name in FUSED)),),
+        engine="sglang@0.5.23",
+        codes=("F8L307",),
+        subject="model.layers.0.self_attn.q_proj",
+    ),
+    Row(
+        number=76,
+        thread="vllm#43981",
+        what="The list has names of fused layers, which one version of the engine does not compare.",
+        reads="P",
+        twin=MIXED + listing("lm_head", *PARTS),
+        changes=((", ".join(f'"{name}"' for name in PARTS), ", ".join(f'"{name}"' for name in FUSED)),),
+        engine="vllm@0.11",
+        codes=("F8L307",),
+        subject="model.layers.0.self_attn.q_proj",
+    ),
+    Row(
+        number=77,
+        thread="sglang#39317",
+        what="The list names parts of fused layers, and the engine compares with the whole.",
+        reads="P",
+        twin=MODELOPT + modelopt("FP8", "lm_head", *PARTS, FUSED[0]),
+        changes=((f', "{FUSED[0]}"', ""),),
+        engine="sglang@0.5.23",
+        codes=("F8L305", "F8L307"),
+        subject="model.layers.0.self_attn.q_proj",
+    ),
+    Row(
+        number=78,
+        thread="sglang#36596",
+        what="Names of single projections are listed, and the engine asks for those of fused modules.",
+        reads="P",
+        twin=MODELOPT + modelopt("FP8", "lm_head", *PARTS, FUSED[0]),
+        changes=((f', "{FUSED[0]}"', ""),),
+        engine="sglang@0.5.23",
+        codes=("F8L305", "F8L307"),
+        subject="model.layers.0.self_attn.k_proj",
+    ),
+    Row(
+        number=97,
+        thread="vllm#49638",
+        what="All experts of a layer are one tensor, and the loader knows their weights and not their scales.",
+        reads="P",
+        twin=moe(512),
+        changes=((moe(512), STACKED),),
+        engine="vllm@0.11",
+        codes=("F8L209",),
+        subject="model.layers.0.mlp.experts",
+    ),
+)

@@ -1,0 +1,138 @@
+"""Rows whose checkpoints are right: what a reader does with them is in no profile."""
+
+from corpus.row import Unbuilt
+
+UNBUILT = (
+    Unbuilt(
+        number=25,
+        thread="mlx-lm#1865",
+        what="compressed-tensors FP8, which a reader takes for 4-bit integers.",
+        why="the checkpoint is right, and no profile of mlx-lm exists",
+    ),
+    Unbuilt(
+        number=26,
+        thread="trtllm#15415",
+        what="The config group has the name of its scheme, and a reader asks for group_0.",
+        why="names of groups are free; which TensorRT-LLM asked for group_0 is in no profile",
+    ),
+    Unbuilt(
+        number=27,
+        thread="vllm#49483",
+        what="Two groups, one by class and one by names, of which an engine takes the first.",
+        why="in which order vLLM tries targets is not in its profile",
+    ),
+    Unbuilt(
+        number=32,
+        thread="transformers#35471",
+        what="The reader is older than the method.",
+        why="the oldest profile of transformers, 4.53, knows fp8",
+    ),
+    Unbuilt(
+        number=40,
+        thread="Quark#42",
+        what="Quark left FP8 layers as they were, and renamed their block scales.",
+        why="which name vLLM reads of Quark's block scales is not in its profile",
+    ),
+    Unbuilt(
+        number=51,
+        thread="sglang#19000",
+        what="The projections of a Mamba layer are FP8, and the engine builds them in 16 bits.",
+        why="which layers of Falcon-H1 SGLang leaves in 16 bits is not in its profile",
+    ),
+    Unbuilt(
+        number=52,
+        thread="vllm#53950",
+        what="An engine built a quantized layer without quantization.",
+        why="the thread does not say why",
+    ),
+    Unbuilt(
+        number=53,
+        thread="sglang#24696",
+        what="Experts are stored one by one, and the loader knows one tensor for all.",
+        why="the layouts that SGLang knows of Gemma 4 are not in its profile",
+    ),
+    Unbuilt(
+        number=54,
+        thread="mlx-lm#1224",
+        what="Experts one by one and weight_scale_inv are names that the reader does not have.",
+        why="no profile of mlx-lm exists",
+    ),
+    Unbuilt(
+        number=55,
+        thread="vllm#44739",
+        what="A mapping of experts renames weights and not their scales.",
+        why="the mapping of GraniteMoE is not in the profile of vLLM",
+    ),
+    Unbuilt(
+        number=56,
+        thread="trtllm#18658",
+        what="The indexer's wk is FP8, and the engine holds it in 16 bits.",
+        why="what TensorRT-LLM builds of the indexer is not in its profile",
+    ),
+    Unbuilt(
+        number=57,
+        thread="vllm#38870",
+        what="An engine fuses the FP8 wk of the indexer with weights_proj, which is BF16.",
+        why="published checkpoints are so; which vLLM fuses the two is in no profile",
+    ),
+    Unbuilt(
+        number=58,
+        thread="transformers#45930",
+        what="A rule for the names of experts catches their scales too.",
+        why="the conversions of transformers are not in its profile",
+    ),
+    Unbuilt(
+        number=61,
+        thread="llama.cpp#12341",
+        what="A converter has no name for weight_scale_inv.",
+        why="the profile of llama.cpp is of a version that reads it",
+    ),
+    Unbuilt(
+        number=63,
+        thread="sglang#3604",
+        what="A generic model class of the engine has no parameters for scales.",
+        why="which class SGLang takes is no matter of the checkpoint",
+    ),
+    Unbuilt(
+        number=64,
+        thread="transformers#48349",
+        what="The list says model.language_model, and the class that is loaded says model.",
+        why="renames of transformers are not in its profile",
+    ),
+    Unbuilt(
+        number=66,
+        thread="SlimServe#6",
+        what="The list has the checkpoint's prefix, and the engine compares with its own.",
+        why="no profile of SlimServe exists",
+    ),
+    Unbuilt(
+        number=68,
+        thread="vllm#51910",
+        what="A rule that renames has a dot at its end, and the entries have none.",
+        why="the renames of MiniMax-M3 are not in the profile of vLLM",
+    ),
+    Unbuilt(
+        number=74,
+        thread="sglang#23973",
+        what="An engine takes in_proj_ba apart, which is one tensor in the checkpoint.",
+        why="how SGLang takes in_proj_ba apart is not in its profile",
+    ),
+    Unbuilt(
+        number=81,
+        thread="llm-compressor#1306",
+        what="The vision tower is quantized, and the engine builds it in 16 bits.",
+        why="that vLLM builds vision towers in 16 bits is not in its profile",
+    ),
+    Unbuilt(
+        number=85,
+        thread="sglang#38878",
+        what="Shared experts are stored apart, and the engine wants them among the others.",
+        why="fusion of shared experts is a switch of SGLang, not in its profile",
+    ),
+    Unbuilt(
+        number=190,
+        thread="unsloth#8415",
+        what="The files are from before a field that the reader asks for.",
+        why="what that reader asks for is in no profile",
+    ),
+)

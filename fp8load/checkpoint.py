@@ -147,16 +147,21 @@ class Checkpoint:
         tp: Sequence[int] | None = None,
         engine: str | Sequence[str] | None = None,
         arch: str | None = None,
+        against: Checkpoint | None = None,
+        hash: bool = False,
     ) -> VerifyReport:
         """Run the rules: `fp8load verify --json`. Never raises for a fault of the checkpoint; see `raise_for_errors`.
 
         `level` says what may be read: headers, the scales (the default where reading is cheap), or all weights.
         `tp` makes block alignment an error for these sizes, `engine` ("vllm@0.33", or several) what these engines read
         wrongly or not at all, `arch` ("sm90") what that GPU does not run. Raises `UsageError` for names of neither.
+        `against` is another checkpoint of the same model, in any form: the report then says how far each weight is from
+        its; all of both is read. `hash` compares the files with the checksums that were published, where those are
+        known; all of them are read.
         """
         from fp8load.verify import verify_report
 
-        return verify_report(self, level=level, tp=tp, engine=engine, arch=arch)
+        return verify_report(self, level=level, tp=tp, engine=engine, arch=arch, against=against, hash=hash)
 
     def legal_tp(self) -> list[int]:
         """Tensor-parallel sizes up to 64 that split every layer; [1] for an unknown family."""

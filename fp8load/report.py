@@ -170,6 +170,48 @@ class EngineReport(Report):
     read_from: str
 
 
+class ModuleDistance(Report):
+    """One weight against the source's.
+
+    `sqnr_db`: signal-to-quantization-noise ratio; null where the weights are identical, or not comparable (`why`).
+    `max_error`: the largest difference, relative to the source's largest magnitude.
+    """
+
+    module: str
+    scheme: str | None
+    identical: bool = False
+    sqnr_db: float | None = None
+    max_error: float | None = None
+    why: str = ""
+
+
+class SchemeDistance(Report):
+    """The weights of one scheme that are not identical: how many, and the spread of their distances."""
+
+    scheme: str
+    count: int
+    sqnr_db_median: float | None
+    sqnr_db_lowest: float | None
+    lowest: str
+    max_error: float | None
+
+
+class AgainstReport(Report):
+    """Weights against those of another checkpoint. `only_here`, `only_there`: names of modules, the first hundred."""
+
+    source: SourceReport
+    read: Read
+    compared: int
+    identical: int
+    not_compared: int
+    num_only_here: int
+    num_only_there: int
+    only_here: list[str]
+    only_there: list[str]
+    schemes: list[SchemeDistance]
+    modules: SkipValidation[list[ModuleDistance]]
+
+
 class VerifyReport(Report):
     """What is wrong with a checkpoint (`fp8load verify --json`)."""
 
@@ -185,6 +227,7 @@ class VerifyReport(Report):
     read: Read
     summary: Summary
     findings: list[Finding]
+    against: AgainstReport | None = None
 
     def __repr__(self) -> str:
         found = self.summary

@@ -25,6 +25,8 @@ from fp8load.rules.registry import find_rule, rule_names, rules
 from fp8load.rules.scales import ScaleReader
 from fp8load.rules.weights import WeightReader
 from fp8load.source.base import Source
+from fp8load.values.compare import compared
+from fp8load.values.report import against_report
 
 __all__ = ["default_level", "find_rule", "rule_names", "rules", "verify_report"]
 
@@ -48,19 +50,26 @@ def verify_report(
     tp: Sequence[int] | None,
     engine: str | Sequence[str] | None = None,
     arch: str | None = None,
+    against: Checkpoint | None = None,
+    hash: bool = False,
 ) -> VerifyReport:
-    """Run the rules that `level` allows, for every reader or for the engines and the GPU that are named.
+    """Run the rules that `level` allows, for every reader or for the engines and the GPU that are named; `against` a
+    source, which takes level weights. `hash` also reads whole files.
 
     Faults of the checkpoint are findings. Raises `SourceError` when scales cannot be read, and `UsageError` for a
     level, a tensor-parallel size, an engine or a GPU that does not exist. A rule that fails is listed in
     `summary.crashed`, with its traceback in the log.
     """
-    level = default_level(checkpoint.source) if level is None else _checked_level(level)
+    level = _level(checkpoint, level, compares=against is not None)
     sizes = None if tp is None else _checked_sizes(tp)
     engines, gpu = find_profiles(engine or ()), None if arch is None else find_gpu(arch)
     scales = None if level == "headers" else ScaleReader(checkpoint)
     weights = WeightReader(checkpoint) if level == "weights" else None
-    context = Context(checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights, engines=engines, gpu=gpu)
+    comparison = None if against is None else compared(checkpoint, against)
+    context = Context(
+        checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights, engines=engines, gpu=gpu, against=comparison,
+        hash=hash,
+    )  # fmt: skip
     outcome = _run(context, level)
     findings = _findings(outcome.problems, checkpoint)
     counts = Counter(finding.severity for finding in findings)
@@ -78,6 +87,7 @@ def verify_report(
             passed=outcome.passed, not_run=outcome.not_run, crashed=outcome.crashed,
         ),
         findings=findings,
+        against=None if comparison is None else against_report(comparison),
     )  # fmt: skip
 
 
@@ -86,7 +96,12 @@ def default_level(source: Source) -> Level:
     return "headers" if source.remote or source.info.kind == "skeleton" else "scales"
 
 
-def _checked_level(level: Level) -> Level:
+def _level(checkpoint: Checkpoint, level: Level | None, *, compares: bool) -> Level:
+    if level is None:
+        return "weights" if compares else default_level(checkpoint.source)
+    if compares and level != "weights":
+        raise UsageError(Problem(code="USE006", message="weights are compared at level weights only",
+                                 expected="level weights, or none", got=repr(level)))  # fmt: skip
     if level not in LEVELS:
         raise UsageError(Problem(code="USE006", message="no such level", expected=", ".join(LEVELS), got=repr(level)))
     return level
@@ -107,7 +122,7 @@ def _run(context: Context, level: Level) -> _Outcome:
     outcome = _Outcome()
     claimed: set[str] = set()
     for rule in rules():
-        if LEVELS.index(rule.level) > LEVELS.index(level):
+        if LEVELS.index(rule.level) > LEVELS.index(level) or not rule.runs(context):
             outcome.not_run.append(rule.code)
             continue
         found = _check(rule, context)

@@ -63,10 +63,9 @@ class Selection:
 
 def _checked(code: str) -> str:
     """A code, a prefix of codes, or a rule's name, as a prefix."""
-    from fp8load.rules.findings import OTHER_NAMES
     from fp8load.verify import rule_names
 
-    names = {name: known for known, name in rule_names()} | {name: known for known, name in OTHER_NAMES.items()}
+    names = {name: known for known, name in rule_names()}
     known = sorted(names.values())
     wanted = code.upper()
     if code.lower() in names:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fp8load.engines.profile import Profile
     from fp8load.rules.scales import ScaleReader
     from fp8load.rules.weights import WeightReader
+    from fp8load.values.compare import Comparison
 
 LEVELS = ("headers", "scales", "weights")
 """What may be read, from least to most."""
@@ -33,6 +34,8 @@ class Context:
     weights     what the weights hold, read once for all rules; None below level weights
     engines     the engines that were named, or none
     gpu         the GPU that was named, or None
+    against     how far the weights are from those of another checkpoint; None without one
+    hash        whether whole files may be read, to be hashed
     """
 
     checkpoint: Checkpoint
@@ -41,6 +44,8 @@ class Context:
     weights: WeightReader | None = None
     engines: tuple[Profile, ...] = ()
     gpu: Gpu | None = None
+    against: Comparison | None = None
+    hash: bool = False
 
     def problems(self, code: str) -> Iterator[Problem]:
         """Problems that reading and lowering already found under this code."""
@@ -58,6 +63,7 @@ class Example:
     tp      tensor-parallel sizes that are asked for
     engine  the engine that is named, "vllm@0.33"
     arch    the GPU architecture that is named, "sm90"
+    against the skeleton of the source that weights are compared with, and values in it
     """
 
     title: str
@@ -68,6 +74,12 @@ class Example:
     tp: tuple[int, ...] | None = None
     engine: str | None = None
     arch: str | None = None
+    against: tuple[str, Mapping[str, float]] | None = None
+
+
+def always(context: Context) -> bool:  # noqa: ARG001 - the signature of `Rule.runs`
+    """A rule that needs nothing but its level."""
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +92,7 @@ class Rule:
     what, why, fix the documentation, in sentences
     check          yields one `Problem` for each fault
     examples       at least one that fires and one that is silent
+    runs           whether what the rule needs beside its level was asked for; else it is listed as not run
     """
 
     code: str
@@ -92,6 +105,7 @@ class Rule:
     check: Callable[[Context], Iterator[Problem]]
     examples: tuple[Example, ...]
     since: str = "0.1"
+    runs: Callable[[Context], bool] = always
 
 
 def found(code: str) -> Callable[[Context], Iterator[Problem]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from fp8load.formats.lowered import ModuleInfo
@@ -70,6 +70,7 @@ class Member(NamedTuple):
     stats: ScaleStats
 
 
+@lru_cache(maxsize=1 << 17)
 def family_of(module: str) -> str:
     """The module's name without numbers: "model.layers.*.mlp.experts.*.up_proj"."""
     return family(module)

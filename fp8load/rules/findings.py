@@ -14,11 +14,6 @@ MAX_NAMES = 100
 
 MAX_PATTERNS = 3
 
-OTHER_NAMES = {
-    "F8L010": "cache-broken",
-}
-"""Names of codes that reading or lowering may use and no rule file claims."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
@@ -76,7 +71,7 @@ def finding_of(group: Group, names: Mapping[str, str], explained_by: str | None,
     first = group.problems[0]
     return Finding(
         code=group.code,
-        name=names.get(group.code) or OTHER_NAMES.get(group.code, "problem"),
+        name=names.get(group.code, "problem"),
         severity=group.severity,
         count=len(group.problems),
         pattern=pattern_of(group.names()),

@@ -12,7 +12,6 @@ import fp8load.rules
 from fp8load.errors import Problem, UsageError
 from fp8load.plugins import plugins
 from fp8load.rules.base import Rule
-from fp8load.rules.findings import OTHER_NAMES
 
 GROUP = "fp8load.rules"
 """Entry points of this group name a `Rule`."""
@@ -20,7 +19,7 @@ GROUP = "fp8load.rules"
 _FILE = re.compile(r"f8[a-z]\d{3}_\w+")
 
 
-_OTHER_CODE = re.compile(r"(USE|SRC|PLAN|FILL|BKD|BUG)\d{3}|" + "|".join(OTHER_NAMES))
+_OTHER_CODE = re.compile(r"(USE|SRC|PLAN|FILL|BKD|BUG)\d{3}")
 
 
 _MISREAD = str.maketrans("OI", "01")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from itertools import chain
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from fp8load.errors import Problem, Severity
 from fp8load.index.index import TensorMeta
@@ -15,20 +12,13 @@ from fp8load.inspection import scale_names
 from fp8load.rules.scale_stats import ScaleStats, measured
 from fp8load.scheme import Role, ScaleRounding
 from fp8load.values.read import in_rows
+from fp8load.values.threads import all_in_threads
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
 
-Item = TypeVar("Item")
-Done = TypeVar("Done")
-
 CHUNK = 8 << 20
 """Bytes read at once: a file may call a tensor of any size a scale."""
-
-BATCH = 256
-"""Tensors that a thread takes at once, at most: handing over each alone can cost more than reading it."""
-
-MAX_THREADS = 8
 
 
 class ScaleReader:
@@ -77,15 +67,6 @@ class ScaleReader:
     def _measure(self, meta: TensorMeta) -> ScaleStats:
         must_be_powers = meta.dtype.is_wide_float and meta.name in self._rounded
         return measured(meta, chunks(self._checkpoint, meta), must_be_powers=must_be_powers)
-
-
-def all_in_threads(checkpoint: Checkpoint, work: Callable[[Item], Done], items: Sequence[Item]) -> Iterator[Done]:
-    """What `work` makes of each item, in their order; reading and numpy let go of the interpreter."""
-    num_threads = max(checkpoint.source.parallel_reads, min(MAX_THREADS, os.cpu_count() or 1))
-    num_together = max(1, min(BATCH, len(items) // (4 * num_threads)))
-    batches = [items[at : at + num_together] for at in range(0, len(items), num_together)]
-    with ThreadPoolExecutor(num_threads) as pool:
-        yield from chain.from_iterable(pool.map(lambda batch: [work(item) for item in batch], batches))
 
 
 def unsound(

@@ -15,10 +15,10 @@ from fp8load.dtypes import DType, decode_table
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.formats.stacked import stored_name
 from fp8load.index.index import TensorMeta
-from fp8load.rules.scales import all_in_threads
 from fp8load.scheme import Role
 from fp8load.values.dequantize import Dequantizer, decoded, dequantizer_of
 from fp8load.values.read import bands, grid_of, pieces
+from fp8load.values.threads import all_in_threads
 
 if TYPE_CHECKING:
     from numpy import bool_, uint8

@@ -40,6 +40,7 @@ class HubSource:
         self._prefix = folder + "/" if folder else ""
         self._cache: LocalSource | None = None
         self._lock = threading.Lock()
+        self._published: dict[str, tuple[int | None, str | None]] = {}
         self.meter = ReadMeter()
         self._commit, sizes = self._snapshot() if constants.HF_HUB_OFFLINE else self._resolve()
         self._offline = bool(constants.HF_HUB_OFFLINE)
@@ -62,6 +63,10 @@ class HubSource:
             )  # fmt: skip
         if info.sha is None or info.siblings is None:
             raise network(self._place, "an answer without a commit or without files", expected="sha and siblings")
+        self._published = {
+            sibling.rfilename: (sibling.size, None if sibling.lfs is None else sibling.lfs.sha256)
+            for sibling in info.siblings
+        }
         return info.sha, {sibling.rfilename: sibling.size for sibling in info.siblings}
 
     def _snapshot(self) -> tuple[str, dict[str, int | None]]:
@@ -128,6 +133,10 @@ class HubSource:
                                         got=f"nothing of this name in {self.info}"))  # fmt: skip
         size = self._sizes[file]
         return self._ask_size(file) if size is None else size
+
+    def published(self, file: str) -> tuple[int | None, str | None]:
+        """Size and LFS object id (SHA-256) as the Hub listed them; None for what it did not say."""
+        return self._published.get(self._prefix + file, (None, None))
 
     def _ask_size(self, file: str) -> int:
         """For endpoints whose listing has no sizes (mirrors): one HEAD request."""

@@ -57,7 +57,7 @@ def test_nothing_suggests_a_command_that_does_not_exist(run):
     assert named <= set(COMMANDS), named - set(COMMANDS)
 
 
-@pytest.mark.parametrize("code", ["SRC001", "use010", "F8L010"])
+@pytest.mark.parametrize("code", ["SRC001", "use010", "FILL701"])
 def test_the_code_of_an_error_is_not_taken_for_a_mistyped_rule(run, code):
     result = run("rule", code)
 

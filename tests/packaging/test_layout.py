@@ -38,7 +38,14 @@ def test_the_public_names_are_what_all_says() -> None:
 
 @pytest.mark.parametrize(
     "question",
-    ["c.summary()", "c.verify()", "c.verify(tp=(1, 2))", "c.plan(tp_size=2)", "c.plan().explain('lm_head.weight')"],
+    [
+        "c.summary()",
+        "c.verify()",
+        "c.verify(tp=(1, 2))",
+        "c.verify(against=c)",
+        "c.plan(tp_size=2)",
+        "c.plan().explain('lm_head.weight')",
+    ],
 )
 def test_questions_about_a_checkpoint_are_answered_without_torch(question: str) -> None:
     done = python(

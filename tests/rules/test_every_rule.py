@@ -13,6 +13,7 @@ from fp8load.rules.base import LEVELS, Context, Example, Rule
 from fp8load.rules.registry import rules
 from fp8load.rules.scales import ScaleReader
 from fp8load.rules.weights import WeightReader
+from fp8load.values.compare import compared
 from rules.examples import checkpoint_of
 
 FOLDER = Path(fp8load.rules.__file__).parent
@@ -26,9 +27,16 @@ def problems_of(rule: Rule, example: Example):
     ckpt = checkpoint_of(example.skeleton, example.values, example.files)
     scales = None if rule.level == "headers" else ScaleReader(ckpt)
     weights = WeightReader(ckpt) if rule.level == "weights" else None
+    against = compared(ckpt, source) if (source := source_of(example)) is not None else None
     engines, gpu = find_profiles(example.engine or ()), example.arch and find_gpu(example.arch)
-    context = Context(checkpoint=ckpt, tp=example.tp, scales=scales, weights=weights, engines=engines, gpu=gpu)
+    context = Context(checkpoint=ckpt, tp=example.tp, scales=scales, weights=weights, engines=engines, gpu=gpu,
+                      against=against, hash=True)  # fmt: skip
     return list(rule.check(context))
+
+
+def source_of(example: Example):
+    """What an example's weights are compared with."""
+    return None if example.against is None else checkpoint_of(*example.against)
 
 
 @pytest.mark.parametrize(("rule", "example"), EXAMPLES)
@@ -50,7 +58,8 @@ def test_a_problem_says_what_where_expected_and_got(rule, example):
 @pytest.mark.parametrize(("rule", "example"), [param for param in EXAMPLES if param.values[1].count])
 def test_the_report_has_the_finding_of_an_example_that_fires(rule, example):
     ckpt = checkpoint_of(example.skeleton, example.values, example.files)
-    report = ckpt.verify("weights", tp=example.tp, engine=example.engine, arch=example.arch)
+    report = ckpt.verify("weights", tp=example.tp, engine=example.engine, arch=example.arch, against=source_of(example),
+                         hash=True)  # fmt: skip
     found = [finding for finding in report.findings if finding.code == rule.code]
 
     assert sum(finding.count for finding in found) == example.count

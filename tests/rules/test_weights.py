@@ -9,7 +9,7 @@ import fp8load
 from fp8load.dtypes import DType, decode_table
 from fp8load.rules.samples import BLOCK, NVFP4, NVFP4_GATE_UP, QUANTIZED, STATIC
 from fp8load.rules.weights import WeightReader
-from oracle.catalog import FOLDER
+from oracle.catalog import FOLDER, expected_findings
 from rules.examples import checkpoint_of, written
 
 WEIGHT = "model.layers.0.mlp.down_proj.weight"
@@ -74,6 +74,20 @@ def test_the_size_of_a_weight_is_that_of_all_of_it(monkeypatch):
     assert stats.rms == pytest.approx(0.5 * square.mean() ** 0.5)
 
 
+def test_rows_of_every_piece_take_their_own_scales(monkeypatch):
+    skeleton = BLOCK.replace("[128, 128]", "[4, 128]")
+    skeleton += "m.q_proj.weight F8_E4M3 [64, 64]\nm.q_proj.weight_scale_inv F32 [16, 1]\n"
+    files = written(skeleton, {})
+    meta = checkpoint_of(skeleton).index.tensors["m.q_proj.weight_scale_inv"]
+    data = bytearray(files["model.safetensors"])
+    data[meta.begin : meta.end] = (2.0 ** -np.arange(16)).astype("<f4").tobytes()
+    whole = stats_of(skeleton, files={"model.safetensors": bytes(data)})["m.q_proj.weight"].rms
+    monkeypatch.setattr("fp8load.rules.weights.CHUNK", 640)
+
+    assert whole > 0
+    assert stats_of(skeleton, files={"model.safetensors": bytes(data)})["m.q_proj.weight"].rms == pytest.approx(whole)
+
+
 def test_a_sample_of_rows_gives_nearly_the_same_size(monkeypatch):
     whole = stats_of(BLOCK + QUANTIZED)[WEIGHT].rms
     monkeypatch.setattr("fp8load.rules.weights.NUM_SAMPLES", 256 * 20)
@@ -129,3 +143,28 @@ def test_a_scale_of_another_export_is_found_in_a_real_checkpoint_of_two_layers(t
     report = fp8load.open(tmp_path).verify("weights")
 
     assert [f.tensors for f in report.findings if f.code == "F8L805"] == [["model.layers.1.mlp.down_proj.weight"]]
+
+
+FOLDERS = sorted(path for path in FOLDER.iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_checkpoint_is_as_loud_as_expected(folder):
+    """Those of four bits, of integers and of experts too."""
+    report = fp8load.open(folder).verify("weights")
+    allowed = expected_findings(folder.name)
+    loud = {finding.code for finding in report.findings if finding.severity != "info"}
+
+    assert loud <= {*allowed.get("must", ()), *allowed.get("may", ())}, report.findings
+    assert report.summary.crashed == []
+
+
+def test_three_default_scales_of_four_are_no_default():
+    skeleton = STATIC + (
+        "model.layers.{0..3}.self_attn.q_proj.weight                      F8_E4M3  [64, 64]\n"
+        "model.layers.{0..3}.self_attn.q_proj.{weight_scale,input_scale}  F32      []\n"
+    )
+    values = {f"model.layers.{layer}.self_attn.q_proj.weight_scale": 2.0**-layer for layer in range(4)}
+    values["model.layers.2.self_attn.q_proj.input_scale"] = 0.25
+
+    assert "F8L704" not in {finding.code for finding in checkpoint_of(skeleton, values).verify().findings}

@@ -46,6 +46,7 @@ class Request:
 class Repo:
     files: dict[str, Blob]
     revisions: dict[str, str] = field(default_factory=lambda: {"main": COMMIT})
+    digests: dict[str, str] = field(default_factory=dict)
     refusal: tuple[int, str] | None = None  # status and X-Error-Code of every answer
     list_sizes: bool = True
 
@@ -161,6 +162,11 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [
             {"rfilename": name}
             | ({"size": blob.size, "blobId": "0" * 40} if repo.list_sizes and "blobs" in self.path else {})
+            | (
+                {"lfs": {"sha256": repo.digests[name], "size": blob.size, "pointerSize": 134}}
+                if name in repo.digests and "blobs" in self.path
+                else {}
+            )
             for name, blob in repo.files.items()
         ]
         self._json(

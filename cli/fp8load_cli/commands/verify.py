@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -9,8 +10,9 @@ import typer
 
 from fp8load.errors import ExitCode, Problem, Severity, UsageError
 from fp8load_cli.help import HUB_ENVIRONMENT
-from fp8load_cli.opening import opened
+from fp8load_cli.opening import opened, progress
 from fp8load_cli.options import AllowUnscaled, Source, comma_list, command
+from fp8load_cli.output import progress_stream
 from fp8load_cli.run import Run
 from fp8load_cli.settings import no_such_choice
 
@@ -58,6 +60,19 @@ _Engine = Annotated[
 ]
 _Arch = Annotated[
     str | None, typer.Option("--arch", metavar="sm90", help="The GPU that has to run it.", rich_help_panel=_WHAT)
+]
+_Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="SOURCE2",
+        help="Compare dequantized weights with those of another checkpoint, such as the BF16 one. Reads all of both.",
+        rich_help_panel=_WHAT,
+    ),
+]
+_Hash = Annotated[
+    bool,
+    typer.Option("--hash", help="Compare whole files with their published checksums.", rich_help_panel=_WHAT),
 ]
 _FailOn = Annotated[
     str, typer.Option("--fail-on", metavar="error|warning", help="Exit 1 from here on.", rich_help_panel=_RESULT)
@@ -112,6 +127,8 @@ def verify(  # noqa: PLR0913 - its options
     tp: _Tp = None,
     engine: _Engine = None,
     arch: _Arch = None,
+    against: _Against = None,
+    hash: _Hash = False,
     fail_on: _FailOn = "error",
     exit_zero: _ExitZero = False,
     baseline: _Baseline = None,
@@ -131,10 +148,14 @@ def verify(  # noqa: PLR0913 - its options
 
     wanted = Selection.of(comma_list(select), comma_list(ignore), comma_list(extend_select))
     filters = load_filters(run.settings.config, baseline)
-    with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
-        report = checkpoint.verify(
-            cast("Level | None", level), tp=_sizes(tp), engine=comma_list(engine) or None, arch=arch
-        )
+    with ExitStack() as stack:
+        checkpoint = stack.enter_context(opened(run, source, allow_unscaled=allow_unscaled))
+        other = None if against is None else stack.enter_context(opened(run, against, allow_unscaled=True))
+        with progress(progress_stream(run.settings), checkpoint.source.meter):
+            report = checkpoint.verify(
+                cast("Level | None", level), tp=_sizes(tp), engine=comma_list(engine) or None, arch=arch, against=other,
+                hash=hash,
+            )  # fmt: skip
     report, unused = filters.apply(wanted.apply(report))
     for text in unused:
         run.out.warning(text)

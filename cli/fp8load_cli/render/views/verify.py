@@ -10,6 +10,7 @@ from fp8load.report import Finding, VerifyReport
 from fp8load.rules.registry import rule_names
 from fp8load_cli.render.document import Cell, Column, Document, Facts, Gap, Line, Span, Table, line
 from fp8load_cli.render.units import plural, size
+from fp8load_cli.render.views.against import against_document
 from fp8load_cli.render.views.inspect import title
 from fp8load_cli.run import explained_by_rule
 
@@ -42,6 +43,8 @@ def verify_document(report: VerifyReport, *, hidden: int = 0, brief: bool = Fals
         read = f": {size(report.read.nbytes)} read" if report.read.requests else ""
         document += [title(report.source, f"level {report.level}{read}", targets), Gap()]
         document += [_families(report), Gap()]
+        if report.against is not None:
+            document += [*against_document(report.against), Gap()]
     for finding in sorted(report.findings, key=lambda finding: _LOUDEST.index(finding.severity)):
         document += _finding(finding, detail=detail)
     if hidden:

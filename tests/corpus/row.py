@@ -121,10 +121,11 @@ class Row:
 
     @cached_property
     def caught(self) -> Finding | None:
-        """The finding that says it: by the first of the codes, severe enough, and naming the subject."""
+        """The finding that says it: the loudest of the codes, else the first, severe enough, and naming the subject."""
         order = {code: at for at, code in enumerate(self.codes)}
         said = [finding for finding in self.of_fault() if finding.code in order and self._says(finding)]
-        return min(said, key=lambda finding: order[finding.code], default=None)
+        loudness = list(Severity)
+        return min(said, key=lambda found: (loudness.index(found.severity), order[found.code]), default=None)
 
     def _says(self, finding: Finding) -> bool:
         may_be_noted = finding.code in NOTED and self.engine is None and self.arch is None

@@ -45,6 +45,7 @@ def _scale_fmt(context: Context) -> str:
 
 
 EXPONENTS = QUANTIZED.replace("F32     ", "F8_E8M0 ")
+BYTES = POWERS + QUANTIZED.replace("F32    ", "U8     ")
 
 RULE = Rule(
     code="F8L603",
@@ -62,7 +63,7 @@ RULE = Rule(
         Example(title="numbers under ue8m0", skeleton=POWERS + QUANTIZED, count=1),
         Example(title="bytes under float", skeleton=POWERS.replace("ue8m0", "float") + EXPONENTS, count=1),
         Example(title="bytes in an engine that copies them as numbers", count=1, engine="vllm@0.33",
-                skeleton=POWERS + QUANTIZED.replace("F32    ", "U8     ")),
+                skeleton=BYTES),
         Example(title="tagged as exponents, which copies convert", count=0, engine="vllm@0.33",
                 skeleton=POWERS + EXPONENTS),
         Example(title="numbers", skeleton=BLOCK + QUANTIZED, count=0),

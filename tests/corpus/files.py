@@ -1,8 +1,12 @@
 """Files, index, cache."""
 
+from hashlib import sha256
+
 from corpus.bases import DENSE, INDEX, config, file_of, index_of, indexed, placed
-from corpus.row import Row, Unbuilt
+from corpus.row import Row
 from fp8load.rules.samples import BLOCK, LLAMA, NVFP4, NVFP4_GATE_UP, QUANTIZED
+from fp8load.source.published import METADATA
+from rules.examples import written
 
 TWO = LLAMA.replace("[1024, 256]", "[1024, 256]  @ model-00002-of-00002.safetensors").replace(
     "[512, 256]", "[512, 256]  @ model-00001-of-00002.safetensors"
@@ -31,6 +35,16 @@ FOUR_BITS = """\
 language_model.model.layers.0.self_attn.q_proj.weight  U32   [256, 256]  @ model.safetensors
 language_model.model.layers.0.self_attn.q_proj.scales  BF16  [1024, 1024]  @ model.safetensors
 """
+
+PUBLISHED = written(DENSE, {})[FILE]
+WIDER = written(DENSE.replace("BF16", "F32"), {})[FILE]
+NOTE = f"{METADATA}/{FILE}.metadata"
+
+
+def noted(published: bytes) -> bytes:
+    """What a download writes beside the file: commit, digest, time."""
+    return f"0123abc\n{sha256(published).hexdigest()}\n0.0\n".encode()
+
 
 ROWS = (
     Row(
@@ -151,6 +165,28 @@ ROWS = (
         subject=FILE,
     ),
     Row(
+        number=13,
+        thread="hf_hub#3643",
+        what="A download has the right size and another content.",
+        reads="B",
+        twin=DENSE,
+        twin_files={NOTE: noted(PUBLISHED)},
+        files={NOTE: noted(PUBLISHED[:-1] + b"!")},
+        codes=("F8L009",),
+        subject=FILE,
+    ),
+    Row(
+        number=14,
+        thread="aprender#3971",
+        what="A file of the cache was overwritten with another.",
+        reads="B",
+        twin=DENSE,
+        twin_files={NOTE: noted(PUBLISHED)},
+        files={FILE: WIDER},
+        codes=("F8L009",),
+        subject=FILE,
+    ),
+    Row(
         number=15,
         thread="vllm#53537",
         what="A shard was damaged in a way that leaves its header and its shapes.",
@@ -204,20 +240,5 @@ ROWS = (
         codes=("F8L008",),
         subject="F8_E4M3",
         missed="every FP8 file has this tag; only the reader is too old",
-    ),
-)
-
-UNBUILT = (
-    Unbuilt(
-        number=13,
-        thread="hf_hub#3643",
-        what="A download has the right size and other bytes than were published.",
-        why="a file's hash is not compared yet with the one that the Hub knows",
-    ),
-    Unbuilt(
-        number=14,
-        thread="aprender#3971",
-        what="A file of the cache was overwritten through the link to it.",
-        why="a file's hash is not compared yet with its name in the cache",
     ),
 )

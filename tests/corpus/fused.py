@@ -96,6 +96,7 @@ ROWS = (
         what="The one scale of a fused layer has the shape [1], which is taken for the first part's.",
         twin=SEPARATE,
         changes=((TENSOR_WISE, FUSED.replace("[]", "[1]")),),
+        engine="sglang@0.5.4",
         codes=("F8L401",),
         subject="model.layers.0.self_attn.qkv_proj.weight_scale",
     ),

@@ -75,6 +75,7 @@ ROWS = (
         reads="P",
         twin=USUAL,
         changes=((PAIR, "self_attn.attn.{k,v}_scale"),),
+        engine="vllm@0.11",
         codes=("F8L902",),
         subject="model.layers.0.self_attn.attn.k_scale",
     ),

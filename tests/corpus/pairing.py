@@ -43,6 +43,7 @@ ROWS = (
         reads="P",
         twin=LLAMA,
         changes=(("weight_scale_inv", "weight_scale"),),
+        engine="vllm@0.33",
         codes=("F8L203",),
         subject="weight_scale_inv",
     ),

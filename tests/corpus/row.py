@@ -14,8 +14,15 @@ from sketch import open_skeleton
 
 Files = Mapping[str, bytes | int | None]
 
-LEVEL_OF: dict[str, Level] = {"J": "headers", "H": "headers", "P": "headers", "S": "scales", "W": "weights"}
-"""What is read to see a fault: JSON, headers, headers and what an engine does, scales, weights."""
+LEVEL_OF: dict[str, Level] = {
+    "J": "headers",
+    "H": "headers",
+    "P": "headers",
+    "S": "scales",
+    "W": "weights",
+    "B": "headers",
+}
+"""What is read to see a fault: JSON, headers, headers and what an engine does, scales, weights, whole files."""
 
 NOTED = frozenset((
     "F8L007", "F8L008", "F8L203", "F8L206", "F8L208", "F8L209", "F8L305", "F8L307", "F8L308", "F8L401",
@@ -90,7 +97,8 @@ class Row:
             "arch": self.arch,
             "tp": sizes,
         }
-        return " ".join(f"`--{name} {value}`" for name, value in options.items() if value is not None)
+        texts = [f"`--{name} {value}`" for name, value in options.items() if value is not None]
+        return " ".join([*texts, "`--hash`"] if self.reads == "B" else texts)
 
     def of_fault(self) -> list[Finding]:
         """What is found of the checkpoint that is wrong."""
@@ -106,17 +114,18 @@ class Row:
     def _findings(
         self, ckpt: Checkpoint, tp: tuple[int, ...] | None, engine: str | None, arch: str | None
     ) -> list[Finding]:
-        report = ckpt.verify(LEVEL_OF[self.reads], tp=tp, engine=engine, arch=arch)
+        report = ckpt.verify(LEVEL_OF[self.reads], tp=tp, engine=engine, arch=arch, hash=self.reads == "B")
         if report.summary.crashed:
             raise AssertionError(f"row {self.number}: {report.summary.crashed} crashed")
         return report.findings
 
     @cached_property
     def caught(self) -> Finding | None:
-        """The finding that says it: by the first of the codes, severe enough, and naming the subject."""
+        """The finding that says it: the loudest of the codes, else the first, severe enough, and naming the subject."""
         order = {code: at for at, code in enumerate(self.codes)}
         said = [finding for finding in self.of_fault() if finding.code in order and self._says(finding)]
-        return min(said, key=lambda finding: order[finding.code], default=None)
+        loudness = list(Severity)
+        return min(said, key=lambda found: (loudness.index(found.severity), order[found.code]), default=None)
 
     def _says(self, finding: Finding) -> bool:
         may_be_noted = finding.code in NOTED and self.engine is None and self.arch is None

@@ -30,7 +30,7 @@ from corpus.row import Row, Unbuilt
 from fp8load.errors import Severity
 
 SECTIONS: dict[str, tuple[tuple[Row, ...], tuple[Unbuilt, ...]]] = {
-    "files, index, cache": (files.ROWS, files.UNBUILT),
+    "files, index, cache": (files.ROWS, ()),
     "configuration": (config.ROWS, ()),
     "weights and their scales": (pairing.ROWS, ()),
     "ignore lists, targets": (ignore.ROWS, ()),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from corpus.repositories import url_of
 from corpus.row import Row
-from corpus.table import BEYOND, ROWS, UNBUILT
+from corpus.table import BEYOND, ROWS, UNBUILT, corpus_tables
 from fp8load.errors import Severity
 
 CAUGHT = [pytest.param(row, id=f"{row.number} {row.thread}") for row in ROWS if not row.missed]
 MISSED = [pytest.param(row, id=f"{row.number} {row.thread}") for row in ROWS if row.missed]
 NUM_ROWS = 190
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules" / "corpus.md"
 
 
 @pytest.mark.parametrize("row", CAUGHT)
@@ -42,3 +45,9 @@ def test_every_row_is_there_once() -> None:
 
 def test_every_thread_has_an_address() -> None:
     assert all(url_of(row.thread).startswith("https://github.com/") for row in (*ROWS, *UNBUILT, *BEYOND))
+
+
+def test_the_page_has_every_table() -> None:
+    text = PAGE.read_text()
+
+    assert all(f"<!-- table {name} -->\n{table}\n<!-- end -->" in text for name, table in corpus_tables().items())

@@ -110,6 +110,7 @@ CASES = {
     "F8L902": Case(
         STATIC_LLAMA.replace('"static"}', '"static", "kv_cache_scheme": "static"}')
         + "model.layers.0.self_attn.k_proj.k_scale  F32  []\nmodel.layers.0.self_attn.v_proj.v_scale  F32  []\n",
+        values={f"model.layers.0.self_attn.{part}_proj.{part}_scale": 0.5 for part in ("k", "v")},
         named=("F8L902",),
     ),
 }  # fmt: skip

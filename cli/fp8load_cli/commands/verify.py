@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from fp8load.checkpoint import Checkpoint, Level
     from fp8load.report import VerifyReport
+    from fp8load_cli.filters import Selection
     from fp8load_cli.fixing import Wish
     from fp8load_cli.render.html import Parts
 
@@ -168,40 +170,53 @@ def verify(  # noqa: PLR0913 - its options
     from fp8load_cli.fixing import wish_of
 
     _check_choices(fail_on, run.settings.format, statistics=statistics)
-    from fp8load_cli.filters import Selection, load_filters, unfold, write_known
-    from fp8load_cli.render.verify import render, verdict
+    from fp8load_cli.filters import Selection, load_filters, unfold
+    from fp8load_cli.render.verify import render
 
     wanted = Selection.of(comma_list(select), comma_list(ignore), comma_list(extend_select))
     filters = load_filters(run.settings.config, baseline)
-
-    def keep(code: str) -> bool:
-        return wanted.has(code) and not code.startswith(filters.config.ignore)
-
+    keep = partial(_is_wanted, wanted, filters.config.ignore)
     wish = wish_of(fix, out, diff=diff, chosen=run.settings.format)
+    engines = comma_list(engine) or None
     with ExitStack() as stack:
         checkpoint = stack.enter_context(opened(run, source, allow_unscaled=allow_unscaled))
         other = None if against is None else stack.enter_context(opened(run, against, allow_unscaled=True))
-        asked = _Question(
-            level=cast("Level | None", level), tp=_sizes(tp), engine=comma_list(engine) or None, arch=arch,
-            against=other, hash=hash,
-        )  # fmt: skip
+        asked = _Question(cast("Level | None", level), _sizes(tp), engines, arch, other, hash)
         if wish is not None and wish.diff:
             return _show_diff(run, checkpoint, wish, asked.level, keep)
         report, parts = _report(run, checkpoint, wish, asked=asked, keep=keep)
     report, unused = filters.apply(wanted.apply(report))
+    shown = report if group else unfold(report)
+    _tell_before(run, report, unused, write_baseline)
+    run.out.report(render(run, shown, limit=max_findings, statistics=statistics, parts=parts))
+    _tell_after(run, report)
+    return _exit_code(report, fail_on, forgiving=exit_zero or write_baseline is not None)
+
+
+def _is_wanted(wanted: Selection, ignored: tuple[str, ...], code: str) -> bool:
+    """Whether a rule's faults are reported and repaired."""
+    return wanted.has(code) and not code.startswith(ignored)
+
+
+def _tell_before(run: Run, report: VerifyReport, unused: list[str], baseline: Path | None) -> None:
+    """Suppressions that matched nothing, and the baseline, which is written."""
+    from fp8load_cli.filters import write_known
+
     for text in unused:
         run.out.warning(text)
-    if write_baseline is not None:
-        write_known(write_baseline, report)
-        run.out.note(f"wrote {len(report.findings)} findings to {write_baseline}")
-    run.out.report(
-        render(run, report if group else unfold(report), limit=max_findings, statistics=statistics, parts=parts)
-    )
+    if baseline is not None:
+        write_known(baseline, report)
+        run.out.note(f"wrote {len(report.findings)} findings to {baseline}")
+
+
+def _tell_after(run: Run, report: VerifyReport) -> None:
+    """The verdict, where the report went into a file, and rules that failed."""
+    from fp8load_cli.render.verify import verdict
+
     if run.settings.output is not None:
         run.out.note(verdict(report))
     if report.summary.crashed:
         run.out.warning(f"rules that crashed: {', '.join(report.summary.crashed)}; -v shows why")
-    return _exit_code(report, fail_on, forgiving=exit_zero or write_baseline is not None)
 
 
 def _show_diff(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from fp8load.archs.base import Experts, Linear
 from fp8load.archs.model import is_fused_on_disk
@@ -16,7 +16,7 @@ from fp8load.engines.stored import Stored
 from fp8load.engines.verdict import Target, Verdict
 from fp8load.formats.base import Ignored
 from fp8load.formats.fp8 import UNLISTED
-from fp8load.formats.match import component_run, exact_or_regex, is_router
+from fp8load.formats.match import exact_or_regex, is_router
 from fp8load.scheme import Role
 
 if TYPE_CHECKING:
@@ -26,24 +26,41 @@ LOST = "the weight is cast to 8 bits and its scale is whatever memory held"
 DROPPED = "the codes are read as numbers, without their scale"
 
 
-@lru_cache(maxsize=4096)
-def _glob(entry: str) -> re.Pattern[str]:
-    return re.compile(re.escape(entry).replace(r"\*", ".*"))
+def _glob(entry: str) -> str:
+    return re.escape(entry).replace(r"\*", ".*")
 
 
-def _part(entry: str, module: str) -> bool:
-    return any(_glob(entry).fullmatch(part) for part in module.split("."))
+@lru_cache(maxsize=64)
+def _covering(way: Way, entries: frozenset[str]) -> Callable[[str], bool]:
+    """Whether some entry covers a module, read in one way: one expression for all, because lists are long."""
+    match way:
+        case "exact":
+            return entries.__contains__
+        case "regex":
+            expressions = [entry for entry in entries if entry.startswith("re:")]
+            return lambda module: any(exact_or_regex(entry, module) for entry in expressions)
+        case "run":
+            within = _any_of(rf"\.{re.escape(entry.rstrip('.'))}\." for entry in entries)
+            return lambda module: within.search(f".{module}.") is not None
+        case "substring":
+            anywhere = _any_of(re.escape(entry) for entry in entries if entry)
+            return lambda module: anywhere.search(module) is not None
+        case "fnmatch":
+            shell = _any_of(translate(entry) for entry in entries)
+            return lambda module: shell.match(module) is not None
+        case "glob":
+            stars = _any_of(map(_glob, entries))
+            return lambda module: stars.fullmatch(module) is not None
+        case "part":
+            parts = _any_of(map(_glob, entries))
+            return lambda module: any(parts.fullmatch(part) for part in module.split("."))
+        case _:
+            assert_never(way)
 
 
-_WAYS: dict[Way, Callable[[str, str], bool]] = {
-    "regex": lambda entry, module: entry.startswith("re:") and exact_or_regex(entry, module),
-    "run": lambda entry, module: component_run(entry.rstrip("."), module),
-    "substring": lambda entry, module: bool(entry) and entry in module,
-    "fnmatch": lambda entry, module: fnmatchcase(module, entry),
-    "glob": lambda entry, module: _glob(entry).fullmatch(module) is not None,
-    "part": _part,
-}
-"""Ways that have to look at every entry; an exact name is looked up."""
+def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    """Any of these, or what nothing matches where there are none."""
+    return re.compile("|".join(f"(?:{pattern})" for pattern in sorted(patterns)) or r"(?!)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +94,7 @@ class Reading:
         return self.fact.experts == "any" and any(name in entry for entry in self.entries if "experts" in entry)
 
     def _covers(self, name: str, ways: tuple[Way, ...]) -> bool:
-        if "exact" in ways and name in self.entries:
-            return True
-        others = [_WAYS[way] for way in ways if way != "exact"]
-        return any(way(entry, name) for way in others for entry in self.entries)
+        return any(_covering(way, self.entries)(name) for way in ways)
 
 
 def _renamed(name: str, prefixes: tuple[tuple[str, str], ...]) -> str:

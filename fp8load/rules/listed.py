@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from bisect import bisect_left
+from collections.abc import Collection, Iterator
+from functools import cached_property
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from fp8load.archs.base import Experts, Head, Linear, Plain, Table, Tower, Vector
@@ -71,10 +74,19 @@ class Candidates:
             among = min((self._by_component.get(part, []) for part in parts), key=len)
         return any(fmt.covers(entry, module) for module in among)
 
+    def _below(self, prefix: str) -> Iterator[str]:
+        """The names that begin with a prefix, which stand together in the sorted ones."""
+        at = bisect_left(self._sorted, prefix)
+        return takewhile(lambda name: name.startswith(prefix), islice(self._sorted, at, None))
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self._modules)
+
     def nearest(self, entry: str, fmt: CheckpointFormat) -> str:
         """A module that ends in the same component, or one beside which the entry would stand and that it may mean."""
         parent, _, last = entry.rpartition(".")
         same = self._by_component.get(last)
         if same is None and parent:
-            same = [name for name in self._modules if name.startswith(f"{parent}.") and fmt.may_cover(entry, name)]
+            same = [name for name in self._below(f"{parent}.") if fmt.may_cover(entry, name)]
         return f"no such module; nearest: {min(same)}" if same else "no such module"

@@ -116,7 +116,7 @@ CASES = {
 }  # fmt: skip
 
 WITHOUT_A_RULE = {"F8L007", "F8L012", "F8L104"}
-"""Repairs of faults that no rule reports yet: `planned_for` gives them one."""
+"""Repairs that are tried with a fault that is given, not found: `planned_for`."""
 
 
 def on_disk(case: Case, folder: Path) -> Path:

@@ -14,6 +14,7 @@ from fp8load.archs.base import (
     Length,
     Linear,
     Part,
+    Size,
     Stacked,
     Table,
     Unused,
@@ -35,6 +36,17 @@ def qkv(bias: Flag = NEVER, *, within: str = "self_attn.") -> Linear:
         shard=Shard.COLUMN,
         bias=bias,
     )
+
+
+def of_heads(heads: Size, head: Size, bias: Flag = NEVER) -> tuple[Linear, Linear]:
+    """qkv_proj and o_proj of a layer with a number of heads of its own; KV heads are the model's."""
+    parts = (
+        Part(slot="q", module="self_attn.q_proj", rows=heads * head, unit=head),
+        Part(slot="k", module="self_attn.k_proj", rows=Dim.KV),
+        Part(slot="v", module="self_attn.v_proj", rows=Dim.KV),
+    )
+    fused = Linear(target="self_attn.qkv_proj", parts=parts, cols=Dim.HIDDEN, shard=Shard.COLUMN, bias=bias)
+    return fused, row("self_attn.o_proj", Dim.HIDDEN, heads * head, unit=head, bias=bias)
 
 
 def packed_qkv(module: str, bias: Flag = NEVER, *, groups: Length | None = None) -> Linear:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fp8load.archs.base import Arch, Dim, Entry, Flag, Linear, Only, Part, Size, Vector, Where, constant, key
-from fp8load.archs.decoder import LLAMA_NORMS, column, experts, gated_mlp, qk_norms, replicated, root, row
+from fp8load.archs.base import Arch, Dim, Entry, Flag, Only, Size, Vector, Where, constant, key
+from fp8load.archs.decoder import LLAMA_NORMS, column, experts, gated_mlp, of_heads, qk_norms, replicated, root
 from fp8load.archs.layer_kinds import both, opposite
 from fp8load.archs.qwen3_moe import is_dense as is_stepped_over
-from fp8load.plan.shard import Shard
 
 BIAS = Flag(key="attention_bias", default=False)
 HEAD, COUNT = key("head_dim"), key("num_experts")
@@ -59,20 +58,7 @@ def is_dense(config: Mapping[str, Any], layer: int) -> bool:
 
 def attention(heads: Size) -> tuple[Entry, ...]:
     """The projections of a layer with this many heads, its gate aside."""
-    return (
-        Linear(
-            target="self_attn.qkv_proj",
-            parts=(
-                Part(slot="q", module="self_attn.q_proj", rows=heads * HEAD, unit=HEAD),
-                Part(slot="k", module="self_attn.k_proj", rows=Dim.KV),
-                Part(slot="v", module="self_attn.v_proj", rows=Dim.KV),
-            ),
-            cols=Dim.HIDDEN,
-            shard=Shard.COLUMN,
-            bias=BIAS,
-        ),
-        row("self_attn.o_proj", Dim.HIDDEN, heads * HEAD, unit=HEAD, bias=BIAS),
-    )
+    return of_heads(heads, HEAD, BIAS)
 
 
 def attentions() -> tuple[Only, ...]:

@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fp8load.archs.base import ALWAYS, Arch, Dim, Entry, Head, Linear, Only, Part, Size, Tower, Vector, constant, key
-from fp8load.archs.decoder import LLAMA_NORMS, column, experts, gated_mlp, norms, qk_norms, replicated, root, row
+from fp8load.archs.base import ALWAYS, Arch, Dim, Entry, Head, Only, Size, Tower, Vector, constant, key
+from fp8load.archs.decoder import (
+    LLAMA_NORMS,
+    column,
+    experts,
+    gated_mlp,
+    norms,
+    of_heads,
+    qk_norms,
+    replicated,
+    root,
+)
 from fp8load.archs.layer_kinds import layer_type, opposite
 from fp8load.archs.published import Stacked
-from fp8load.plan.shard import Shard
 
 HEAD, COUNT = key("head_dim"), key("n_routed_experts")
 OTHERS = "the vision model, which fp8load keeps as stored"
@@ -43,20 +52,7 @@ def is_sparse(config: Mapping[str, Any], layer: int) -> bool:
 
 def attention(heads: Size) -> tuple[Entry, ...]:
     """The projections of a layer with this many heads; g_proj has a row for each."""
-    return (
-        Linear(
-            target="self_attn.qkv_proj",
-            parts=(
-                Part(slot="q", module="self_attn.q_proj", rows=heads * HEAD, unit=HEAD),
-                Part(slot="k", module="self_attn.k_proj", rows=Dim.KV),
-                Part(slot="v", module="self_attn.v_proj", rows=Dim.KV),
-            ),
-            cols=Dim.HIDDEN,
-            shard=Shard.COLUMN,
-        ),
-        column("self_attn.g_proj", heads, Dim.HIDDEN, unit=constant(1)),
-        row("self_attn.o_proj", Dim.HIDDEN, heads * HEAD, unit=HEAD),
-    )
+    return (*of_heads(heads, HEAD), column("self_attn.g_proj", heads, Dim.HIDDEN, unit=constant(1)))
 
 
 MIXTURE: tuple[Entry, ...] = (

@@ -104,16 +104,38 @@ def scale_shape(granularity: Granularity, shape: tuple[int, ...]) -> tuple[int, 
             assert_never(granularity)
 
 
+class SharedExponent(enum.StrEnum):
+    """How the power of two that a group shares is chosen from its largest magnitude `amax`, while running.
+
+    Stored scales are what they are; only inputs (and the writer of weights) choose. E is the exponent of the element
+    dtype's largest finite value: 2 for E2M1 and E2M3, 4 for E3M2, 8 for E4M3.
+
+    FLOOR    floor(log2(amax)) - E. OCP Microscaling Formats 1.0, section 6.3; the largest element may saturate
+    ELEMENT  the same of amax rounded (half up) to the element's mantissa bits: Quark's `even`
+    ONE_BIT  the same of amax rounded to one mantissa bit, whatever the element: compressed-tensors
+    CEIL     ceil(log2(amax)) - E: Quark's `ceil`
+    FIT      ceil(log2(amax / largest)): nothing saturates: ModelOpt
+    """
+
+    FLOOR = "floor"
+    ELEMENT = "element"
+    ONE_BIT = "one-bit"
+    CEIL = "ceil"
+    FIT = "fit"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantSpec:
     """How one operand is quantized: element dtype, granularity, and the dtype that its scale is stored in.
 
-    `scale_dtype` is None for scales that are computed while running (dynamic activations).
+    `scale_dtype` is None for scales that are computed while running (dynamic activations); `exponent` says how those
+    are computed that are powers of two in groups of MX.
     """
 
     dtype: DType
     granularity: Granularity
     scale_dtype: DType | None = None
+    exponent: SharedExponent = SharedExponent.FLOOR
 
 
 class NibbleOrder(enum.StrEnum):

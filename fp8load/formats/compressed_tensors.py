@@ -5,7 +5,8 @@ full module name, `re:` and a regular expression matched from the start, or a cl
 that `ignore` does not list). All scales multiply: `weight_scale` [1], [N, 1] or [ceil(N/bn), ceil(K/bk)], in the dtype
 of the original model (BF16 mostly); `input_scale` [1] where activations are static; KV scales `self_attn.k_scale` [1].
 NVFP4 and MXFP4 weights are `weight_packed` U8 [N, K/2]. NVFP4: `weight_scale` F8_E4M3 [N, K/16], and
-`weight_global_scale`, `input_global_scale` F32 [1], which *divide*. MX: `weight_scale` U8 [N, K/32], exponents.
+`weight_global_scale`, `input_global_scale` F32 [1], which *divide*. MX: `weight_scale` U8 [N, K/32], exponents;
+those of inputs by `generate_mx_scales`: amax rounded to one mantissa bit, for elements of 4 and of 8 bits.
 4-bit integers of -8 to 7, with FP8 inputs (W4AFP8) or without (W4A16): `weight_scale` BF16 [N, K/g]. In the format
 int-quantized they are `weight` I8 [N, K], one in each byte; in the format pack-quantized `weight_packed` I32 [N, K/8],
 eight in a word, the first one lowest, each with 8 added; `weight_shape` I64 [2] holds N and K, whole groups.
@@ -39,6 +40,7 @@ from fp8load.scheme import (
     PerToken,
     QuantSpec,
     Role,
+    SharedExponent,
     Storage,
 )
 
@@ -146,7 +148,8 @@ def _scheme(group: Group, located: Located, name: str, fmt: str | None) -> Linea
                 raise _unsupported(located, f"{where}.input_activations", "NVFP4, or none", _kind(inputs))
             return nvfp4(divides=True, quantized_input=inputs is not None)
         case "mxfp4" | "mxfp8":
-            return mx(MXFP4 if kind == "mxfp4" else MXFP8, _mx_input(inputs, located, where))
+            activation = _mx_input(inputs, located, where)
+            return mx(MXFP4 if kind == "mxfp4" else MXFP8, activation, SharedExponent.ONE_BIT)
         case "fp8":
             return LinearScheme(
                 weight=QuantSpec(dtype=DType.F8_E4M3, granularity=_weight_granularity(weights, located, where)),

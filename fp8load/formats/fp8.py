@@ -48,6 +48,7 @@ from fp8load.scheme import (
     QuantSpec,
     Role,
     ScaleRounding,
+    SharedExponent,
 )
 
 NAME = "fp8"
@@ -194,18 +195,20 @@ def block_scheme(config: Fp8Config) -> LinearScheme:
         weight = PerTensor()
         activation = PerTensor() if config.activation_scheme == "static" else PerToken()
     element = _ELEMENT[config.fmt]
+    powers = config.scale_fmt == "ue8m0"
+    exponent = SharedExponent.FIT if powers else SharedExponent.FLOOR
     return LinearScheme(
         weight=QuantSpec(dtype=element, granularity=weight),
-        input=QuantSpec(dtype=DType.F8_E4M3, granularity=activation),
+        input=QuantSpec(dtype=DType.F8_E4M3, granularity=activation, exponent=exponent),
         input_static=config.activation_scheme == "static" and config.weight_block_size is None,
-        rounding=ScaleRounding.POWER_OF_TWO if config.scale_fmt == "ue8m0" else ScaleRounding.ANY,
+        rounding=ScaleRounding.POWER_OF_TWO if powers else ScaleRounding.ANY,
     )
 
 
 def as_exponents(scheme: LinearScheme) -> tuple[LinearScheme, ...]:
     """The same scheme with scales stored as bytes of exponents, where the configuration lets U8 mean that."""
     if scheme.weight.granularity == MX_GROUP and scheme.weight.dtype is MXFP8.dtype:
-        return (mx(MXFP8, MXFP8),)
+        return (mx(MXFP8, MXFP8, SharedExponent.FIT),)
     in_blocks = isinstance(scheme.weight.granularity, PerBlock | PerGroup)
     if not in_blocks or scheme.rounding is not ScaleRounding.POWER_OF_TWO:
         return ()

@@ -7,8 +7,10 @@ E4M3 scale each, and one float for the tensor). Packed weights hold two E2M1 flo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fp8load.dtypes import DType
-from fp8load.scheme import LinearScheme, PerGroup, QuantSpec, SecondLevel, Storage
+from fp8load.scheme import LinearScheme, PerGroup, QuantSpec, SecondLevel, SharedExponent, Storage
 
 PACKED = Storage(elements_per_byte=2)
 MX_GROUP = PerGroup(32)
@@ -24,9 +26,16 @@ def nvfp4_spec(group: int = 16) -> QuantSpec:
     return QuantSpec(dtype=DType.F4, granularity=PerGroup(group), scale_dtype=DType.F8_E4M3)
 
 
-def mx(weight: QuantSpec, activation: QuantSpec | None) -> LinearScheme:
-    """A scheme with E8M0 scales: MXFP4, MXFP6 or MXFP8 weights, inputs quantized while running, or not at all."""
+def mx(
+    weight: QuantSpec, activation: QuantSpec | None, exponent: SharedExponent = SharedExponent.FLOOR
+) -> LinearScheme:
+    """A scheme with E8M0 scales: MXFP4, MXFP6 or MXFP8 weights, inputs quantized while running, or not at all.
+
+    `exponent` is how the tool that wrote the file chooses the scales of inputs.
+    """
     storage = PACKED if weight.dtype is DType.F4 else Storage()
+    if activation is not None and activation.granularity == MX_GROUP:
+        activation = replace(activation, exponent=exponent)
     return LinearScheme(weight=weight, input=activation, storage=storage)
 
 

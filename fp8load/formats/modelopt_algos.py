@@ -1,6 +1,7 @@
 """The algorithms that ModelOpt names, for a whole checkpoint or for single layers, and what their tensors mean.
 
 Source: Model-Optimizer `modelopt.torch.export.quant_utils` (`process_layer_quant_config`, `get_quantization_format`).
+Exponents of MXFP4 and MXFP8 inputs are such that nothing saturates (`MXFP8QTensor`, `MXFP4QTensor`).
 W4A16_AWQ and W4A8_AWQ pack two rows of 4-bit integers into one of bytes, and are refused.
 """
 
@@ -18,7 +19,17 @@ from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import Claim, Claimed, Located, RoleOf
 from fp8load.formats.document import flattened
 from fp8load.formats.microscaling import MXFP4, MXFP8, mx, nvfp4
-from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerTensor, PerToken, QuantSpec, Role, Transform
+from fp8load.scheme import (
+    LinearScheme,
+    PerBlock,
+    PerChannel,
+    PerTensor,
+    PerToken,
+    QuantSpec,
+    Role,
+    SharedExponent,
+    Transform,
+)
 
 MIXED = "MIXED_PRECISION"
 
@@ -31,8 +42,8 @@ _FIXED = {
         weight=replace(_TENSOR, granularity=PerChannel()), input=replace(_TENSOR, granularity=PerToken())
     ),
     "FP8_PB_WO": LinearScheme(weight=replace(_TENSOR, granularity=PerBlock(128, 128))),
-    "MXFP8": mx(MXFP8, MXFP8),
-    "MXFP4": mx(MXFP4, MXFP4),
+    "MXFP8": mx(MXFP8, MXFP8, SharedExponent.FIT),
+    "MXFP4": mx(MXFP4, MXFP4, SharedExponent.FIT),
     "W4A8_MXFP4_FP8": replace(mx(MXFP4, _TENSOR), input_static=True),
 }
 """Algorithms without a number of their own. Blocks of 128 x 128 are FP8_PB_WO's constant: no configuration has it."""

@@ -3,7 +3,8 @@
 Source: MiniMax-M3-MXFP8 and readers' tests of it; SGLang's Fp8Config, which reads any quant_method that contains
 "mxfp8" as `fp8` with blocks of [1, 32]. Keys are those of `fp8.py`; weight_block_size is [1, 32] by definition.
 Tensors: `weight` F8_E4M3 [N, K], `weight_scale_inv` (or `weight_scale`) U8 or F8_E8M0 [N, K/32], exponents: real =
-stored * 2 ** (byte - 127). The suffix is that of 128 x 128 float scales; dtype and shape say which it is.
+stored * 2 ** (byte - 127). The suffix is that of 128 x 128 float scales; dtype and shape say which it is. Exponents of
+inputs are rounded up, as CUDA's own conversion to E8M0 does for amax / 448.
 
 What files showed: MiniMax-M3 has no `scale_fmt`; its list says `lm_head` and `model.embed_tokens` where files say
 `language_model.lm_head` and `language_model.model.embed_tokens`, and the routers are F32. MiniMax-M3.1 adds
@@ -22,6 +23,7 @@ from fp8load.formats import fp8
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Located
 from fp8load.formats.document import validated
 from fp8load.formats.microscaling import MXFP8, mx
+from fp8load.scheme import SharedExponent
 
 NAME = "mxfp8"
 
@@ -51,7 +53,7 @@ def parse(located: Located) -> CheckpointFormat:
     """The configuration as a value. Raises `ConfigError`."""
     config = validated(Mxfp8Config, located)
     base = fp8.build(config, located, name=NAME)
-    scheme = mx(MXFP8, MXFP8)
+    scheme = mx(MXFP8, MXFP8, SharedExponent.FIT)
 
     def claim(module: str) -> Claim:
         said = base.claim(module)

@@ -15,9 +15,9 @@ the size of its blocks, which is DeepSeek's 128 x 128. `algo_config` names what 
 SmoothQuant and GPTQ leave plain weights behind (their factors are a part of the layer before); so do the rotations r1
 and r2, unless r1 is `online`; r3 and r4 have to be done while running.
 
-What this version does not follow: `scale_calculation_mode: even` rounds a group's largest magnitude before its exponent
-becomes the scale. Stored weights are not concerned; inputs are quantized with OCP's floor, and the logits of a Quark
-MXFP6 model are 0.056 (relative) from the tool's own, 0.033 where the scale is computed so by hand.
+`scale_calculation_mode` of `input_tensors` says how the exponent of a group is chosen while running (`even`, which is
+what Quark does without the key, `floor` or `ceil`: quark.torch's ObserverBase.get_scale); stored weights are not
+concerned.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from fp8load.scheme import (
     PerToken,
     QuantSpec,
     Role,
+    SharedExponent,
 )
 
 NAME = "quark"
@@ -58,6 +59,14 @@ SUFFIXES: Mapping[str, Role] = {
     "input_scale": Role.INPUT_SCALE,
     "input_scale_2": Role.INPUT_GLOBAL_SCALE,
 }
+
+EXPONENTS = {
+    None: SharedExponent.ELEMENT,
+    "even": SharedExponent.ELEMENT,
+    "floor": SharedExponent.FLOOR,
+    "ceil": SharedExponent.CEIL,
+}
+"""`scale_calculation_mode`, and what it means."""
 
 MX_SPECS = {"mxfp4": MXFP4, "mxfp6_e3m2": MXFP6_E3M2, "mxfp6_e2m3": MXFP6_E2M3, "mxfp8": MXFP8}
 
@@ -92,6 +101,7 @@ class Spec(BaseModel):
     block_size: list[int] | None = None
     is_dynamic: bool | None = None
     scale_format: str | None = None
+    scale_calculation_mode: str | None = None
 
 
 class Algorithm(BaseModel):
@@ -231,7 +241,7 @@ def _scheme(layer: LayerConfig, located: Located, key: str) -> LinearScheme:
     if weight == "nvfp4" and inputs in ("nvfp4", "none"):
         return nvfp4(divides=False, quantized_input=inputs == "nvfp4")
     if weight in MX_SPECS and (inputs in MX_SPECS or inputs == "none"):
-        return mx(MX_SPECS[weight], MX_SPECS.get(inputs))
+        return mx(MX_SPECS[weight], MX_SPECS.get(inputs), _exponent(layer.input_tensors, located, key))
     spec = layer.weight if isinstance(layer.weight, Spec) else None
     granularity = _granularity(spec) if spec is not None and spec.dtype in ELEMENTS else None
     if spec is None or granularity is None or isinstance(granularity, PerGroup):
@@ -255,6 +265,14 @@ def _scheme(layer: LayerConfig, located: Located, key: str) -> LinearScheme:
     return LinearScheme(
         weight=stored, input=QuantSpec(dtype=ELEMENTS[given.dtype], granularity=of_rows), input_static=static
     )
+
+
+def _exponent(inputs: Spec | list[Spec] | None, located: Located, key: str) -> SharedExponent:
+    mode = inputs.scale_calculation_mode if isinstance(inputs, Spec) else None
+    if mode not in EXPONENTS:
+        expected = ", ".join(sorted(filter(None, EXPONENTS)))
+        raise _unsupported(located, f"{key}.input_tensors.scale_calculation_mode", expected, str(mode))
+    return EXPONENTS[mode]
 
 
 def _granularity(spec: Spec) -> Granularity | None:

@@ -40,8 +40,8 @@ def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool 
     """Compute scales so that the largest magnitude of each piece becomes the largest finite code of FP8.
 
     `spec.granularity` is the piece: the tensor, a row, or a group of a row (PerBlock: its columns). `power_of_two`
-    rounds scales up to a power of two, as DeepSeek's `ue8m0` does; MX rounds down and saturates, see `quantize_mx`. A
-    NaN or infinity makes NaNs of its piece, as it should.
+    rounds scales up to a power of two, as DeepSeek's `ue8m0` does; MX has rules of its own, see `quantize_mx`. A NaN or
+    infinity makes NaNs of its piece, as it should.
     """
     num_cols = x_MK.shape[1]
     cols = _cols(spec.granularity, num_cols)
@@ -75,7 +75,7 @@ def quantize_input(
         raise ValueError(f"{scheme} does not quantize its input")
     match kind:
         case InputKind.MX:
-            return quantize_mx(x_MK, spec.dtype, _cols(spec.granularity, x_MK.shape[1]))
+            return quantize_mx(x_MK, spec.dtype, _cols(spec.granularity, x_MK.shape[1]), spec.exponent)
         case InputKind.NVFP4:
             return quantize_nvfp4(x_MK, global_scale, _cols(spec.granularity, x_MK.shape[1]))
         case InputKind.FP8:

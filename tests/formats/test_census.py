@@ -15,7 +15,7 @@ from fp8load.formats.base import CheckpointFormat, Claimed, Ignored
 from fp8load.formats.locate import format_modules, locate, read_format
 from fp8load.rules.base import Context
 from fp8load.rules.f8l301_ignore_entry_matches_nothing import RULE
-from fp8load.scheme import LinearScheme, PerBlock, PerGroup, QuantSpec, Role, ScaleRounding
+from fp8load.scheme import LinearScheme, PerBlock, PerGroup, QuantSpec, Role, ScaleRounding, SharedExponent
 from sketch import open_skeleton
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "census"
@@ -186,7 +186,7 @@ def test_scales_of_v3_2_are_powers_of_two_in_f32() -> None:
 
     assert info.scheme == LinearScheme(
         weight=QuantSpec(dtype=DType.F8_E4M3, granularity=PerBlock(128, 128), scale_dtype=DType.F32),
-        input=QuantSpec(dtype=DType.F8_E4M3, granularity=PerGroup(128)),
+        input=QuantSpec(dtype=DType.F8_E4M3, granularity=PerGroup(128), exponent=SharedExponent.FIT),
         rounding=ScaleRounding.POWER_OF_TWO,
         suffixes=((Role.WEIGHT, "weight"), (Role.WEIGHT_SCALE, "weight_scale_inv")),
     )

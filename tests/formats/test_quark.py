@@ -19,6 +19,7 @@ GROUP = {"dtype": "fp8_e4m3", "qscheme": "per_group", "group_size": 128, "is_dyn
 TENSOR = {"dtype": "fp8_e4m3", "qscheme": "per_tensor", "is_dynamic": False}
 CHANNEL = {"dtype": "fp8_e4m3", "qscheme": "per_channel", "is_dynamic": True}
 OFFLINE = {"online_r1_rotation": False, "r3": False, "r4": False}
+MXFP6 = {"dtype": "fp6_e3m2", "qscheme": "per_group", "group_size": 32, "scale_format": "e8m0", "is_dynamic": False}
 INT4 = {"dtype": "int4", "qscheme": "per_channel"}
 
 
@@ -52,6 +53,15 @@ def test_the_other_float_is_declared_as_such() -> None:
     assert scheme(config({**TENSOR, "dtype": "fp8_e5m2"})).weight.dtype is DType.F8_E5M2
 
 
+@pytest.mark.parametrize(
+    ("mode", "exponent"), [(None, "element"), ("even", "element"), ("floor", "floor"), ("ceil", "ceil")]
+)
+def test_the_exponent_of_a_group_of_inputs_is_chosen_as_the_configuration_says(mode: Any, exponent: str) -> None:
+    found = scheme(config(MXFP6, {**MXFP6, "is_dynamic": True, "scale_calculation_mode": mode}, version="0.13"))
+
+    assert (found.input.exponent, found.weight.exponent) == (exponent, "floor")
+
+
 def test_blocks_are_loaded_with_their_grid() -> None:
     checkpoint = open_skeleton("\n".join([
         "config " + json.dumps({"quantization_config": config(BLOCK, GROUP)}),
@@ -67,6 +77,7 @@ def test_blocks_are_loaded_with_their_grid() -> None:
     [
         (config([TENSOR, INT4]), r"fp8_e4m3 per_tensor None then int4 per_channel None"),
         (config(INT4), "int4 per_channel"),
+        (config(MXFP6, {**MXFP6, "scale_calculation_mode": "odd"}, version="0.13"), "scale_calculation_mode"),
         (config({**BLOCK, "block_size": None}), "per_block"),
         (config({**BLOCK, "block_size": [0, 128]}), "per_block"),
         (config(GROUP), "per_group"),

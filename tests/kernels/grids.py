@@ -36,11 +36,25 @@ def group_amax(x_MK: np.ndarray, cols: int) -> np.ndarray:
     )
 
 
-def mx(x_MK: np.ndarray, grid: np.ndarray, cols: int = 32) -> np.ndarray:
-    """OCP MX, section 6.3, dequantized, float64."""
+def rounds_up(rule: str, fraction: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Whether a group whose amax is `fraction` (1 to 2) times a power of two takes the exponent of the next one."""
+    largest = grid[-1] / 2.0 ** np.floor(np.log2(grid[-1]))
+    bits = {6: 1, 28: 2, 7.5: 3, 448: 3, 57344: 2}[grid[-1]]
+    return {
+        "floor": np.zeros_like(fraction, dtype=bool),
+        "element": fraction >= 2 - 2.0 ** -(bits + 1),
+        "one-bit": fraction >= 1.75,
+        "ceil": fraction > 1,
+        "fit": fraction > largest,
+    }[rule]
+
+
+def mx(x_MK: np.ndarray, grid: np.ndarray, cols: int = 32, rule: str = "floor") -> np.ndarray:
+    """OCP MX, section 6.3, dequantized, float64; or with another rule of `rounds_up` for the shared exponent."""
     amax = group_amax(x_MK.astype(np.float64), cols)
     emax = np.floor(np.log2(grid[-1]))
-    exponent = np.array([int(a).bit_length() - 1 for a in (amax * 2.0**200).ravel()]).reshape(amax.shape) - 200.0 - emax
+    exponent = np.array([int(a).bit_length() - 1 for a in (amax * 2.0**200).ravel()]).reshape(amax.shape) - 200.0
+    exponent = exponent + rounds_up(rule, amax / np.exp2(exponent), grid) - emax
     scale = np.exp2(np.clip(exponent, -127, 127))
     return nearest(x_MK / scale, grid) * scale
 

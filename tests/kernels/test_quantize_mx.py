@@ -9,8 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fp8load.dtypes import DType, decode_table
+from fp8load.scheme import SharedExponent
 from fp8load_kernels.e2m1 import from_e2m1, pack, to_e2m1
-from fp8load_kernels.quantize_mx import mx_scale, quantize_mx
+from fp8load_kernels.quantize_mx import ELEMENT_BITS, mx_scale, quantize_mx
 from fp8load_kernels.quantize_nvfp4 import nvfp4_block_scale, nvfp4_global_scale, quantize_nvfp4
 from kernels.grids import E2M1, E2M3, E3M2, E4M3, E5M2, mx, nearest, nvfp4
 
@@ -30,18 +31,46 @@ def inputs(draw: st.DrawFn) -> torch.Tensor:
 
 
 def same(ours: torch.Tensor, theirs: np.ndarray) -> bool:
-    return np.array_equal(ours.numpy(), theirs.astype(np.float32))
+    with np.errstate(over="ignore"):  # the largest float32, rounded up: infinite in float32 here as there
+        return np.array_equal(ours.numpy(), theirs.astype(np.float32))
 
 
 @settings(max_examples=300, deadline=None)
-@given(inputs(), st.sampled_from(sorted(GRIDS)), st.sampled_from([16, 32]))
-@example(torch.zeros(2, 33), DType.F4, 32)
-@example(torch.full((1, 3), torch.finfo(torch.float32).max), DType.F8_E4M3, 32)
-@example(torch.full((1, 3), 2.0**-149), DType.F4, 32)
-def test_mx_is_what_the_specification_says_to_the_bit(x: torch.Tensor, dtype: DType, cols: int) -> None:
-    quantized = quantize_mx(x, dtype, cols)
-    assert same(quantized.dequantize(), mx(x.numpy(), GRIDS[dtype], cols))
+@given(inputs(), st.sampled_from(sorted(GRIDS)), st.sampled_from([16, 32]), st.sampled_from(SharedExponent))
+@example(torch.zeros(2, 33), DType.F4, 32, SharedExponent.FLOOR)
+@example(torch.full((1, 3), torch.finfo(torch.float32).max), DType.F8_E4M3, 32, SharedExponent.CEIL)
+@example(torch.full((1, 3), 2.0**-149), DType.F4, 32, SharedExponent.CEIL)
+def test_mx_is_what_the_rule_of_its_exponent_says_to_the_bit(
+    x: torch.Tensor, dtype: DType, cols: int, rule: SharedExponent
+) -> None:
+    quantized = quantize_mx(x, dtype, cols, rule)
+    assert same(quantized.dequantize(), mx(x.numpy(), GRIDS[dtype], cols, rule))
     assert quantized.scale.shape == (x.shape[0], -(-x.shape[1] // cols))
+
+
+@pytest.mark.parametrize("dtype", sorted(GRIDS))
+def test_the_rules_change_the_exponent_at_the_magnitudes_that_they_say(dtype: DType) -> None:
+    largest = float(GRIDS[dtype][-1])
+    power = 2.0 ** np.floor(np.log2(largest))
+    rounded = 2 - 2.0 ** -(ELEMENT_BITS[dtype] + 1)
+    steps = {  # the first magnitude that has the next exponent; CEIL and FIT take their bound still with the first one
+        SharedExponent.FLOOR: 2 * power,
+        SharedExponent.ELEMENT: rounded * power,
+        SharedExponent.ONE_BIT: 1.75 * power,
+        SharedExponent.CEIL: np.nextafter(np.float32(power), np.float32(np.inf)),
+        SharedExponent.FIT: np.nextafter(np.float32(largest), np.float32(np.inf)),
+    }
+    for rule, first in steps.items():
+        below = np.nextafter(np.float32(first), np.float32(0))
+        x = torch.from_numpy(np.array([[below], [first]], dtype=np.float32))
+        assert mx_scale(x, dtype, 32, rule).float().flatten().tolist() == [1.0, 2.0], rule
+
+
+def test_nothing_saturates_where_scales_fit() -> None:
+    x = torch.rand(64, 96, generator=torch.Generator().manual_seed(0)) * 1000 - 500
+    for dtype, grid in GRIDS.items():
+        scale = mx_scale(x, dtype, 32, SharedExponent.FIT).float().repeat_interleave(32, 1)
+        assert ((x / scale).abs() <= grid[-1]).all()
 
 
 @settings(max_examples=300, deadline=None)

@@ -68,6 +68,9 @@ _ELEMENT: dict[Element, DType] = {
     "float8_e4m3fnuz": DType.F8_E4M3FNUZ, "float8_e5m2fnuz": DType.F8_E5M2FNUZ,
 }  # fmt: skip
 
+_FNUZ = {"e4m3": DType.F8_E4M3FNUZ, "e5m2": DType.F8_E5M2FNUZ}
+"""What the general names also mean, where a tensor's own dtype says so; torch's names mean one thing."""
+
 
 def _two_sizes(value: Any) -> Any:
     """A block size as written, if it is two integers. Raises `ValueError` that pydantic passes on."""
@@ -157,7 +160,7 @@ def build(config: Fp8Config, located: Located, *, name: str) -> CheckpointFormat
     ignore = checked(listed or (), located.place)
     find = _finder(ignore)
     scheme = block_scheme(config)
-    claimed = Claimed(scheme=scheme, by=located.place, explicit=explicit, alternatives=as_exponents(scheme))
+    claimed = Claimed(scheme=scheme, by=located.place, explicit=explicit, alternatives=_alternatives(config, scheme))
     unlisted = replace(claimed, explicit=False)
 
     def claim(module: str) -> Claim:
@@ -203,6 +206,13 @@ def block_scheme(config: Fp8Config) -> LinearScheme:
         input_static=config.activation_scheme == "static" and config.weight_block_size is None,
         rounding=ScaleRounding.POWER_OF_TWO if powers else ScaleRounding.ANY,
     )
+
+
+def _alternatives(config: Fp8Config, scheme: LinearScheme) -> tuple[LinearScheme, ...]:
+    """What else the keys leave open, for tensors to decide: scales as exponents, and the fnuz floats."""
+    fnuz = _FNUZ.get(config.fmt)
+    others = () if fnuz is None else (replace(scheme, weight=replace(scheme.weight, dtype=fnuz)),)
+    return (*as_exponents(scheme), *others)
 
 
 def as_exponents(scheme: LinearScheme) -> tuple[LinearScheme, ...]:

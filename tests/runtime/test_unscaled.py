@@ -192,6 +192,26 @@ def test_the_other_floats_are_scaled_like_e4m3_where_a_configuration_declares_th
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("is_said", [True, False])
+def test_a_general_name_leaves_the_bias_to_the_tensors(dtype: str, *, is_said: bool, tmp_path: Path) -> None:
+    general = dtype.removesuffix("FNUZ").removeprefix("F8_").lower()
+    document, file, weight, scale = declared("fp8", dtype)
+    settings = document["quantization_config"]
+    if is_said or general == "e5m2":
+        settings["fmt"] = general
+    else:
+        del settings["fmt"]
+    raw, values = weights(dtype)
+    stored = {f"{name}.{weight}": raw[f"{name}.weight"] for name in NAMES}
+    stored |= {f"{name}.{scale}": Stored("F32", (1,), np.array([0.25], "<f4").tobytes()) for name in NAMES}
+
+    model = fp8load.load(written(tmp_path / "made", stored, document, file))
+
+    for name in NAMES:
+        assert same_bits(model[name].dequantize(), values[name] * np.float32(0.25))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_another_float_than_the_declared_one_is_refused(dtype: str, tmp_path: Path) -> None:
     other = DTYPES[DTYPES.index(dtype) - 1]
     stored, _ = weights(other)

@@ -139,10 +139,15 @@ class QuantSpec:
 
 
 class NibbleOrder(enum.StrEnum):
-    """Which half of a byte holds the element with the even index."""
+    """Which half of a byte holds the element with the even index; or which of a word's eight are where.
+
+    EVEN_FIRST  a word of 32 bits holds, lowest first, the elements 0, 2, 4, 6, 1, 3, 5, 7: AutoAWQ's order, and
+                Quark's (`pack_method: reorder`)
+    """
 
     LOW_FIRST = "low-first"
     HIGH_FIRST = "high-first"
+    EVEN_FIRST = "even-first"
 
 
 class ScaleLayout(enum.StrEnum):
@@ -158,6 +163,7 @@ class Repack(enum.StrEnum):
 
     SWAP_NIBBLES = "nibbles swapped"
     REMOVE_OFFSET = "offset removed"
+    ORDER_WORDS = "words in order"
     UNSWIZZLE = "unswizzled"
 
 

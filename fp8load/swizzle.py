@@ -1,4 +1,6 @@
-"""Block scales in the layout that cuBLAS reads: tiles of 128 rows by 4 columns, turned back into rows.
+"""Bytes in an order of the file's own, turned into the one that memory has: nibbles, words of them, and block scales.
+
+Block scales may lie in the layout that cuBLAS reads: tiles of 128 rows by 4 columns, which are turned back into rows.
 
 Source: cuBLAS, "1D block scaling factors layout". A scale matrix [R, C] is padded to [ceil128(R), ceil4(C)] and cut
 into tiles of 128 x 4, which lie one after the other, row by row of tiles. Element (r, c) of a tile is its byte
@@ -8,6 +10,8 @@ into tiles of 128 x 4, which lie one after the other, row by row of tiles. Eleme
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from fp8load.scheme import Repack
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +37,21 @@ def row_major(data: bytes | memoryview, padded_cols: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(tiles.transpose(0, 3, 2, 1, 4).reshape(-1, padded_cols))
 
 
-def swap_nibbles(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Bytes with their halves exchanged: elements that were stored high half first come low half first."""
+def packed_in_order(data: NDArray[np.uint8], repack: Repack) -> NDArray[np.uint8]:
+    """Packed 4-bit elements, low half first and in two's complement, of bytes that hold them as `repack` says.
+
+    Raises `ValueError` for another repacking, and for words that are not whole.
+    """
     import numpy as np
 
-    return (data >> 4 | data << 4).view(np.uint8)
+    match repack:
+        case Repack.SWAP_NIBBLES:
+            return (data >> 4 | data << 4).view(np.uint8)
+        case Repack.REMOVE_OFFSET:
+            return data ^ np.uint8(0x88)  # n + 8 and two's complement differ in the upper bit
+        case Repack.ORDER_WORDS:  # bytes of a word: elements (0, 2), (4, 6), (1, 3), (5, 7)
+            even, odd = data.reshape(-1, 2, 2).transpose(1, 0, 2)
+            pairs = [even & 15 | odd << 4, even >> 4 | odd & 0xF0]
+            return np.stack(pairs, axis=-1).reshape(-1)
+        case _:
+            raise ValueError(f"{repack} is nothing that is done to packed elements")

@@ -53,6 +53,7 @@ _HELPERS = frozenset(
         "microscaling",
         "missing",
         "modelopt_algos",
+        "quark_operands",
         "siblings",
         "stacked",
         "transforms",

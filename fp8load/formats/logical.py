@@ -1,8 +1,8 @@
 """What a tensor holds, where a file cannot say it: elements of 4 or 6 bits in bytes or words, exponents in bytes of U8.
 
 The header says U8 [N, K/2] and U8 [N, K/32]; the format says that these are F4 [N, K] and F8_E8M0 [N, K/32]. Four 6-bit
-floats fill three bytes: U8 [N, K * 3 / 4]. Eight 4-bit integers fill a word, the first one lowest: I32 [N, K / 8],
-whose bytes in the file (which are little endian) hold two of them each, the first one low. From here on only the
+floats fill three bytes: U8 [N, K * 3 / 4]. Eight 4-bit integers fill a word: I32 [N, K / 8], whose bytes
+in the file (which are little endian) hold two of them each, in the order that `Storage` says. From here on only the
 logical dtype and shape count; the bytes stay where and what they are. Where the reader has to change them (`Repack`),
 or the file has rows that only pad, shapes are those after reading.
 """
@@ -24,13 +24,18 @@ from fp8load.swizzle import padded_shape
 _BYTES = frozenset({DType.U8, DType.I8})
 _WORDS = frozenset({DType.I32})
 _SIGNED = frozenset({DType.I8})
+_REORDERED = {NibbleOrder.HIGH_FIRST: Repack.SWAP_NIBBLES, NibbleOrder.EVEN_FIRST: Repack.ORDER_WORDS}
 
 
 def packed_in(scheme: LinearScheme) -> frozenset[DType]:
-    """The dtypes under which a header shows packed elements: bytes; of integers signed ones, or words of 32 bits."""
+    """The dtypes under which a header shows packed elements: bytes; of integers signed ones, or words of 32 bits.
+
+    Words in order are the same bytes as signed ones.
+    """
     if scheme.weight.dtype is not DType.I4:
         return _BYTES
-    return _WORDS if scheme.storage.offset else _SIGNED
+    in_words = scheme.storage.offset or scheme.storage.nibble_order is NibbleOrder.EVEN_FIRST
+    return _WORDS if in_words else _SIGNED | _WORDS
 
 
 Choices = dict[tuple[int, DType, DType | None], tuple[Claimed, Claimed]]
@@ -115,8 +120,8 @@ def with_padding(scheme: LinearScheme, num_rows: int) -> LinearScheme:
 def repacks_of(changed: Mapping[Role, TensorMeta], scheme: LinearScheme) -> dict[str, Repack]:
     """Tensors of a module whose bytes the reader has to change, of those that `logical_tensors` gave."""
     found: dict[str, Repack] = {}
-    if scheme.storage.nibble_order is NibbleOrder.HIGH_FIRST and Role.WEIGHT in changed:
-        found[changed[Role.WEIGHT].name] = Repack.SWAP_NIBBLES
+    if scheme.storage.nibble_order in _REORDERED and Role.WEIGHT in changed:
+        found[changed[Role.WEIGHT].name] = _REORDERED[scheme.storage.nibble_order]
     if scheme.storage.offset and Role.WEIGHT in changed:
         found[changed[Role.WEIGHT].name] = Repack.REMOVE_OFFSET
     if scheme.storage.scale_layout is ScaleLayout.SWIZZLED_128X4 and Role.WEIGHT_SCALE in changed:

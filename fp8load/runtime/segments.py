@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from fp8load.index.index import TensorMeta
 from fp8load.plan.plan import Copy
 from fp8load.runtime.dtypes import as_bytes, stored_shape, torch_dtype
 from fp8load.scheme import Repack
-from fp8load.swizzle import TILE_ROWS, padded_shape, row_major, swap_nibbles
+from fp8load.swizzle import TILE_ROWS, packed_in_order, padded_shape, row_major
 
 CHUNK_NBYTES = 8 << 20
 """Largest single read: small enough that threads stay evenly busy and buffers small, large enough for full speed."""
@@ -79,15 +79,9 @@ class Staged:
 
 def repacked(data: bytes | memoryview, repack: Repack, num_cols: int) -> memoryview:
     """Bytes as memory has them. `num_cols`: bytes of a row; of a swizzled scale, with its padding."""
-    match repack:
-        case Repack.SWAP_NIBBLES:
-            return swap_nibbles(np.frombuffer(data, np.uint8)).data
-        case Repack.REMOVE_OFFSET:
-            return (np.frombuffer(data, np.uint8) ^ 0x88).data  # n + 8 and two's complement differ in the upper bit
-        case Repack.UNSWIZZLE:
-            return row_major(data, num_cols).reshape(-1).data
-        case _:
-            assert_never(repack)
+    if repack is Repack.UNSWIZZLE:
+        return row_major(data, num_cols).reshape(-1).data
+    return packed_in_order(np.frombuffer(data, np.uint8), repack).data
 
 
 Segment = Direct | Staged

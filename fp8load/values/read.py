@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fp8load.errors import NetworkError, Problem
 from fp8load.index.index import TensorMeta
 from fp8load.scheme import Repack
-from fp8load.swizzle import TILE_ROWS, padded_shape, row_major, swap_nibbles
+from fp8load.swizzle import TILE_ROWS, packed_in_order, padded_shape, row_major
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -64,10 +64,8 @@ def bands(
     step = num_rows if columns_first else max(1, nbytes // row_nbytes)
     for at, data in enumerate(pieces(checkpoint, meta, step * row_nbytes)):
         raw = np.frombuffer(data, np.uint8)
-        if repack is Repack.SWAP_NIBBLES:
-            raw = swap_nibbles(raw)
-        elif repack is Repack.REMOVE_OFFSET:
-            raw = raw ^ np.uint8(0x88)  # n + 8 and two's complement differ in the upper bit
+        if repack is not None:
+            raw = packed_in_order(raw, repack)
         yield at * step, _straight(raw, meta) if columns_first else raw.reshape(-1, row_nbytes)
 
 

@@ -1,8 +1,8 @@
 """Forms with 4-bit integers, packed one by one from the formats' descriptions; nothing of the library is used.
 
 SGLang's W4AFP8 holds two in a byte, the first one low, in two's complement. compressed-tensors' pack-quantized adds 8
-to each and holds eight in a word of 32 bits, the first one in its lowest bits. Scales multiply, one for a group of a
-row.
+to each and holds eight in a word of 32 bits, the first one in its lowest bits. Quark adds nothing, and holds in a word
+elements 0, 2, 4, 6, 1, 3, 5, 7. Scales multiply, one for a group of a row; in Quark one of a row and one of the tensor.
 """
 
 from __future__ import annotations
@@ -27,6 +27,59 @@ def in_words(values: np.ndarray) -> Stored:
         [sum(row[k + at] + 8 << 4 * at for at in range(8)) for k in range(0, len(row), 8)] for row in values.tolist()
     ]
     return Stored("I32", (len(rows), len(rows[0])), np.array(rows, "<u4").tobytes())
+
+
+REORDERED = (0, 2, 4, 6, 1, 3, 5, 7)
+IN_ORDER = tuple(range(8))
+
+
+def in_quark_words(values: np.ndarray, order: tuple[int, ...] = REORDERED) -> Stored:
+    """[N, K] as I32 [N, K / 8]."""
+    rows = [
+        [sum((row[k + element] & 15) << 4 * at for at, element in enumerate(order)) for k in range(0, len(row), 8)]
+        for row in values.tolist()
+    ]
+    return Stored("I32", (len(rows), len(rows[0])), np.array(rows, "<u4").tobytes())
+
+
+def two_stages(shape: Grid, seed: int, order: tuple[int, ...] = REORDERED) -> tuple[dict[str, Stored], np.ndarray]:
+    """The tensors of a module of Quark's int4 on FP8 by their suffixes, and the weight."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-8, 8, shape)
+    whole, rows = rng.uniform(0.001, 0.1, ()).astype("<f4"), rng.uniform(1, 64, shape[:1]).astype("<f4")
+    stored = {
+        "weight": in_quark_words(values, order),
+        "weight_scale": Stored("F32", (), whole.tobytes()),
+        "weight_scale_2": Stored("F32", shape[:1], rows.tobytes()),
+        "weight_zero_point_2": Stored("I32", (shape[0] // 8,), bytes(shape[0] // 2)),
+    }
+    return stored, values.astype(np.float32) * (rows * whole)[:, None]
+
+
+INT4_ON_FP8 = {
+    "quant_method": "quark", "exclude": ["lm_head", "*.mlp.gate"], "version": "0.13",
+    "export": {"pack_method": "reorder", "weight_format": "real_quantized"},
+    "global_quant_config": {
+        "weight": [
+            {"dtype": "fp8_e4m3", "qscheme": "per_tensor", "is_dynamic": False, "symmetric": True},
+            {"dtype": "int4", "qscheme": "per_channel", "ch_axis": 0, "is_dynamic": False, "symmetric": True},
+        ],
+        "input_tensors": {"dtype": "fp8_e4m3", "qscheme": "per_tensor", "is_dynamic": True},
+    },
+}  # fmt: skip
+"""What Quark 0.13 writes for its scheme int4_fp8, without the keys of calibration."""
+
+
+def quark_int4_on_fp8() -> Form:
+    """An attention and an expert's matrices."""
+    form = Form({"quantization_config": INT4_ON_FP8})
+    modules = {"self_attn.o_proj": (40, 64), "mlp.experts.0.gate_proj": (48, 64), "mlp.experts.0.up_proj": (48, 64)}
+    for seed, (tail, shape) in enumerate(modules.items()):
+        name = f"model.layers.0.{tail}"
+        stored, form.real[name] = two_stages(shape, seed)
+        form.stored |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
+    plain(form, "lm_head.weight", "model.layers.0.mlp.gate.weight")
+    return form
 
 
 def add_integers(form: Form, name: str, shape: Grid, group: int, *, words: bool, seed: int) -> None:
@@ -95,5 +148,6 @@ INT4_FORMS = {
     "30 W4AFP8 by its method's name": lambda: w4afp8({"quant_method": "w4afp8"}),
     "30 W4AFP8 in words": lambda: pack_quantized(group=128, fp8_input=True),
     "integers without quantized inputs": lambda: pack_quantized(group=32, fp8_input=False),
+    "32 Quark int4 on FP8": quark_int4_on_fp8,
     "33 Quark on block FP8": quark_on_fp8,
 }

@@ -15,13 +15,14 @@ from fp8load.dtypes import DType, decode_table
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.formats.stacked import stored_name
 from fp8load.index.index import TensorMeta
+from fp8load.rules.pieces import Fit, Pieces
 from fp8load.scheme import Role
 from fp8load.values.dequantize import Dequantizer, decoded, dequantizer_of
 from fp8load.values.read import bands, grid_of, pieces
 from fp8load.values.threads import all_in_threads
 
 if TYPE_CHECKING:
-    from numpy import bool_, uint8
+    from numpy import bool_, float64, uint8
     from numpy.typing import NDArray
 
     from fp8load.checkpoint import Checkpoint
@@ -51,6 +52,7 @@ class WeightStats(NamedTuple):
     largest       largest magnitude of a finite FP8 code, NaN for other dtypes
     is_zero       whether every element is zero
     rms           root mean square of the dequantized weight, NaN where it cannot be dequantized
+    fit           how its scales and codes go together
     """
 
     meta: TensorMeta
@@ -60,6 +62,7 @@ class WeightStats(NamedTuple):
     largest: float = nan
     is_zero: bool = False
     rms: float = nan
+    fit: Fit = Fit()
 
 
 class WeightReader:
@@ -93,12 +96,31 @@ class WeightReader:
             for data in pieces(self._checkpoint, meta, CHUNK):
                 scan.add(_flat(data))
         else:
-            size = _Size(meta.dtype, made, max(1, num_rows * (row_nbytes * 8 // meta.dtype.bits) // NUM_SAMPLES))
+            num_cols = row_nbytes * 8 // meta.dtype.bits
+            size = _Size(meta.dtype, made, max(1, num_rows * num_cols // NUM_SAMPLES))
+            compared = None if made.scale is None else Pieces(meta.dtype, made, (num_rows, num_cols))
             for begin, raw in bands(self._checkpoint, meta, columns_first=columns_first, nbytes=CHUNK):
                 scan.add(raw.reshape(-1))
                 size.add(begin, raw)
+                if compared is not None:
+                    compared.add(begin, raw)
             scan.rms = size.rms
+            scan.fit = Fit() if compared is None else compared.fit()
         return scan.stats(info, self._offset(meta))
+
+    def compared(self, stats: WeightStats) -> tuple[NDArray[float64], NDArray[float64]]:
+        """log2 of a weight's scales and of their codes' sizes, piece by piece; read once more."""
+        import numpy as np
+
+        made = None if stats.module is None else dequantizer_of(self._checkpoint, stats.module, transforms=False)
+        if stats.module is None or made is None or made.scale is None:
+            return np.zeros(0), np.zeros(0)
+        num_rows, row_nbytes = grid_of(stats.meta)
+        pieces = Pieces(stats.meta.dtype, made, (num_rows, row_nbytes * 8 // stats.meta.dtype.bits))
+        columns_first = Role.WEIGHT in stats.module.transposed
+        for begin, raw in bands(self._checkpoint, stats.meta, columns_first=columns_first, nbytes=CHUNK):
+            pieces.add(begin, raw)
+        return pieces.compared()
 
     def _offset(self, meta: TensorMeta) -> int:
         """Bytes of the stored tensor before this one: a piece's place in the whole."""
@@ -120,6 +142,7 @@ class _Scan:
         self._offset = self._num_bad = self._largest = 0
         self._first_bad = -1
         self.rms = nan
+        self.fit = Fit()
 
     def add(self, raw: NDArray[uint8]) -> None:
         """The next bytes."""
@@ -153,6 +176,7 @@ class _Scan:
             first_bad=self._first_bad + offset if self._first_bad >= 0 else -1,
             largest=float(decode_table(meta.dtype)[self._largest]) if meta.dtype.is_fp8 else nan,
             is_zero=meta.nbytes > 0 and self._largest == 0 and self._num_bad == 0, rms=self.rms,
+            fit=self.fit,
         )  # fmt: skip
 
 

@@ -97,19 +97,19 @@ class Dequantizer:
         if self.scale is not None and self.granularity is not None:
             if not values.flags.writeable:
                 values = values.copy()
-            _multiply_(values, self._grid(rows), self.granularity)
+            at = rows_of_scale(self.granularity, rows)
+            _multiply_(values, self.scales_of(at), self.granularity)
         if self.low_rank is not None:
             a, b = self.low_rank
             values = values + (b[rows].astype(np.float64) @ a.astype(np.float64)).astype(np.float32)
         return values if self.pre_quant is None else values * self.pre_quant
 
-    def _grid(self, rows: NDArray[intp]) -> NDArray[float32]:
-        """Scales of these rows, float32 [R, k]."""
+    def scales_of(self, at: NDArray[intp]) -> NDArray[float32]:
+        """Rows `at` of the grid of scales, float32 [R, k], with the second level."""
         import numpy as np
 
-        if self.scale is None or self.granularity is None:
+        if self.scale is None:
             raise ValueError("this weight has no scale")
-        at = _rows_of_scale(self.granularity, rows)
         found = decode(self.scale_dtype, self.scale[at].tobytes()).astype(np.float32, copy=False)
         factors = found.reshape(len(at), -1)
         if self.factor is None:
@@ -117,7 +117,8 @@ class Dequantizer:
         return factors / self.factor if self.divides else factors * self.factor
 
 
-def _rows_of_scale(granularity: Granularity, rows: NDArray[intp]) -> NDArray[intp]:
+def rows_of_scale(granularity: Granularity, rows: NDArray[intp]) -> NDArray[intp]:
+    """Where the scales of a weight's rows stand in their grid; of one scale for all once."""
     match granularity:
         case PerTensor():
             return rows[:1] * 0

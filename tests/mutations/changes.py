@@ -93,6 +93,17 @@ def swapped(role: Role) -> Change:
     return change
 
 
+def stale_scale(copy: Copy, rng: Rng) -> Copy | None:
+    """One weight scale is of an earlier version, of a third of the size and with its outliers elsewhere."""
+    name = pick(copy.of_role(Role.WEIGHT_SCALE), rng)
+    if name is None:
+        return None
+    values = numbers(copy.stored[name])
+    shuffled = rng.permutation(values.reshape(-1)).reshape(values.shape)
+    factor = 4 if copy.stored[name].dtype in ("U8", "F8_E8M0") else 3
+    return copy.having(**{name: packed(copy.stored[name].dtype, shuffled / factor)})
+
+
 def flattened(role: Role) -> Change:
     """A change of shape alone: [a, b] becomes [a * b]."""
 

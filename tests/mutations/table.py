@@ -50,6 +50,7 @@ CHANGES: dict[str, c.Change] = {
     "two weights are swapped": c.swapped(Role.WEIGHT),
     "two weight scales are swapped": c.swapped(Role.WEIGHT_SCALE),
     "two global scales are swapped": c.swapped(Role.WEIGHT_GLOBAL_SCALE),
+    "a weight scale is of an earlier weight": c.stale_scale,
     "a weight scale is doubled": c.rescaled(Role.WEIGHT_SCALE, lambda values: values * 2),
     "a weight scale is 1/448 of itself": c.rescaled(Role.WEIGHT_SCALE, lambda values: values / 448),
     "a weight scale is its reciprocal": c.rescaled(Role.WEIGHT_SCALE, lambda values: 1 / values),

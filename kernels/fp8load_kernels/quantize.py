@@ -6,17 +6,20 @@ Shape letters: M rows (tokens), K columns, G groups of g columns.
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
 from typing import assert_never
 
 import torch
 
-from fp8load.dtypes import LARGEST_FINITE, DType
+from fp8load.dtypes import DType
 from fp8load.runtime.backend import No
-from fp8load.scheme import Granularity, LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor, PerToken, QuantSpec
+from fp8load.scheme import LinearScheme, PerTensor, QuantSpec
 from fp8load_kernels.quantizable import InputKind, input_kind, powers_of_two
 from fp8load_kernels.quantize_mx import quantize_mx
 from fp8load_kernels.quantize_nvfp4 import quantize_nvfp4
-from fp8load_kernels.quantized import FP8_DTYPES, SMALLEST_SCALE, Quantized, by_column, divided, group_amax, to_codes
+from fp8load_kernels.quantized import FP8_DTYPES, SMALLEST_SCALE, Quantized
+from fp8load_kernels.torch_quantize import cols_of, round_up_to_power_of_two, torch_dynamic, torch_static
 
 __all__ = [
     "FP8_DTYPES",
@@ -32,8 +35,12 @@ __all__ = [
 
 def quantize_static(x_MK: torch.Tensor, dtype: DType, scale: torch.Tensor) -> Quantized:
     """Divide by one stored scale (float32, one element), clamp to the largest finite value, round to nearest even."""
-    s_11 = scale.float().reshape(1, 1).clamp_min(SMALLEST_SCALE)
-    return Quantized(codes=to_codes(x_MK.float() / s_11, dtype), dtype=dtype, scale=s_11, cols=x_MK.shape[1])
+    if not _takes(x_MK):
+        return torch_static(x_MK, dtype, scale)
+    from fp8load_kernels.gpu import quantize as kernels
+
+    smallest = scale.float().reshape(1).clamp_min(SMALLEST_SCALE)
+    return kernels.quantize_tensor(_in_columns(x_MK), dtype, smallest)
 
 
 def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool = False) -> Quantized:
@@ -41,19 +48,37 @@ def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool 
 
     `spec.granularity` is the piece: the tensor, a row, or a group of a row (PerBlock: its columns). `power_of_two`
     rounds scales up to a power of two, as DeepSeek's `ue8m0` does; MX has rules of its own, see `quantize_mx`. A NaN or
-    infinity makes NaNs of its piece, as it should.
+    infinity makes NaNs of its piece, as it should. On a GPU one launch of Triton, where Triton is installed; by torch's
+    operations elsewhere.
     """
-    num_cols = x_MK.shape[1]
-    cols = _cols(spec.granularity, num_cols)
-    x = x_MK.float()
-    amax = group_amax(x, cols)
-    if spec.granularity == PerTensor() and amax.numel():
-        amax = amax.amax().reshape(1, 1)
-    scale = divided(amax, LARGEST_FINITE[spec.dtype]).clamp_min(SMALLEST_SCALE)
-    if power_of_two:
-        scale = round_up_to_power_of_two(scale)
-    codes = to_codes(x / by_column(scale, cols, num_cols), spec.dtype)
-    return Quantized(codes=codes, dtype=spec.dtype, scale=scale, cols=cols)
+    cols = cols_of(spec.granularity, x_MK.shape[1])
+    if not _takes(x_MK) or (cols & (cols - 1) and cols != x_MK.shape[1]):
+        return torch_dynamic(x_MK, spec, power_of_two=power_of_two)
+    from fp8load_kernels.gpu import quantize as kernels
+
+    x = _in_columns(x_MK)
+    if spec.granularity == PerTensor():
+        return kernels.quantize_tensor(x, spec.dtype, kernels.largest_scale(x, spec.dtype, power_of_two=power_of_two))
+    if cols < x.shape[1]:
+        return kernels.quantize_groups(x, spec.dtype, cols, power_of_two=power_of_two)
+    if cols > kernels.LONGEST_ROW:
+        return torch_dynamic(x, spec, power_of_two=power_of_two)
+    return kernels.quantize_rows(x, spec.dtype, power_of_two=power_of_two)
+
+
+def _takes(x_MK: torch.Tensor) -> bool:
+    """Whether the input is on a GPU, and Triton is there."""
+    return x_MK.is_cuda and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _in_columns(x_MK: torch.Tensor) -> torch.Tensor:
+    """The input with columns next to each other; rows may be strided."""
+    return x_MK if x_MK.shape[1] < 2 or x_MK.stride(1) == 1 else x_MK.contiguous()
 
 
 def quantize_input(
@@ -75,29 +100,12 @@ def quantize_input(
         raise ValueError(f"{scheme} does not quantize its input")
     match kind:
         case InputKind.MX:
-            return quantize_mx(x_MK, spec.dtype, _cols(spec.granularity, x_MK.shape[1]), spec.exponent)
+            return quantize_mx(x_MK, spec.dtype, cols_of(spec.granularity, x_MK.shape[1]), spec.exponent)
         case InputKind.NVFP4:
-            return quantize_nvfp4(x_MK, global_scale, _cols(spec.granularity, x_MK.shape[1]))
+            return quantize_nvfp4(x_MK, global_scale, cols_of(spec.granularity, x_MK.shape[1]))
         case InputKind.FP8:
             if scheme.input_static and static_scale is not None:
                 return quantize_static(x_MK, spec.dtype, static_scale)
             return quantize_dynamic(x_MK, spec, power_of_two=powers_of_two(scheme, spec))
         case _:
             assert_never(kind)
-
-
-def round_up_to_power_of_two(scale: torch.Tensor) -> torch.Tensor:
-    """The smallest power of two that is not smaller; exact, without logarithms. float32, positive."""
-    mantissa, exponent = torch.frexp(scale)  # scale = mantissa * 2 ** exponent, 0.5 <= mantissa < 1
-    return torch.ldexp(torch.ones_like(scale), torch.where(mantissa == 0.5, exponent - 1, exponent))
-
-
-def _cols(granularity: Granularity, num_cols: int) -> int:
-    """Columns that share a scale within a row."""
-    match granularity:
-        case PerTensor() | PerToken() | PerChannel():
-            return max(num_cols, 1)
-        case PerGroup(cols=cols) | PerBlock(cols=cols):
-            return cols
-        case _:
-            assert_never(granularity)

@@ -1,0 +1,82 @@
+"""Activation quantization on a GPU: ours, vLLM's kernels where VLLM_C names its library, and a copy of the same bytes.
+
+python tests/benchmarks/quantize.py OUT.json. Medians of do_bench (which flushes the L2), microseconds; `share` is the
+bytes that must move over the time, against a large device-to-device copy in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.testing import do_bench
+
+from fp8load.dtypes import DType
+from fp8load_kernels.gpu.quantize import largest_scale, quantize_groups, quantize_rows, quantize_tensor
+
+COLUMNS = (1536, 4096, 7168, 8192, 14336, 16384, 28672)
+TOKENS = (1, 16, 64, 512, 4096, 8192)
+
+
+def us(run: Callable[[], Any]) -> float:
+    return float(do_bench(run, warmup=10, rep=40, return_mode="median")) * 1e3
+
+
+def peers(x: torch.Tensor) -> dict[str, Callable[[], Any]]:
+    """vLLM's kernels on the same input."""
+    if not os.environ.get("VLLM_C"):
+        return {}
+    ops, (num_rows, num_cols) = torch.ops._C, x.shape
+    codes = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    row = torch.empty(num_rows, 1, device=x.device)
+    group = torch.empty(num_rows, num_cols // 128, device=x.device)
+    bounds = (128, 1e-10, -448.0, 448.0, False, False, False)
+    return {
+        "vllm token": lambda: ops.dynamic_per_token_scaled_fp8_quant(codes, x, row, None),
+        "vllm group": lambda: ops.per_token_group_fp8_quant(x, codes, group, *bounds),
+    }
+
+
+def measured(num_rows: int, num_cols: int, limit: float) -> dict[str, Any]:
+    """One size: times, and shares of the bandwidth `limit` in bytes per microsecond."""
+    x = torch.randn(num_rows, num_cols, device="cuda", dtype=torch.bfloat16)
+    x[:, ::97] *= 20
+    column = torch.empty(-(-num_cols // 128), -(-num_rows // 4) * 4, device="cuda").t()[:num_rows]
+    scale = torch.full((1,), 0.01, device="cuda")
+    runs: dict[str, Callable[[], Any]] = {
+        "token": lambda: quantize_rows(x, DType.F8_E4M3),
+        "group": lambda: quantize_groups(x, DType.F8_E4M3),
+        "group, column-major": lambda: quantize_groups(x, DType.F8_E4M3, scale=column),
+        "group, ue8m0": lambda: quantize_groups(x, DType.F8_E4M3, power_of_two=True),
+        "tensor, static": lambda: quantize_tensor(x, DType.F8_E4M3, scale),
+        "tensor, dynamic": lambda: quantize_tensor(x, DType.F8_E4M3, largest_scale(x, DType.F8_E4M3)),
+        **peers(x),
+    }
+    times = {name: us(run) for name, run in runs.items()}
+    nbytes = 3 * x.numel()
+    shares = {name: nbytes / time / limit for name, time in times.items()}
+    return {"M": num_rows, "K": num_cols, "us": times, "share": shares}
+
+
+def main(out: Path) -> None:
+    if os.environ.get("VLLM_C"):
+        torch.ops.load_library(os.environ["VLLM_C"])
+    big = torch.empty(2 << 30, dtype=torch.uint8, device="cuda")
+    limit = 2 * big.numel() / us(big.clone)
+    rows = [measured(num_rows, num_cols, limit) for num_cols in COLUMNS for num_rows in TOKENS]
+    versions = {"torch": torch.__version__, "triton": triton.__version__, "gpu": torch.cuda.get_device_name()}
+    out.write_text(json.dumps({**versions, "copy_gb_s": limit / 1e3, "rows": rows}, indent=1))
+    print(f"copy {limit / 1e3:.0f} GB/s")
+    for row in rows:
+        cells = "  ".join(f"{name} {time:.1f} ({row['share'][name]:.2f})" for name, time in row["us"].items())
+        print(f"{row['M']:>5} x {row['K']:<6} {cells}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

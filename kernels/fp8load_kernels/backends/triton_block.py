@@ -1,0 +1,109 @@
+"""Blocks of scales on GPUs with FP8 units: an own Triton kernel, for every size and for fused parts of any size."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+
+from fp8load.dtypes import DType
+from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
+from fp8load.scheme import LinearScheme, PerBlock, PerGroup
+from fp8load_kernels.derive import keep
+from fp8load_kernels.quantize import quantize_input
+from fp8load_kernels.shapes import as_rows, like_input
+
+CAPABILITY = (8, 9)
+
+
+class TritonBlock:
+    """FP8 codes times FP8 codes, scaled in float32 for each group of K; nothing is padded or copied.
+
+    The weight is used where it lies. Beside it there is one number for each row, where fused parts end within a block:
+    the row of the grid that its scales stand in.
+    """
+
+    name = "triton_block"
+
+    def supports(self, scheme: LinearScheme, shape_NK: tuple[int, int], device: Device) -> Verdict:
+        """F8_E4M3 in blocks, inputs dynamic in groups as wide as the blocks; CUDA from compute capability 8.9."""
+        reason = _refuses(scheme)
+        if reason:
+            return No(reason)
+        if min(shape_NK) < 1:
+            return No(f"needs N and K of at least 1, not {list(shape_NK)}")
+        if device.kind != "cuda":
+            return No(f"runs on CUDA, not on {device}")
+        if device.capability is None or device.capability < CAPABILITY:
+            return No(f"needs compute capability 8.9, and this is {device}")
+        return Yes() if find_spec("triton") is not None else No("needs triton, which is not installed")
+
+    def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
+        """The weight and its scales as views, and the map of rows, where one is needed."""
+        scale = weights.weight_scale
+        if scale is None:
+            raise ValueError("the weight has no scale")
+        wide = scale if scale.dtype == torch.float32 else _widened(weights, previous)
+        return Prepared(
+            weights=weights, weight=weights.weight, weight_scale=wide,
+            input_scale=grid_rows(weights, None if previous is None else previous.input_scale),
+        )  # fmt: skip
+
+    def apply(self, prepared: Prepared, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """x [..., K] -> [..., N] in x's dtype."""
+        from fp8load_kernels.gpu.block import block_product
+
+        x_MK, scheme = as_rows(x), prepared.weights.scheme
+        block, scale = scheme.weight.granularity, prepared.weight_scale
+        if not isinstance(block, PerBlock) or scale is None:
+            raise TypeError(f"blocks have scales: {scheme}")
+        quantized = quantize_input(x_MK, scheme, None)
+        y_MN = block_product(
+            quantized.codes, quantized.scale, prepared.weight, scale, prepared.input_scale, (block.rows, block.cols),
+            x.dtype, bias,
+        )  # fmt: skip
+        return like_input(y_MN, x)
+
+
+def _refuses(scheme: LinearScheme) -> str:
+    block, given = scheme.weight.granularity, scheme.input
+    if given is None:
+        return "quantizes the input, and the scheme is weight-only"
+    if scheme.weight.dtype is not DType.F8_E4M3 or given.dtype is not DType.F8_E4M3:
+        return f"takes F8_E4M3, not weights of {scheme.weight.dtype} and inputs of {given.dtype}"
+    if not isinstance(block, PerBlock):
+        return f"takes weights scaled in blocks, not {block}"
+    if scheme.input_static or given.granularity != PerGroup(block.cols):
+        return f"takes dynamic inputs in groups of {block.cols}, not {given.granularity}"
+    if block.cols < 32 or block.cols & (block.cols - 1):
+        return f"takes blocks of 32, 64, 128 or more columns, a power of two, not {block.cols}"
+    if scheme.second_level or scheme.input_global or scheme.transforms or scheme.storage.transposed:
+        return "takes plain [N, K] weights, and one level of scales for either operand"
+    return ""
+
+
+def grid_rows(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
+    """For each row of W the row of the grid that its scales stand in, int32 [N]; None where that is row // block rows.
+
+    Parts that are whole blocks lie in the grid as one matrix does; behind one that is not, each begins a row anew.
+    """
+    block = weights.scheme.weight.granularity
+    if not isinstance(block, PerBlock):
+        raise TypeError(f"no blocks: {block}")
+    if all(part.rows.start // block.rows == part.scale_rows.start and part.rows.start % block.rows == 0
+           for part in weights.parts):  # fmt: skip
+        return None
+    found = torch.empty(weights.shape[0], dtype=torch.int32)
+    for part in weights.parts:
+        found[part.rows] = part.scale_rows.start + torch.arange(part.rows.stop - part.rows.start) // block.rows
+    return keep(found.to(weights.weight.device), buffer)
+
+
+def _widened(weights: LinearWeights, previous: Prepared | None) -> torch.Tensor:
+    """Scales in float32; exponents as the numbers that they stand for."""
+    from fp8load.runtime.dequantize import decode_scale
+
+    if weights.weight_scale is None:
+        raise ValueError("the weight has no scale")
+    wide = decode_scale(weights.weight_scale, weights.scheme.weight.scale_dtype)
+    return keep(wide, None if previous is None else previous.weight_scale)

@@ -96,8 +96,8 @@ RULE = Rule(
     level="headers",
     severity=Severity.ERROR,
     what="The stored members of q/k/v, of gate/up and of w1/w3 are quantized in one way, or none is; so are the "
-         "experts of a layer. Members that a layer does not have do not count, and layers may differ from each other. Shared "
-         "experts in another way than routed ones are noted. ComfyUI fuses nothing, so its files are not looked at.",
+         "experts of a layer. Members that a layer does not have do not count, and layers may differ from each other. "
+         "Shared experts in another way than routed ones are noted. ComfyUI fuses nothing, so its files are left out.",
     why="Engines make one parameter of the group; it has one dtype and one kind of scale.",
     fix="Dequantize the quantized members of the group, or quantize the others.",
     check=check,

@@ -28,7 +28,8 @@ def check(context: Context) -> Iterator[Problem]:
 
 
 def _counted(checkpoint: "Checkpoint") -> Iterator[Problem]:
-    """Layers at the end that are not there, and sets of experts that are not as many as config.json says."""
+    """Layers that are not there, whatever stands behind the last, and sets of experts that are not as many as
+    config.json says."""
     index = checkpoint.index
     layers: set[int] = set()
     experts: dict[str, set[int]] = {}
@@ -39,8 +40,9 @@ def _counted(checkpoint: "Checkpoint") -> Iterator[Problem]:
         if expert is not None:
             experts.setdefault(expert[1], set()).add(int(expert[2]))
     num_layers = number(index.config, "num_hidden_layers")
-    if num_layers is not None and layers and len(layers) < num_layers:
-        yield _too_few("layers are missing that config.json declares", "", f"{num_layers:,} layers", f"{len(layers):,}")
+    num_stored = sum(layer < num_layers for layer in layers) if num_layers is not None else 0
+    if num_layers is not None and layers and num_stored < num_layers:
+        yield _too_few("layers are missing that config.json declares", "", f"{num_layers:,} layers", f"{num_stored:,}")
     num_experts = number(index.config, *_EXPERTS)
     for module, numbers in experts.items() if num_experts else ():
         if len(numbers) != num_experts:
@@ -68,6 +70,8 @@ RULE = Rule(
         Example(title="the final norm is missing", count=1,
                 skeleton=LLAMA.replace("model.norm.weight", "# model.norm.weight")),
         Example(title="two of three layers, of an unknown family", skeleton=FOREIGN + LAYERS % (1, 3), count=1),
+        Example(title="the last is missing, and one for multi-token prediction stands behind it", count=1,
+                skeleton=FOREIGN + (LAYERS % (1, 3)) + (LAYERS % (1, 3)).replace("{0..1}", "3")),
         Example(title="five experts instead of four, in three layers", skeleton=FOREIGN + LAYERS % (2, 4), count=3),
         Example(title="as many as declared, of an unknown family", skeleton=FOREIGN + LAYERS % (2, 3), count=0),
         Example(title="complete", skeleton=LLAMA, count=0),

@@ -250,7 +250,7 @@ def _strangers(model: Model, lowered: Lowered, known: set[str], towers: tuple[st
         if meta.name not in known and not (towers and f"{meta.name}.".startswith(towers)):
             yield Problem(
                 code="F8L109", message=f"a tensor is no part of a {model.arch.name} with this configuration",
-                tensor=meta.name, file=meta.file, expected=f"{model.sizes.num_layers} layers of {model.arch.name}",
+                tensor=meta.name, file=meta.file, expected=f"what num_hidden_layers {model.sizes.num_layers} calls for",
                 got=f"{meta.name} {meta}", hint="a leftover, or config.json belongs to another model",
             )  # fmt: skip
 

@@ -135,6 +135,6 @@ def read_format(located: Located) -> CheckpointFormat:
         file=located.place,
         expected=f"one of {known}",
         got=f"quant_method {located.document.get('quant_method')!r}",
-        hint="`fp8load inspect --tensors` still lists what the files hold",
+        hint="`fp8load inspect --skeleton` still lists what the files hold",
     )
     raise ConfigError(problem)

@@ -32,7 +32,8 @@ def check(context: Context) -> Iterator[Problem]:
         if raw:
             yield replace(
                 problem, severity=Severity.WARNING, message="weights are FP8 and nothing has a scale: raw casts, or "
-                "every scale was lost", expected="scales and a configuration, or the word that these are raw casts",
+                "every scale was lost", expected="a scale for each and a configuration, unless these are raw casts",
+                hint="say that they are with --allow-unscaled, or allow_unscaled=True; else export again, with scales",
             )  # fmt: skip
         else:
             yield problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -204,3 +205,13 @@ def test_the_console_script_and_the_module_are_the_same():
 
     assert script.stdout == shell("--version").stdout
     assert script.stdout.startswith(b"fp8load ")
+
+
+def test_what_is_advised_for_a_method_that_nobody_knows_works(run, tmp_path):
+    skeleton = tmp_path / "x.skel"
+    skeleton.write_text('config {"quantization_config": {"quant_method": "fp9"}}\nm.a.weight  F8_E4M3  [8, 8]\n')
+
+    (finding,) = json.loads(run("verify", skeleton, "--json").out)["findings"]
+    (option,) = re.findall(r"`fp8load inspect (--\w+)`", finding["hint"])
+
+    assert run("inspect", skeleton, option).code == 0

@@ -36,6 +36,7 @@ def arch_problems(model: Model, lowered: Lowered) -> Iterator[Problem]:
             file="config.json",
             expected=f"num_hidden_layers of at most {MAX_LAYERS}",
             got=f"{model.sizes.num_layers:,}",
+            hint="correct num_hidden_layers",
         )
     for at, entry in model.entries():
         match entry:
@@ -137,6 +138,8 @@ def _shaped(meta: TensorMeta, shape: tuple[int, ...]) -> Iterator[Problem]:
         code="F8L506" if transposed else "F8L109",
         message="a weight is stored transposed" if transposed else "a tensor's shape is not what the config says",
         tensor=meta.name, file=meta.file, expected=str(list(shape)), got=str(list(meta.shape)),
+        hint="save it before an engine has prepared it for its kernels" if transposed
+        else "config.json belongs to another model, or the tensor was cut, padded or joined",
     )  # fmt: skip
 
 
@@ -247,7 +250,7 @@ def _strangers(model: Model, lowered: Lowered, known: set[str], towers: tuple[st
         if meta.name not in known and not (towers and f"{meta.name}.".startswith(towers)):
             yield Problem(
                 code="F8L109", message=f"a tensor is no part of a {model.arch.name} with this configuration",
-                tensor=meta.name, file=meta.file, expected=f"{model.sizes.num_layers} layers of {model.arch.name}",
+                tensor=meta.name, file=meta.file, expected=f"what num_hidden_layers {model.sizes.num_layers} calls for",
                 got=f"{meta.name} {meta}", hint="a leftover, or config.json belongs to another model",
             )  # fmt: skip
 
@@ -281,7 +284,8 @@ def _kv_misplaced(attention: str, meta: TensorMeta, attentions: Collection[str])
     """A KV scale that belongs to no attention module of the family."""
     if attention not in attentions:
         yield Problem(code="F8L902", message="a KV-cache scale belongs to no attention module", tensor=meta.name,
-                      file=meta.file, expected=f"one of {len(attentions)} modules", got=attention)  # fmt: skip
+                      file=meta.file, expected=f"one of {len(attentions)} modules", got=attention,
+                      hint="a leftover, or of another model: every reader drops it")  # fmt: skip
 
 
 def _kv_problem(message: str, tensor: str, file: str, expected: str, got: str) -> Problem:

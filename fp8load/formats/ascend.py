@@ -109,7 +109,7 @@ def _refuse_unknown(types: Mapping[str, str], located: Located) -> None:
             raise ConfigError(Problem(
                 code="F8L107", message="this Ascend type is not supported by this version", file=located.place,
                 tensor=name, expected=f"{FLOAT}, {', '.join(SCHEMES)}", got=kind,
-                hint="`fp8load inspect --tensors` still lists what the files hold",
+                hint="`fp8load inspect --skeleton` still lists what the files hold",
             ))  # fmt: skip
 
 

@@ -116,6 +116,7 @@ def _layer(name: str, said: Any, located: Located) -> Layer:
         raise ConfigError(Problem(
             code="F8L107", message="a layer's entry is neither a format's name nor an object", module=name,
             file=located.place, expected='"nvfp4" or {"format": "nvfp4"}', got=repr(said)[:80],
+            hint="correct the layer's entry, or export the file again",
         ))  # fmt: skip
     try:
         return validated(Layer, Located(place=located.place, document=document))

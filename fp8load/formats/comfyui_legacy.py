@@ -81,6 +81,7 @@ def _scheme(marker: Marker, located: Located, *, static: bool) -> LinearScheme:
         raise ConfigError(Problem(
             code="F8L107", message="the marker's dtype has no meaning that is known", tensor=marker.tensor,
             file=located.place, expected=", ".join(_ELEMENT), got=marker.dtype,
+            hint="the marker has the dtype of the weights: export the file again",
         ))  # fmt: skip
     tensor = QuantSpec(dtype=_ELEMENT[marker.dtype], granularity=PerTensor())
     static = static and marker.num_elements != 2

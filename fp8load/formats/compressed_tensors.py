@@ -124,7 +124,7 @@ def _unsupported(located: Located, key: str, expected: str, got: str) -> ConfigE
             file=located.place,
             expected=expected,
             got=got,
-            hint="`fp8load inspect --tensors` still lists what the files hold",
+            hint="`fp8load inspect --skeleton` still lists what the files hold",
         )
     )
 

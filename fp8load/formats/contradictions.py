@@ -31,10 +31,13 @@ def twice(role: Role, meta: TensorMeta, other: TensorMeta) -> Problem:
     )  # fmt: skip
 
 
+_TWO_EXPORTS = "one of the two is of another export: correct the configuration, or export the tensor again"
+
+
 def contradiction(code: str, meta: TensorMeta, expected: str, got: str) -> Problem:
     """A tensor's dtype or shape is not what the configuration says."""
     return Problem(code=code, message="tensor and configuration contradict each other", tensor=meta.name,
-                   file=meta.file, expected=expected, got=got)  # fmt: skip
+                   file=meta.file, expected=expected, got=got, hint=_TWO_EXPORTS)  # fmt: skip
 
 
 def quantized_without_claim(weight: TensorMeta, fmt: CheckpointFormat, claim: Claim) -> Problem:
@@ -100,6 +103,7 @@ def stray_input_scale(meta: TensorMeta) -> Problem:
     return Problem(
         code="F8L106", message="an input scale is stored although activations are dynamic", tensor=meta.name,
         file=meta.file, expected="none", got=str(meta), severity=Severity.INFO, refuses=False,
+        hint="harmless, nothing reads it; where it should be read, declare activations static",
     )  # fmt: skip
 
 
@@ -236,7 +240,7 @@ def scalar_faults(role: Role, weight: TensorMeta, scale: TensorMeta | None, name
         return
     if scale.shape not in one_number(weight.shape[:-2]):
         yield Problem(code="F8L501", message=f"the {role} is not one number", tensor=scale.name, file=scale.file,
-                      expected="[1]", got=str(list(scale.shape)))  # fmt: skip
+                      expected="[1]", got=str(list(scale.shape)), hint=_TWO_EXPORTS)  # fmt: skip
     if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
         yield contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))
 
@@ -245,7 +249,7 @@ def kv_faults(scale: TensorMeta) -> Iterator[Problem]:
     """Dtype and shape of a KV-cache scale: one number, a float."""
     if scale.shape not in ((), (1,), (1, 1)):
         yield Problem(code="F8L501", message="a KV-cache scale is not one number", tensor=scale.name, file=scale.file,
-                      expected="[1]", got=str(list(scale.shape)))  # fmt: skip
+                      expected="[1]", got=str(list(scale.shape)), hint=_TWO_EXPORTS)  # fmt: skip
     if not scale.dtype.is_wide_float or scale.dtype is DType.F64:
         yield contradiction("F8L105", scale, "F32, BF16 or F16", str(scale.dtype))
 

@@ -256,7 +256,8 @@ def _left_unconverted(config: Fp8Config, shape: tuple[int, ...]) -> str | None:
 def _contradictions(config: Fp8Config, located: Located) -> tuple[Problem, ...]:
     if config.weight_block_size is not None and min(config.weight_block_size) < 1:
         return (Problem(code="F8L502", message="weight_block_size is not a size", file=located.place,
-                        expected="two integers >= 1", got=str(list(config.weight_block_size))),)  # fmt: skip
+                        expected="two integers >= 1", got=str(list(config.weight_block_size)),
+                        hint="write the rows and columns of a block that the export used"),)  # fmt: skip
     if config.activation_scheme == "static" and config.weight_block_size is not None:
         return (Problem(code="F8L106", message="static activations beside block scales", file=located.place,
                         expected="activation_scheme: dynamic with weight_block_size", got="static",

@@ -21,6 +21,9 @@ from fp8load.index.index import Index, TensorMeta
 
 COMFY = "comfyui"
 LEGACY = "comfyui_legacy"
+COMFYUI = frozenset({COMFY, LEGACY})
+"""Formats of files that ComfyUI loads: it runs each layer as it is stored, and fuses none."""
+
 TORCHAO_TENSORS = "torchao_tensors"
 
 WHY = "what the weights' own file says was written together with them"

@@ -118,7 +118,8 @@ def locate(configs: Mapping[str, Mapping[str, Any]]) -> Iterator[Located]:
 def _located(place: str, document: Any, why: str) -> Located:
     if not isinstance(document, Mapping):
         raise ConfigError(Problem(code="F8L110", message="the quantization configuration is no object", file=place,
-                                  expected="a JSON object", got=repr(document)[:80]))  # fmt: skip
+                                  expected="a JSON object", got=repr(document)[:80],
+                                  hint="put the object of the export back, or remove the key"))  # fmt: skip
     return Located(place=place, document=document, why=why)
 
 
@@ -134,6 +135,6 @@ def read_format(located: Located) -> CheckpointFormat:
         file=located.place,
         expected=f"one of {known}",
         got=f"quant_method {located.document.get('quant_method')!r}",
-        hint="`fp8load inspect --tensors` still lists what the files hold",
+        hint="`fp8load inspect --skeleton` still lists what the files hold",
     )
     raise ConfigError(problem)

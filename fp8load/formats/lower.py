@@ -168,7 +168,9 @@ def _lower_module(
         # Integers and bytes that the configuration does not explain.
         expected = f"{claim.scheme.weight.dtype}, by {claim.by}" if isinstance(claim, Claimed) else "a float"
         fault = Problem(code="F8L105", message="the weight's dtype belongs to no known scheme", tensor=weight.name,
-                        file=weight.file, expected=expected, got=str(weight))  # fmt: skip
+                        file=weight.file, expected=expected, got=str(weight),
+                        hint="packed by a tool that the configuration does not name? take both from one export",
+                        )  # fmt: skip
         return None, [fault] if len(weight.shape) == 2 else [], {}
     if not isinstance(claim, Claimed):
         return None, [quantized_without_claim(weight, fmt, claim)], {}

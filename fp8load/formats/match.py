@@ -48,6 +48,7 @@ def checked(entries: Iterable[str], place: str) -> tuple[str, ...]:
             raise ConfigError(Problem(
                 code="F8L107", message="an entry of a module list is not a valid regular expression", file=place,
                 expected="re: and a Python regular expression", got=f"{entry}: {error}",
+                hint="correct the expression, or write the modules' names without re:",
             )) from error  # fmt: skip
     return listed
 

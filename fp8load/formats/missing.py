@@ -25,7 +25,7 @@ class Beside(NamedTuple):
         """The tensor for a role."""
         stack = self.apart.stacks.get(self.module)
         if stack is not None:  # as another stack's, if there is one that has it
-            return stack.base + self.apart.tails.get(role, f"_{role}")
+            return stack.base + self.apart.tails.get(role, f"_{self.spelling[role]}")
         own = dict(self.claim.scheme.suffixes) if isinstance(self.claim, Claimed) else {}
         module = self.weight.name.rpartition(".")[0]
         among = shared_name(module, self.apart.shared[role]) if role in self.apart.shared else None

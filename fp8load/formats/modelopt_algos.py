@@ -96,7 +96,7 @@ def scheme_of(algo: Algo, located: Located, *, quantized_input: bool = True, mod
                 code="F8L107", message="quant_algo is not supported by this version", file=located.place, got=unknown,
                 expected="FP8, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8, MXFP4, NVFP4, NVFP4_AWQ, NVFP4_SVD, "
                 "W4A16_NVFP4, W4A8_NVFP4_FP8, W4A8_MXFP4_FP8", module=module,
-                hint="`fp8load inspect --tensors` still lists what the files hold",
+                hint="`fp8load inspect --skeleton` still lists what the files hold",
             ))  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def parse(located: Located) -> CheckpointFormat:
                 code="F8L107", message="this quanto type is not supported by this version", file=located.place,
                 module=module, expected="weights " + " or ".join(ELEMENTS) + ", activations none",
                 got=f"weights {entry['weights']}, activations {entry['activations']}",
-                hint="`fp8load inspect --tensors` still lists what the files hold",
+                hint="`fp8load inspect --skeleton` still lists what the files hold",
             ))  # fmt: skip
         claims[module] = Claimed(scheme=schemes[entry["weights"]], by=located.place, explicit=True)
 

@@ -76,7 +76,7 @@ def unsupported(located: Located, key: str, expected: str, got: str) -> ConfigEr
     """What a configuration says and this version does not do."""
     return ConfigError(Problem(
         code="F8L107", message=f"{key} is not supported by this version", file=located.place, expected=expected,
-        got=got,        hint="`fp8load inspect --tensors` still lists what the files hold",
+        got=got,        hint="`fp8load inspect --skeleton` still lists what the files hold",
     ))  # fmt: skip
 
 

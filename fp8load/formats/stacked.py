@@ -163,6 +163,7 @@ def _taken_apart(
             found.problems.append(Problem(
                 code="F8L501", message="a tensor of stacked experts does not have one part for each", tensor=meta.name,
                 file=meta.file, expected=f"[{count}, ...], as {weight.name} {weight}", got=str(meta),
+                hint="experts were lost or added to one of the two: export both again",
             ))  # fmt: skip
             return
     for expert in range(count):

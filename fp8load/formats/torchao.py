@@ -98,7 +98,7 @@ def _scheme(dump: Dump, located: Located) -> LinearScheme:
         raise ConfigError(Problem(
             code="F8L107", message="this torchao configuration is not supported by this version", file=located.place,
             expected=" or ".join(known) + " of " + ", ".join(_ELEMENTS), got=f"{dump.type} of {dtype}, inputs {given}",
-            hint="`fp8load inspect --tensors` still lists what the files hold",
+            hint="`fp8load inspect --skeleton` still lists what the files hold",
         ))  # fmt: skip
     per_row = "PerTensor" not in str(fields.get("granularity"))
     weight: Granularity = PerChannel() if per_row else PerTensor()

@@ -62,7 +62,8 @@ def transform_faults(roles: Mapping[Role, TensorMeta], template: LinearScheme) -
         if meta.shape not in shapes[role] and not (role is Role.LOW_RANK_B and a is None):
             yield Problem(code="F8L501", message=f"the {role} does not fit its weight", tensor=meta.name,
                           file=meta.file, expected=f"{list(shapes[role][0])} for {weight.name} {list(weight.shape)}",
-                          got=str(list(meta.shape)))  # fmt: skip
+                          got=str(list(meta.shape)), hint="it belongs to another weight: export the layer again",
+                          )  # fmt: skip
         if not meta.dtype.is_wide_float or meta.dtype is DType.F64:
             yield contradiction("F8L105", meta, "F32, BF16 or F16", str(meta.dtype))
 

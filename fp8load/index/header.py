@@ -42,8 +42,11 @@ class Header:
     problems: tuple[Problem, ...] = ()
 
 
+_AGAIN = "fetch the file again; if it stays so, the tool that wrote it is at fault"
+
+
 def _fault(
-    code: str, message: str, file: str, *, expected: str, got: str, tensor: str = "", hint: str = ""
+    code: str, message: str, file: str, *, expected: str, got: str, tensor: str = "", hint: str = _AGAIN
 ) -> HeaderError:
     return HeaderError(
         Problem(code=code, message=message, file=file, tensor=tensor, expected=expected, got=got, hint=hint)
@@ -198,7 +201,7 @@ def _check_layout(file: str, tensors: list[TensorMeta], data_begin: int, size: i
                 raise HeaderError(Problem(
                     code="F8L011", message=f"a tensor {kind}", file=file, tensor=meta.name,
                     expected=f"first byte {at:,}" + (f", where {previous} ends" if previous else ""),
-                    got=f"first byte {meta.begin:,}"))  # fmt: skip
+                    got=f"first byte {meta.begin:,}", hint=_AGAIN))  # fmt: skip
         at, previous = meta.end, meta.name
     if at > size:
         cut = next(meta for meta in tensors if meta.end > size)
@@ -226,7 +229,8 @@ def parse_header(file: str, raw: bytes, size: int) -> Header:
         metadata = {}
     elif type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
         problems = (Problem(code="F8L007", message="__metadata__ is not a map of strings", file=file, refuses=False,
-                            expected="strings by name", got=repr(metadata)[:80]),)  # fmt: skip
+                            expected="strings by name", got=repr(metadata)[:80],
+                            hint="safetensors refuses the file: save it again, with strings"),)  # fmt: skip
         metadata = {str(key): str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
     data_begin = 8 + len(raw)
     tensors = _entries(file, document, data_begin)

@@ -88,4 +88,5 @@ def _same_shape(first: Target, other: Target) -> None:
             raise PlanError(Problem(
                 code="F8L109", message="experts of one layer have different shapes", tensor=right.name,
                 file=right.file, module=other.name, expected=f"{left}, as {left.name}", got=str(right),
+                hint="one of them was cut or padded, or is of another model: export the layer again",
             ))  # fmt: skip

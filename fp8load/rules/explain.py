@@ -14,10 +14,12 @@ _CONFIG = ("F8L110", "F8L107", "F8L101")
 
 _OF_A_TENSOR = {
     "F8L501": ("F8L404", "F8L605"),
-    "F8L105": ("F8L605",),
+    "F8L105": ("F8L605", "F8L101"),
+    "F8L204": ("F8L106",),
     "F8L306": ("F8L302", "F8L303"),
 }
-"""What follows for a tensor from another fault of the same tensor: a kernel's layout has another shape and dtype."""
+"""What follows for a tensor from another fault of the same tensor: a kernel's layout has another shape and dtype, bytes
+that no configuration explains belong to no scheme, and without any input scale each is missing."""
 
 _MARKER = "F8C001"
 _OF_THE_MARKER = frozenset({"F8L101", "F8L105", "F8L201"})

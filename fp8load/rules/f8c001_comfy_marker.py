@@ -28,7 +28,7 @@ def check(context: Context) -> Iterator[Problem]:
     file = next(iter(index.files), "")
     num_scaled = sum(map(len, scaled.values()))
     if num_scaled and not is_new and not old_marker:
-        yield _problem("scales and no marker that says so", file, _marker(), f"{num_scaled:,} layers have a scale",
+        yield _problem("scales and no marker that says so", file, _marker(), f"scales of FP8 layers: {num_scaled:,}",
                        "ComfyUI takes the codes for numbers, without a message: add the marker")  # fmt: skip
     if (is_new and scaled["scale_weight"]) or (old_marker and scaled["weight_scale"]) or (is_new and old_marker):
         yield _problem("the markers or scales of two dialects", file, "scaled_fp8 and scale_weight, or comfy_quant and "
@@ -36,7 +36,7 @@ def check(context: Context) -> Iterator[Problem]:
                        "the file as a whole")  # fmt: skip
     if layers and not num_scaled and (is_new or old_marker):
         yield _problem("a marker and no scales", file, "a scale beside each layer",
-                       f"{len(layers):,} FP8 layers without", "lost? a raw cast has no marker")  # fmt: skip
+                       f"FP8 layers without one: {len(layers):,}", "lost? a raw cast has no marker")  # fmt: skip
 
 
 def _marker() -> str:

@@ -11,8 +11,9 @@ RULE = Rule(
     name="comfy-hint-prefix",
     level="headers",
     severity=Severity.WARNING,
-    what="_quantization_metadata names layers as the file's tensors are named. A prefix that only the tensors have is "
-         "noted: loaders that strip it find the layers.",
+    what="_quantization_metadata names layers as the file's tensors are named. A prefix that no tensor has is a "
+         "warning, because some readers find the layers all the same; one that only the tensors have is noted, because "
+         "loaders strip it.",
     why="ComfyUI turns each name into a marker beside the layer. Under a name that no tensor has it is lost, and the "
         "layer's codes are taken for its weights.",
     fix="Write the names of the tensors into the metadata.",

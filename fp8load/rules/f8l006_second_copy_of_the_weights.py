@@ -10,17 +10,19 @@ from fp8load.rules.samples import BLOCK, QUANTIZED
 COPY = "layers.0.feed_forward.w2.weight  BF16  [256, 256]  @ consolidated.safetensors\n"
 INDEX = {"model.safetensors.index.json": None}
 
-_PICKLED = re.compile(r"(?:original/.+|(?:pytorch_model|consolidated|adapter_model)[\w.-]*\.(?:bin|pth?))")
+_ELSEWHERE = re.compile(
+    r"(?:original|metal)/.+\.(?:bin|pth?|safetensors)|(?:pytorch_model|consolidated)[\w.-]*\.(?:bin|pth?)"
+)
 
 
 def check(context: Context) -> Iterator[Problem]:
     """What reading found, and copies that no reader of safetensors merges: downloads fetch them all the same."""
     yield from context.problems("F8L006")
-    names = sorted(name for name in context.checkpoint.source.list() if _PICKLED.fullmatch(name))
+    names = sorted(name for name in context.checkpoint.source.list() if _ELSEWHERE.fullmatch(name))
     if names:
         yield Problem(
-            code="F8L006", message="the weights lie here once more, in files of another kind", file=names[0],
-            expected="*.safetensors only", got=", ".join(names[:3]) + (" ..." if len(names) > 3 else ""),
+            code="F8L006", message="the weights lie here once more, pickled or in another folder", file=names[0],
+            expected="*.safetensors at the top", got=", ".join(names[:3]) + (" ..." if len(names) > 3 else ""),
             severity=Severity.INFO, refuses=False, hint="leave them out when downloading: `hf download --exclude`",
         )  # fmt: skip
 

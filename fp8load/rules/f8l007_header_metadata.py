@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from fp8load.errors import Problem, Severity
+from fp8load.formats.inside import COMFYUI
 from fp8load.index.layout import encode_header
 from fp8load.index.skeleton import parse_skeleton
 from fp8load.rules.base import Context, Example, Rule
@@ -18,7 +19,7 @@ def check(context: Context) -> Iterator[Problem]:
     for problem in context.problems("F8L007"):
         said.add(problem.file)
         yield problem
-    if context.checkpoint.format.name.startswith("comfyui"):  # no file for transformers
+    if context.checkpoint.format.name in COMFYUI:  # no file for transformers
         return
     for file in context.checkpoint.index.files.values():
         written = file.metadata.get("format")

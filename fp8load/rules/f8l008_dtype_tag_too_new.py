@@ -17,7 +17,8 @@ def check(context: Context) -> Iterator[Problem]:
         if meta.dtype in NEW:
             yield Problem(code="F8L008", message=f"the dtype {meta.dtype} is unknown to older readers", file=meta.file,
                           tensor=meta.name, expected="safetensors 0.7 or newer", got=str(meta), refuses=False,
-                          severity=Severity.INFO)  # fmt: skip
+                          severity=Severity.INFO,
+                          hint="update safetensors where it is read, or store the bytes as U8")  # fmt: skip
 
 
 RULE = Rule(

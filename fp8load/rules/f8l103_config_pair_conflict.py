@@ -45,10 +45,13 @@ def _compared(context: Context, chosen: Located, other: CheckpointFormat) -> Ite
         if info.scheme is not None and mine != theirs:
             yield _problem(other.place, f"{module}: {mine}, by {used.place}", theirs, Severity.ERROR, chosen)
             return
-    if (used.kv is None) != (other.kv is None):
-        declared = {True: "no KV-cache scheme", False: "a KV-cache scheme"}
-        yield _problem(other.place, f"{declared[used.kv is None]}, by {used.place}", declared[other.kv is None],
-                       Severity.WARNING, chosen)  # fmt: skip
+    mine, theirs = _cache(used), _cache(other)
+    if mine != theirs:
+        yield _problem(other.place, f"{mine}, by {used.place}", theirs, Severity.WARNING, chosen)
+
+
+def _cache(fmt: CheckpointFormat) -> str:
+    return "no KV-cache scheme" if fmt.kv is None else f"a KV-cache scheme of {fmt.kv.dtype}"
 
 
 def _says(claim: Claim) -> str:
@@ -76,13 +79,15 @@ RULE = Rule(
     name="config-pair-conflict",
     level="headers",
     severity=Severity.ERROR,
-    what="Where a checkpoint has several quantization configurations, they say the same of every quantized module. "
-    "What the weights' own file says is used first, then config.json, then the files beside it.",
+    what="Where a checkpoint has several quantization configurations, they say the same of every quantized module "
+    "and of the KV cache. What the weights' own file says is used first, then config.json, then the files beside it.",
     why="Engines read different ones; each serves what its own file says.",
     fix="Keep one, or make them agree.",
     check=check,
     examples=(
         Example(title="two algorithms", skeleton=_STATIC + _OTHER % "FP8_PER_CHANNEL_PER_TOKEN" + _MODULE, count=1),
+        Example(title="an FP8 cache in one of them", count=1,
+                skeleton=_STATIC + (_OTHER % 'FP8", "kv_cache_quant_algo": "FP8') + _MODULE),
         Example(title="twice the same", skeleton=_STATIC + _OTHER % "FP8" + _MODULE, count=0),
     ),
-)
+)  # fmt: skip

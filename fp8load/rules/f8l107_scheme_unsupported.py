@@ -17,7 +17,7 @@ RULE = Rule(
     "and kinds of layers are some that this engine has code for.",
     why="Guessing at an unknown value could mean a wrong dequantization, so nothing is loaded; engines stop, or read "
     "the weights as if they were not quantized.",
-    fix="Check the key's spelling; if it is right, say so in an issue. `fp8load inspect --tensors` still works.",
+    fix="Check the key's spelling; if it is right, say so in an issue. `fp8load inspect --skeleton` still works.",
     check=both(found("F8L107"), engines("F8L107")),
     examples=(
         Example(title="an activation scheme that does not exist", count=1,

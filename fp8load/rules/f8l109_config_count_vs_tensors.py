@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.config import number
-from fp8load.rules.samples import LLAMA
+from fp8load.rules.samples import BLOCK, LLAMA
+from fp8load.scheme import Role
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
@@ -17,6 +18,10 @@ _EXPERT = re.compile(r"(.*\bexperts)\.(\d+)\.")
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 FOREIGN = 'config {"model_type": "unheard-of", "num_hidden_layers": 3, "num_experts": 4}\n'
+STACKED = """\
+model.layers.0.mlp.experts.down_proj            F8_E4M3  [2, 256, 128]
+model.layers.0.mlp.experts.down_proj_scale_inv  F32      [2, 2, 1]
+"""
 LAYERS = "model.layers.{0..%d}.mlp.experts.{0..%d}.up_proj.weight  BF16  [8, 8]\n"
 
 
@@ -28,7 +33,8 @@ def check(context: Context) -> Iterator[Problem]:
 
 
 def _counted(checkpoint: "Checkpoint") -> Iterator[Problem]:
-    """Layers at the end that are not there, and sets of experts that are not as many as config.json says."""
+    """Layers that are not there, whatever stands behind the last, and sets of experts that are not as many as
+    config.json says."""
     index = checkpoint.index
     layers: set[int] = set()
     experts: dict[str, set[int]] = {}
@@ -39,13 +45,16 @@ def _counted(checkpoint: "Checkpoint") -> Iterator[Problem]:
         if expert is not None:
             experts.setdefault(expert[1], set()).add(int(expert[2]))
     num_layers = number(index.config, "num_hidden_layers")
-    if num_layers is not None and layers and len(layers) < num_layers:
-        yield _too_few("layers are missing that config.json declares", "", f"{num_layers:,} layers", f"{len(layers):,}")
+    num_stored = sum(layer < num_layers for layer in layers) if num_layers is not None else 0
+    if num_layers is not None and layers and num_stored < num_layers:
+        yield _too_few("layers are missing that config.json declares", "", f"{num_layers:,} layers", f"{num_stored:,}")
     num_experts = number(index.config, *_EXPERTS)
-    for module, numbers in experts.items() if num_experts else ():
-        if len(numbers) != num_experts:
+    counts = {module: len(numbers) for module, numbers in experts.items()}
+    counts |= {stack.base: stack.roles[Role.WEIGHT].shape[0] for stack in checkpoint.lowered.stacks.values()}
+    for module, count in counts.items() if num_experts else ():
+        if count != num_experts:
             yield _too_few("a layer has another number of experts than config.json declares", module,
-                           f"{num_experts:,} experts", f"{len(numbers):,}")  # fmt: skip
+                           f"{num_experts:,} experts", f"{count:,}")  # fmt: skip
 
 
 def _too_few(message: str, module: str, expected: str, got: str) -> Problem:
@@ -68,7 +77,11 @@ RULE = Rule(
         Example(title="the final norm is missing", count=1,
                 skeleton=LLAMA.replace("model.norm.weight", "# model.norm.weight")),
         Example(title="two of three layers, of an unknown family", skeleton=FOREIGN + LAYERS % (1, 3), count=1),
+        Example(title="the last is missing, and one for multi-token prediction stands behind it", count=1,
+                skeleton=FOREIGN + (LAYERS % (1, 3)) + (LAYERS % (1, 3)).replace("{0..1}", "3")),
         Example(title="five experts instead of four, in three layers", skeleton=FOREIGN + LAYERS % (2, 4), count=3),
+        Example(title="two instead of four in one tensor of all", count=1,
+                skeleton=FOREIGN.replace('layers": 3', 'layers": 1') + BLOCK + STACKED),
         Example(title="as many as declared, of an unknown family", skeleton=FOREIGN + LAYERS % (2, 3), count=0),
         Example(title="complete", skeleton=LLAMA, count=0),
     ),

@@ -1,11 +1,15 @@
 """F8L301: an entry of the ignore list means no module of the checkpoint."""
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.listed import Candidates, known_modules, may_be_absent
 from fp8load.rules.samples import LISTED, QUANTIZED
+
+_NEAR = 0.85
+"""How alike two names are of which one is a slip: "upproj" is to "up_proj" by 0.92, "q_proj" to "k_proj" by 0.83."""
 
 
 def check(context: Context) -> Iterator[Problem]:
@@ -20,15 +24,58 @@ def check(context: Context) -> Iterator[Problem]:
     modules = known_modules(context.checkpoint)
     listed = [entry for entry in dict.fromkeys(fmt.ignore) if entry not in modules]
     candidates = Candidates(modules) if listed else None
+    claimed = _Claimed(context)
     for entry in listed:
-        if candidates is None or may_be_absent(entry) or candidates.covered(entry, fmt):
+        if candidates is None or candidates.covered(entry, fmt):
             continue
+        meant = claimed.meant(entry)
+        if meant is None and may_be_absent(entry):
+            continue
+        got = candidates.nearest(entry, fmt) if meant is None else f"no such module; {meant} is stored in 16 bits"
         yield Problem(
-            code="F8L301", message="an entry of the ignore list covers no module", module=entry, file=fmt.place,
-            expected="the name of a module of this checkpoint", got=candidates.nearest(entry, fmt), refuses=False,
-            severity=Severity.INFO if entry.startswith("re:") else Severity.WARNING,
-            hint="rewrite the entry to the stored name, or remove it",
+            code="F8L301", message="an entry of the ignore list covers no module" if meant is None
+            else "an entry of the ignore list misses a module that is then claimed, and stored unquantized",
+            module=entry, file=fmt.place, expected="the name of a module of this checkpoint", got=got, refuses=False,
+            severity=_severity(entry, meant), hint="rewrite the entry to the stored name, or remove it"
+            if meant is None else "rewrite the entry to the stored name",
         )  # fmt: skip
+
+
+class _Claimed:
+    """Modules that are stored in 16 bits and that the configuration claims (F8L302), by how an entry may mean them."""
+
+    def __init__(self, context: Context) -> None:
+        self._by_end: dict[str, str] = {}
+        self._by_parent: dict[str, list[str]] = {}
+        for problem in context.problems("F8L302"):
+            for end in _ends(problem.module):
+                self._by_end.setdefault(end, problem.module)
+            parent, _, last = problem.module.rpartition(".")
+            self._by_parent.setdefault(parent, []).append(last)
+
+    def meant(self, entry: str) -> str | None:
+        """The module that ends as the entry does, else the one that the entry is about, with a component too many or
+        with a slip in the last one."""
+        for end in _ends(entry):
+            if end in self._by_end:
+                return self._by_end[end]
+        parent, _, last = entry.rpartition(".")
+        if "." in parent and parent in self._by_end:
+            return self._by_end[parent]
+        near = get_close_matches(last, self._by_parent.get(parent, ()), 1, _NEAR)
+        return f"{parent}.{near[0]}" if near else None
+
+
+def _ends(name: str) -> Iterator[str]:
+    """The name, and what is left of it without its first components."""
+    parts = name.split(".")
+    return (".".join(parts[begin:]) for begin in range(len(parts)))
+
+
+def _severity(entry: str, meant: str | None) -> Severity:
+    if meant is not None:
+        return Severity.ERROR
+    return Severity.INFO if entry.startswith("re:") else Severity.WARNING
 
 
 RULE = Rule(
@@ -37,7 +84,7 @@ RULE = Rule(
     level="headers",
     severity=Severity.WARNING,
     what="Every entry of the ignore list covers a module, in the dialect of its format. Heads and embeddings need not "
-         "be stored.",
+         "be stored. Where the linear layer that is meant is stored in 16 bits and then claimed, it is an error.",
     why="Entries under other names than the stored ones are what is left when a tool renames modules: an engine then "
         "quantizes what is stored in BF16.",
     fix="Rewrite the entries to the stored names.",
@@ -46,6 +93,12 @@ RULE = Rule(
         Example(title="an entry under another prefix", count=1,
                 skeleton=LISTED.replace("lm_head", "language_model.layers.0.mlp.gate") + QUANTIZED
                 + "model.layers.0.mlp.gate.weight  BF16  [8, 256]\n"),
+        Example(title="an entry under another prefix, and the linear layer that it means is claimed", count=1,
+                skeleton=LISTED.replace("lm_head", "language_model.layers.1.mlp.up_proj") + QUANTIZED
+                + "model.layers.1.mlp.up_proj.weight  BF16  [256, 256]\n"),
+        Example(title="a slip of the pen, and the linear layer is claimed", count=1,
+                skeleton=LISTED.replace("lm_head", "model.layers.1.mlp.upproj") + QUANTIZED
+                + "model.layers.1.mlp.up_proj.weight  BF16  [256, 256]\n"),
         Example(title='"model." in front, and not in the files', count=0,
                 skeleton=LISTED.replace("lm_head", "model.vision_tower")
                 + (QUANTIZED + "model.vision_tower.0.fc1.weight  BF16  [8, 256]\n").replace("model.", "")),

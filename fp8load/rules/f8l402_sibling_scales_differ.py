@@ -46,10 +46,17 @@ def _problems(context: Context, group: FusedGroup, role: Role) -> Iterator[Probl
     yield Problem(
         code="F8L402", message=f"{kind} of the members of {last} differ, and engines keep one for all",
         tensor=found.meta.name, module=group.name, file=found.meta.file, expected="one number for all members",
-        got=found.text, severity=Severity.ERROR if is_global else Severity.INFO, refuses=False,
+        got=found.text, severity=_severity(context, is_global=is_global), refuses=False,
         hint="quantize the members together, with the largest of their ranges" if is_global
         else "an engine that takes the largest without requantizing makes the other members larger by that factor",
     )  # fmt: skip
+
+
+def _severity(context: Context, *, is_global: bool) -> Severity:
+    """FP8 is requantized by most engines, which is legal and changes its numbers: a warning where one is named."""
+    if is_global:
+        return Severity.ERROR
+    return Severity.WARNING if context.engines else Severity.INFO
 
 
 RULE = Rule(
@@ -58,7 +65,7 @@ RULE = Rule(
     level="scales",
     severity=Severity.ERROR,
     what="The members of a fused layer (q/k/v, gate/up, w1/w3) share one global scale where they are FP4. Scales of "
-    "whole FP8 tensors may differ, which is noted: engines requantize such members.",
+    "whole FP8 tensors may differ, which is noted, and with --engine a warning: engines requantize such members.",
     why="Kernels take one global scale for the fused layer. Engines use the largest and leave the block scales as they "
     "are, so every other member becomes too large, without an error.",
     fix="Quantize q/k/v and gate/up together; tools have an option that shares the scale.",

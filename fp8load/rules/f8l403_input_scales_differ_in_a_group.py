@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from fp8load.errors import Problem, Severity
 from fp8load.formats.lowered import ModuleInfo
-from fp8load.formats.stacked import of_expert
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.families import INPUT_ROLES
-from fp8load.rules.fused import fused_groups
+from fp8load.rules.fused import expert_groups, fused_groups
 from fp8load.rules.samples import STATIC, TENSOR_WISE
 from fp8load.rules.siblings import differing
 
@@ -28,19 +27,11 @@ def check(context: Context) -> Iterator[Problem]:
         if len(group.members) > 1:
             last = group.name.rpartition(".")[2]
             yield from _problems(context, group.members, f"the members of {last}", group.name)
-    for (above, last), members in _experts(context).items():
-        if len(members) > 1:
-            yield from _problems(context, members, f"the experts' {last}", f"{above}.{last}")
-
-
-def _experts(context: Context) -> dict[tuple[str, str], list[ModuleInfo]]:
-    """(experts, last component) -> that module of each expert."""
-    groups: dict[tuple[str, str], list[ModuleInfo]] = {}
-    for info in context.checkpoint.lowered.modules.values():
-        one = of_expert(info.name)
-        if one is not None and info.scheme is not None and one[0].endswith("experts"):
-            groups.setdefault(one, []).append(info)
-    return groups
+    for group in expert_groups(context.checkpoint):
+        last = group.name.rpartition(".")[2]
+        quantized = [info for info in group.members if info.scheme is not None]
+        if len(quantized) > 1:
+            yield from _problems(context, quantized, f"the experts' {last}", group.name)
 
 
 def _problems(context: Context, members: Sequence[ModuleInfo], what: str, at: str) -> Iterator[Problem]:

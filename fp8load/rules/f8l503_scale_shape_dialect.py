@@ -24,7 +24,7 @@ def check(context: Context) -> Iterator[Problem]:
             if meta.shape in accepted and meta.shape not in usual:
                 kind = info.scheme.weight.granularity if role is Role.WEIGHT_SCALE else PerTensor()
                 yield Problem(
-                    code="F8L503", message=f"a scale {kind} has {len(meta.shape)} axes", tensor=meta.name,
+                    code="F8L503", message=f"a scale {kind} has another shape than the usual one", tensor=meta.name,
                     file=meta.file, expected=" or ".join(str(list(shape)) for shape in usual),
                     got=str(list(meta.shape)), severity=Severity.INFO, refuses=False,
                     hint="fp8load reads it; engines that compare shapes refuse it until it is reshaped",

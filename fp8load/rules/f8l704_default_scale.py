@@ -29,7 +29,8 @@ def check(context: Context) -> Iterator[Problem]:
         if number is None or len(family) < 2 or count <= SHARE * len(family):
             continue
         if number == 1 or (_num_layers(family) >= FEWEST and _tells(family[0])):
-            yield from (_problem(member, number) for member in family if member.stats.constant == number)
+            loud = Severity.WARNING if context.engines else Severity.INFO
+            yield from (_problem(member, number, loud) for member in family if member.stats.constant == number)
 
 
 def _num_layers(family: list[Member]) -> int:
@@ -43,12 +44,12 @@ def _tells(member: Member) -> bool:
     return member.stats.meta.dtype not in (DType.F8_E8M0, DType.F8_E4M3)
 
 
-def _problem(member: Member, number: float) -> Problem:
+def _problem(member: Member, number: float, severity: Severity) -> Problem:
     meta = member.stats.meta
     return Problem(
         code="F8L704", message=f"scales of a family are all {number:.6g}", tensor=meta.name, file=meta.file,
         expected="a number for each tensor, from its own range", got=f"{number:.6g} everywhere",
-        severity=Severity.INFO, refuses=False,
+        severity=severity, refuses=False,
         hint="a default that was never calibrated, or a cast without scaling: see whether outputs are good",
     )  # fmt: skip
 
@@ -58,7 +59,8 @@ RULE = Rule(
     name="default-scale",
     level="scales",
     severity=Severity.INFO,
-    what="Notes weight and input scales that are exactly 1.0 in nine of ten layers, or the same other number.",
+    what="Notes weight and input scales that are exactly 1.0 in nine of ten layers, or the same other number. With "
+         "--engine that is a warning.",
     why="Tools start scales at 1.0; a layer that calibration never reached keeps it, and its inputs are clipped.",
     fix="Calibrate again, or use dynamic input scales. A raw cast has scales of 1 on purpose.",
     check=check,

@@ -52,7 +52,7 @@ def _problem(member: Member, usual: float | None) -> Problem:
     stats = member.stats
     meta = stats.meta
     got = f"{stats.largest:.4g}"
-    if meta.num_elements > 1:
+    if stats.smallest < stats.largest:
         got = f"from {stats.smallest:.4g} to {stats.largest:.4g}, median {2.0**stats.median_log2:.4g}"
     return Problem(
         code="F8L705", message="a scale is out of all proportion to those of the same projection in other layers",

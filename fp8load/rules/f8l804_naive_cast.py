@@ -29,7 +29,7 @@ def check(context: Context) -> Iterator[Problem]:
                 code="F8L804", message="a weight is a plain cast to FP8, without a scale", tensor=meta.name,
                 file=meta.file, expected=f"numbers below {LARGEST:g}, as weights are", got=f"up to {stats.largest:g}",
                 severity=Severity.INFO, refuses=False,
-                hint="the codes are the weights: load with --allow-unscaled, and look for no scales",
+                hint="the codes are the weights: say so with --allow-unscaled, or allow_unscaled=True",
             )  # fmt: skip
 
 

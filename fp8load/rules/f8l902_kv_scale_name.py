@@ -24,9 +24,9 @@ def check(context: Context) -> Iterator[Problem]:
     lowered = context.checkpoint.lowered
     for (attention, role), meta in lowered.kv.items():
         if meta.name != f"{attention}.{role}":
-            both = meta.name.endswith(f".{BOTH}")
+            shared = meta.name.endswith(f".{BOTH}")
             yield Problem(
-                code="F8L902", message="one scale is stored for keys and values" if both
+                code="F8L902", message="one scale is stored for keys and values" if shared
                 else "a KV-cache scale is stored under another name", tensor=meta.name, file=meta.file,
                 expected=f"{attention}.{role}", got=meta.name, severity=Severity.INFO, refuses=False,
                 hint="fp8load reads this spelling; engines that do not drop the scale silently",

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.f8l901_kv_scheme_without_scales import SCALES
+from fp8load.rules.families import attentions
 from fp8load.rules.samples import STATIC_KV, TENSOR_WISE
 from fp8load.scheme import Role
-
-_PROJECTIONS = ("k_proj", "qkv_proj")
 
 
 def check(context: Context) -> Iterator[Problem]:
@@ -17,16 +16,14 @@ def check(context: Context) -> Iterator[Problem]:
     if checkpoint.model is not None:
         return
     stored = checkpoint.lowered.kv
-    parts = (name.rpartition(".") for name in checkpoint.lowered.modules)
-    attentions = dict.fromkeys([parent for parent, _, last in parts if last in _PROJECTIONS])
-    attentions |= dict.fromkeys(attention for attention, _ in stored)
+    modules = attentions(checkpoint)
     for role in (Role.Q_SCALE, Role.PROB_SCALE):
-        num_stored = sum((attention, role) in stored for attention in attentions)
-        for attention in attentions if num_stored else ():
+        num_stored = sum((attention, role) in stored for attention in modules)
+        for attention in modules if num_stored else ():
             if (attention, role) not in stored:
                 yield Problem(
                     code="F8L904", message=f"{role} is stored in some layers only", tensor=f"{attention}.{role}",
-                    expected=f"a scale [1], as {num_stored:,} of {len(attentions):,} layers have", got="none",
+                    expected=f"a scale [1], as {num_stored:,} of {len(modules):,} layers have", got="none",
                     severity=Severity.INFO, refuses=False, hint="engines run this layer at 1.0",
                 )  # fmt: skip
 

@@ -22,7 +22,7 @@ def check(context: Context) -> Iterator[Problem]:
     if declared > 0 and not stored:
         yield Problem(
             code="F8L911", message="layers for multi-token prediction are declared and not stored", file="config.json",
-            expected=f"tensors of {declared:,} layers behind the last one, or under mtp", got="none",
+            expected=f"{declared:,} behind the last layer of the decoder, or under mtp", got="none",
             severity=Severity.INFO, refuses=False,
             hint="legal, many exports leave them out; speculative decoding would run on uninitialised memory",
         )  # fmt: skip

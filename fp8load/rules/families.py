@@ -108,6 +108,17 @@ def _meaning(info: ModuleInfo) -> object:
     return info.scheme and (info.scheme.weight, info.scheme.second_level)
 
 
+_KEYS = frozenset({"k_proj", "qkv_proj"})
+"""Last components of the layers by which an attention module is told where no family names it."""
+
+
+def attentions(checkpoint: Checkpoint) -> list[str]:
+    """Attention modules of a family that is not known: those that hold keys, and those that have a scale stored."""
+    parts = (name.rpartition(".") for name in checkpoint.lowered.modules)
+    found = dict.fromkeys(parent for parent, _, last in parts if last in _KEYS)
+    return list(found | dict.fromkeys(attention for attention, _ in checkpoint.lowered.kv))
+
+
 def middle(numbers: Iterable[float]) -> float:
     """The median, the upper of two. Raises `IndexError` for no number at all."""
     ordered = sorted(numbers)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fp8load.archs.base import Experts, Linear
 from fp8load.archs.model import Model, expert_entries, is_fused_on_disk
+from fp8load.formats.inside import COMFYUI
 from fp8load.formats.lowered import Lowered, ModuleInfo
+from fp8load.formats.stacked import of_expert
 from fp8load.scheme import Role
 
 if TYPE_CHECKING:
@@ -29,15 +31,21 @@ FUSED_NAMES = frozenset({*PARTS, "query_key_value", "W_pack", "Wqkv"})
 
 
 class FusedGroup(NamedTuple):
-    """A fused layer: its name, and the members that are stored; one member named like the layer: fused on disk."""
+    """A fused layer: its name, and the members that are stored; one member named like the layer: fused on disk.
+
+    `by_name`: no family says that engines make one parameter of the members, only what they are called.
+    """
 
     name: str
     members: tuple[ModuleInfo, ...]
     fused_on_disk: bool
+    by_name: bool = False
 
 
 def fused_groups(checkpoint: Checkpoint) -> Iterator[FusedGroup]:
-    """Every layer of several parts. Absent members do not count: some families leave v out."""
+    """Every layer of several parts. Absent members do not count: some families leave v out. ComfyUI fuses no layers."""
+    if checkpoint.format.name in COMFYUI:
+        return
     if checkpoint.model is not None:
         yield from _of_family(checkpoint.model, checkpoint.lowered)
     else:
@@ -70,11 +78,23 @@ def _by_name(lowered: Lowered) -> Iterator[FusedGroup]:
     for name, info in lowered.modules.items():
         parent, _, last = name.rpartition(".")
         if last in FUSED_NAMES:
-            yield FusedGroup(name, (info,), fused_on_disk=True)
+            yield FusedGroup(name, (info,), fused_on_disk=True, by_name=True)
         elif last in fused_of:
             groups.setdefault(f"{parent}.{fused_of[last]}", []).append(info)
     for name, members in groups.items():
-        yield FusedGroup(name, tuple(members), fused_on_disk=False)
+        yield FusedGroup(name, tuple(members), fused_on_disk=False, by_name=True)
+
+
+def expert_groups(checkpoint: Checkpoint) -> Iterator[FusedGroup]:
+    """For each layer and projection that module of every routed expert: engines make one parameter of them."""
+    groups: dict[tuple[str, str], list[ModuleInfo]] = {}
+    for info in checkpoint.lowered.modules.values():
+        one = of_expert(info.name)
+        if one is not None and one[0].endswith("experts"):
+            groups.setdefault(one, []).append(info)
+    for (above, last), members in groups.items():
+        if len(members) > 1:
+            yield FusedGroup(f"{above}.{last}", tuple(members), fused_on_disk=False, by_name=True)
 
 
 def in_order(group: FusedGroup) -> tuple[ModuleInfo, ...]:
@@ -85,21 +105,23 @@ def in_order(group: FusedGroup) -> tuple[ModuleInfo, ...]:
     return tuple(sorted(group.members, key=lambda info: parts.index(info.name.rpartition(".")[2])))
 
 
-def kind(info: ModuleInfo) -> tuple[object, ...] | None:
+def kind(info: ModuleInfo, group: FusedGroup) -> tuple[object, ...] | None:
     """What must be equal among the members of one parameter; None for a weight that has a fault of its own.
 
-    Suffixes on disk and scale dtypes may differ: they are widened alike.
+    Suffixes on disk and scale dtypes may differ: they are widened alike. By name alone neither a bias nor the width of
+    plain floats tells: Whisper's k_proj has no bias beside q_proj and v_proj, and engines fill it with zeros.
     """
     scheme, weight = info.scheme, info.tensors[Role.WEIGHT]
+    bias = None if group.by_name else info.bias_dtype
     if scheme is None:
-        return None if not weight.dtype.is_wide_float else (weight.dtype, info.bias_dtype)
+        return None if not weight.dtype.is_wide_float else (None if group.by_name else weight.dtype, bias)
     return (scheme.weight.dtype, scheme.weight.granularity, scheme.input and scheme.input.granularity,
-            scheme.input_static, scheme.transforms, scheme.residual_rank, info.bias_dtype)  # fmt: skip
+            scheme.input_static, scheme.transforms, scheme.residual_rank, bias)  # fmt: skip
 
 
 def is_mixed(group: FusedGroup) -> bool:
     """Whether members are stored in different ways, so that no one parameter can hold them."""
-    return len({kind(info) for info in group.members} - {None}) > 1
+    return len({kind(info, group) for info in group.members} - {None}) > 1
 
 
 def can_be_planned(checkpoint: Checkpoint) -> bool:

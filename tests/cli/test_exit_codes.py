@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def test_raw_casts_are_no_fault_where_they_are_said_to_be_some(run, tmp_path, co
 
     assert run(command, skeleton, "--allow-unscaled").code == 0
     refused = run(command, skeleton)
-    assert refused.code == {"verify": 1, "inspect": 0, "plan": 3}[command]
+    assert refused.code == {"verify": 0, "inspect": 0, "plan": 3}[command]
     assert command == "inspect" or "allow_unscaled=True" in refused.out + refused.err
 
 
@@ -204,3 +205,13 @@ def test_the_console_script_and_the_module_are_the_same():
 
     assert script.stdout == shell("--version").stdout
     assert script.stdout.startswith(b"fp8load ")
+
+
+def test_what_is_advised_for_a_method_that_nobody_knows_works(run, tmp_path):
+    skeleton = tmp_path / "x.skel"
+    skeleton.write_text('config {"quantization_config": {"quant_method": "fp9"}}\nm.a.weight  F8_E4M3  [8, 8]\n')
+
+    (finding,) = json.loads(run("verify", skeleton, "--json").out)["findings"]
+    (option,) = re.findall(r"`fp8load inspect (--\w+)`", finding["hint"])
+
+    assert run("inspect", skeleton, option).code == 0

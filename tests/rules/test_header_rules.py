@@ -201,7 +201,7 @@ def test_the_kind_of_a_scale_with_an_odd_shape_is_named():
     ).verify("headers")
 
     assert [finding.message for finding in report.findings if finding.code == "F8L503"] == [
-        "a scale per channel has 1 axes"
+        "a scale per channel has another shape than the usual one"
     ]
 
 

@@ -21,6 +21,7 @@ MIXED = GROUP % (
     f'"group_0": {FP8 % "re:.*layers.[23].mlp.*"}, "group_1": {{"targets": ["re:.*mlp.*"], '
     f'"weights": {FP4 % "false"}, "input_activations": {LOCAL}}}'
 )
+COMFY = 'inside comfy_metadata {"b.0.to_q": {"format": "float8_e4m3fn"}, "b.0.to_k": {"format": "float8_e4m3fn"}}\n'
 TIED = LLAMA.replace('"num_hidden_layers"', '"tie_word_embeddings": true, "num_hidden_layers"')
 
 LEGAL = {
@@ -72,6 +73,18 @@ LEGAL = {
     )
     + "model.layers.0.mlp.down_proj.weight F8_E4M3 [256, 256]\n"
     + "model.layers.0.mlp.down_proj.weight_scale_inv F32 [2, 2]\n",
+    "Whisper's k_proj, which has no bias": CHANNEL
+    + "m.encoder.layers.{0..1}.self_attn.{q,k,v}_proj.weight F8_E4M3 [256, 256]\n"
+    + "m.encoder.layers.{0..1}.self_attn.{q,k,v}_proj.weight_scale F32 [256, 1]\n"
+    + "m.encoder.layers.{0..1}.self_attn.{q,v}_proj.bias BF16 [256]\n",
+    "routed experts in FP4 beside a shared one in FP8": MIXED.replace("layers.[23].mlp.*", "shared_experts.*")
+    + "m.layers.0.mlp.experts.{0..1}.{gate,up}_proj.weight_packed U8 [256, 128]\n"
+    + "m.layers.0.mlp.experts.{0..1}.{gate,up}_proj.weight_scale F8_E4M3 [256, 16]\n"
+    + "m.layers.0.mlp.experts.{0..1}.{gate,up}_proj.{weight,input}_global_scale F32 [1]\n"
+    + "m.layers.0.mlp.shared_experts.{gate,up}_proj.weight F8_E4M3 [256, 256]\n"
+    + "m.layers.0.mlp.shared_experts.{gate,up}_proj.weight_scale F32 [256, 1]\n",
+    "ComfyUI's layers, each as it was chosen": COMFY
+    + "b.0.to_{q,k}.weight F8_E4M3 [256, 256]\nb.0.to_{q,k}.weight_scale F32 []\nb.0.to_v.weight BF16 [256, 256]\n",
 }  # fmt: skip
 
 
@@ -110,3 +123,22 @@ def test_scales_of_dead_blocks_are_no_error():
     scale = "model.layers.0.mlp.down_proj.weight_scale_inv"
 
     assert checkpoint_of(LLAMA, {scale: 1e-23}).verify().ok
+
+
+def test_a_file_of_raw_casts_is_reported_and_does_not_stop():
+    report = checkpoint_of("double_blocks.{0..3}.mlp.weight  F8_E4M3  [256, 256]\n").verify("weights")
+
+    assert [(f.code, f.severity) for f in report.findings if f.severity != "info"] == [("F8L101", "warning")]
+    assert report.ok
+
+
+def test_global_scales_of_layers_that_comfyui_does_not_fuse_may_differ():
+    layers = ", ".join(f'"b.0.to_{part}": {{"format": "nvfp4"}}' for part in "qkv")
+    skeleton = (
+        f"inside comfy_metadata {{{layers}}}\n"
+        "b.0.to_{q,k,v}.weight U8 [256, 128]\nb.0.to_{q,k,v}.weight_scale F8_E4M3 [256, 16]\n"
+        "b.0.to_{q,k,v}.weight_scale_2 F32 []\n"
+    )
+    report = checkpoint_of(skeleton, {"b.0.to_q.weight_scale_2": 0.5}).verify("scales")
+
+    assert [finding.code for finding in report.findings if finding.severity != "info"] == []

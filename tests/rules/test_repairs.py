@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +66,36 @@ def twice() -> dict[str, bytes]:
     return with_index(SPLIT) | {"model-2.safetensors": data}
 
 
+DOWN = "model.layers.0.mlp.down_proj.weight"
+
+
+def with_numbers(skeleton: str, changes: dict[str, Callable[[np.ndarray], None]]) -> dict[str, bytes]:
+    """The one file of a skeleton with other elements: each change gets a tensor, bytes or F32."""
+    data = bytearray(file_of(skeleton))
+    for name, change in changes.items():
+        meta = checkpoint_of(skeleton).index.tensors[name]
+        kind = "<f4" if meta.dtype == "F32" else "u1"
+        change(np.frombuffer(data, kind, meta.num_elements, meta.begin).reshape(meta.shape))
+    return {FILE: bytes(data)}
+
+
+def zeros(down: np.ndarray, blocks: slice = slice(2, 3)) -> None:
+    """Zeros of either sign in blocks of 128 x 128 in the lower half of down_proj."""
+    columns = slice(blocks.start and blocks.start * 128, blocks.stop and blocks.stop * 128)
+    down[128:, columns] = 0
+    down[129, columns] = 0x80
+
+
+def scale_there(value: float) -> Callable[[np.ndarray], None]:
+    """Scales of down_proj from 1 up, and this one at the block of zeros."""
+
+    def change(scale: np.ndarray) -> None:
+        scale[...] = np.arange(2, 10).reshape(2, 4) / 4
+        scale[1, 2] = value
+
+    return change
+
+
 CASES = {
     "F8L004": Case(SPLIT, with_index(SPLIT, lambda names: names.update({NORM: "model-2.safetensors"}))),
     "F8L005": Case(LLAMA, with_index(LLAMA, lambda names: names.pop(NORM))),
@@ -105,7 +136,21 @@ CASES = {
     ),
     "F8L303": Case(LISTED_LLAMA.replace('["lm_head"]', '["model"]')),
     "F8L502": Case(LLAMA.replace("[128, 128]}", "[128, 0]}")),
+    "F8L506": Case(LLAMA.replace("[1024, 256]", "[256, 1024]")),
+    "F8L506 scaled": Case(LLAMA.replace("F8_E4M3  [512, 256]", "F8_E4M3  [256, 512]")),
+    "F8L506 with its scale": Case(
+        LLAMA.replace("F8_E4M3  [512, 256]", "F8_E4M3  [256, 512]").replace("[4, 2]", "[2, 4]")
+    ),
     "F8L601": Case(LLAMA.replace(" F32 ", " BF16 "), named=("F8L601",)),
+    "F8L701": Case(LLAMA, with_numbers(LLAMA, {DOWN: zeros, SCALE: scale_there(np.nan)})),
+    "F8L701 infinite": Case(LLAMA, with_numbers(LLAMA, {DOWN: zeros, SCALE: scale_there(np.inf)})),
+    "F8L702": Case(LLAMA, with_numbers(LLAMA, {DOWN: zeros, SCALE: scale_there(0)})),
+    "F8L702 and NaN": Case(
+        LLAMA,
+        with_numbers(LLAMA, {
+            DOWN: lambda down: zeros(down, slice(None)), SCALE: lambda scale: scale.__setitem__(1, [-1, np.nan, 0, 2]),
+        }),
+    ),
     "F8L706": Case(LLAMA.replace(BLOCK, POWERS), values={SCALE: 120.0}),
     "F8L902": Case(
         STATIC_LLAMA.replace('"static"}', '"static", "kv_cache_scheme": "static"}')
@@ -309,6 +354,61 @@ def test_a_configuration_in_the_usual_place_stays_there(tmp_path):
     folder = on_disk(Case(LLAMA), tmp_path / "faulty")
     with fp8load.open(folder) as ckpt:
         assert list(repairs()["F8L104"].actions(Context(checkpoint=ckpt), Problem(code="F8L104", message=""))) == []
+
+
+@pytest.mark.parametrize("name", ["F8L701", "F8L701 infinite", "F8L702"])
+def test_a_scale_over_zeros_becomes_the_least_sound_one(name, tmp_path):
+    with fp8load.open(on_disk(CASES[name], tmp_path / "faulty")) as ckpt:
+        ckpt.fix().write(tmp_path / "repaired")
+    scale = np.frombuffer(tensors_of(tmp_path / "repaired")[SCALE], "<f4")
+
+    assert scale.tolist() == [0.5, 0.75, 1, 1.25, 1.5, 1.75, 0.5, 2.25]
+
+
+@pytest.mark.parametrize("code", ["F8L701", "F8L702"])
+def test_a_scale_over_weights_is_lost_and_not_made_up(code, tmp_path):
+    """One number in the block, in the last row and column of it, is enough."""
+
+    def all_but_one(down: np.ndarray) -> None:
+        zeros(down)
+        down[255, 383] = 1
+
+    value = np.nan if code == "F8L701" else 0
+    files = with_numbers(LLAMA, {DOWN: all_but_one, SCALE: scale_there(value)})
+    with fp8load.open(on_disk(Case(LLAMA, files), tmp_path / "faulty")) as ckpt:
+        (finding,) = [found for found in ckpt.verify().findings if found.code == code]
+
+        assert ckpt.fix((code,)).changes.is_empty
+    assert finding.fix is None
+
+
+@pytest.mark.parametrize("name", ["F8L506", "F8L506 scaled", "F8L506 with its scale"])
+def test_a_transposed_weight_is_turned(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("fp8load.writing.transpose.BAND", 3000)  # several bands, the last one shorter
+    monkeypatch.setattr("fp8load.writing.shard.CHUNK", 1000)  # no whole number of rows
+    folder = on_disk(CASES[name], tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        fixes = ckpt.fix()
+        fixes.write(tmp_path / "repaired")
+        turned = {meta.name: meta for meta in ckpt.index.tensors.values() if meta.name in str(fixes.changes.lines)}
+    before, after = tensors_of(folder), tensors_of(tmp_path / "repaired")
+
+    assert len(turned) == (4 if name.endswith("its scale") else 2)
+    for meta in turned.values():
+        width = f"V{meta.dtype.bits // 8}"
+        matrix = np.frombuffer(before[meta.name], width).reshape(meta.shape)
+        assert after[meta.name] == matrix.T.tobytes()
+
+
+def test_a_transposed_weight_whose_scale_fits_both_ways_is_left_for_people(tmp_path):
+    both = LLAMA.replace("F8_E4M3  [512, 256]", "F8_E4M3  [256, 512]").replace("[128, 128]", "[512, 512]")
+    both = both.replace("F32      [4, 2]", "F32  [1, 1]").replace("F32      [2, 2]", "F32  [1, 1]")
+    both = both.replace("F32      [2, 4]", "F32  [1, 1]")
+    with fp8load.open(on_disk(Case(both), tmp_path / "faulty")) as ckpt:
+        (finding,) = [found for found in ckpt.verify().findings if found.code == "F8L506"]
+
+        assert ckpt.fix().changes.is_empty
+    assert finding.fix is None
 
 
 def test_an_unknown_code_names_those_that_can_be_repaired(tmp_path):

@@ -13,8 +13,20 @@ import pytest
 import fp8load
 from fp8load.errors import Problem, UsageError
 from fp8load.rules.base import Context
+from fp8load.rules.f8l404_expert_3d_layout import GATE_UP
 from fp8load.rules.repairs import repairs
-from fp8load.rules.samples import BLOCK, LISTED, LLAMA, LLAMA_ATTENTION, LLAMA_CONFIG, LLAMA_MLP, LLAMA_REST, POWERS
+from fp8load.rules.samples import (
+    BLOCK,
+    LISTED,
+    LLAMA,
+    LLAMA_ATTENTION,
+    LLAMA_CONFIG,
+    LLAMA_MLP,
+    LLAMA_REST,
+    NVFP4,
+    NVFP4_GATE_UP,
+    POWERS,
+)
 from fp8load.writing.changes import changes_of
 from rules.examples import checkpoint_of, written
 
@@ -66,6 +78,9 @@ def twice() -> dict[str, bytes]:
     return with_index(SPLIT) | {"model-2.safetensors": data}
 
 
+UP_GLOBAL = f"{UP}.weight_scale_2"
+GATE_GLOBAL = UP_GLOBAL.replace("up_proj", "gate_proj")
+INPUTS = {f"model.layers.0.mlp.{part}_proj.input_scale": 0.25 for part in ("gate", "up")}
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
 
@@ -135,6 +150,8 @@ CASES = {
         + UNSCALED_UP + LLAMA_REST
     ),
     "F8L303": Case(LISTED_LLAMA.replace('["lm_head"]', '["model"]')),
+    "F8L402": Case(NVFP4 + NVFP4_GATE_UP, values={UP_GLOBAL: 0.00125, GATE_GLOBAL: 0.001} | INPUTS, named=("F8L402",)),
+    "F8L402 of FP8": Case(STATIC_LLAMA, values={f"{UP}.weight_scale": 0.75}, named=("F8L402",)),
     "F8L502": Case(LLAMA.replace("[128, 128]}", "[128, 0]}")),
     "F8L506": Case(LLAMA.replace("[1024, 256]", "[256, 1024]")),
     "F8L506 scaled": Case(LLAMA.replace("F8_E4M3  [512, 256]", "F8_E4M3  [256, 512]")),
@@ -151,7 +168,13 @@ CASES = {
             DOWN: lambda down: zeros(down, slice(None)), SCALE: lambda scale: scale.__setitem__(1, [-1, np.nan, 0, 2]),
         }),
     ),
+    "F8L703": Case(LLAMA, values={SCALE: 5000.0}, named=("F8L703",)),
     "F8L706": Case(LLAMA.replace(BLOCK, POWERS), values={SCALE: 120.0}),
+    "F8L707": Case(
+        LLAMA.replace(BLOCK, POWERS), with_numbers(LLAMA, {SCALE: scale_there(0.003)}) , named=("F8L707",)
+    ),
+    "F8L707 of a stack": Case(POWERS + GATE_UP, values={"m.experts.gate_up_proj_scale_inv": 0.3}, named=("F8L707",)),
+    "F8L708": Case(LLAMA, with_numbers(LLAMA, {SCALE: scale_there(1e-23)}), named=("F8L708",)),
     "F8L902": Case(
         STATIC_LLAMA.replace('"static"}', '"static", "kv_cache_scheme": "static"}')
         + "model.layers.0.self_attn.k_proj.k_scale  F32  []\nmodel.layers.0.self_attn.v_proj.v_scale  F32  []\n",
@@ -354,6 +377,33 @@ def test_a_configuration_in_the_usual_place_stays_there(tmp_path):
     folder = on_disk(Case(LLAMA), tmp_path / "faulty")
     with fp8load.open(folder) as ckpt:
         assert list(repairs()["F8L104"].actions(Context(checkpoint=ckpt), Problem(code="F8L104", message=""))) == []
+
+
+@pytest.mark.parametrize("name", ["F8L402", "F8L402 of FP8", "F8L707", "F8L707 of a stack"])
+def test_weights_under_other_scales_are_as_near_as_rounding_lets_them(name, tmp_path):
+    with fp8load.open(on_disk(CASES[name], tmp_path / "faulty")) as ckpt:
+        ckpt.fix(CASES[name].named).write(tmp_path / "repaired")
+        modules = [name for name, info in ckpt.lowered.modules.items() if info.scheme is not None]
+        before = {name: ckpt.dequantize(name).numpy() for name in modules}
+    with fp8load.open(tmp_path / "repaired") as copy:
+        after = {name: copy.dequantize(name).numpy() for name in modules}
+
+    assert any((before[name] != after[name]).any() for name in modules)
+    for name in modules:
+        smallest = 2.0**-9 * np.abs(before[name]).max() / 448 * 2  # the step of codes next to zero
+        assert (np.abs(after[name] - before[name]) <= np.maximum(np.abs(before[name]) * 2**-4, smallest)).all()
+
+
+def test_blocks_whose_scale_is_a_power_of_two_keep_their_codes(tmp_path):
+    folder = on_disk(CASES["F8L707"], tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        ckpt.fix(("F8L707",)).write(tmp_path / "repaired")
+    before, after = (
+        np.frombuffer(tensors_of(at)[DOWN], "u1").reshape(2, 128, 4, 128) for at in (folder, tmp_path / "repaired")
+    )
+    same = (before == after).all(axis=(1, 3))
+
+    assert same.tolist() == [[True, False, True, False], [False, False, False, False]]
 
 
 @pytest.mark.parametrize("name", ["F8L701", "F8L701 infinite", "F8L702"])

@@ -26,6 +26,7 @@ from fp8load.rules.samples import (
     NVFP4,
     NVFP4_GATE_UP,
     POWERS,
+    QUANTIZED,
 )
 from fp8load.writing.changes import changes_of
 from rules.examples import checkpoint_of, written
@@ -67,6 +68,9 @@ class Case:
 
 
 SPLIT = LLAMA.replace("[1024, 256]", "[1024, 256]  @ model-2.safetensors")
+TWO_ROUTERS = LISTED.replace('"lm_head"', "%s") + (
+    QUANTIZED.replace("layers.0", "layers.{0..1}") + "model.layers.{0..1}.mlp.gate.weight  BF16  [8, 256]\n"
+)
 NORM = "model.norm.weight"
 DOUBLE = SPLIT + f"{SCALE}x  F32  [2, 4]  @ model-2.safetensors\n"
 """One scale twice, under a name of the same length as its own would be with one letter more."""
@@ -78,6 +82,7 @@ def twice() -> dict[str, bytes]:
     return with_index(SPLIT) | {"model-2.safetensors": data}
 
 
+GLOBAL = "model.layers.{}.mlp.{}_proj.weight_scale_2"
 UP_GLOBAL = f"{UP}.weight_scale_2"
 GATE_GLOBAL = UP_GLOBAL.replace("up_proj", "gate_proj")
 INPUTS = {f"model.layers.0.mlp.{part}_proj.input_scale": 0.25 for part in ("gate", "up")}
@@ -150,6 +155,18 @@ CASES = {
         + UNSCALED_UP + LLAMA_REST
     ),
     "F8L303": Case(LISTED_LLAMA.replace('["lm_head"]', '["model"]')),
+    "F8L304": Case(
+        LISTED.replace('"lm_head"', '"adapter"') + QUANTIZED + QUANTIZED.replace("mlp.down", "adapter_")
+        + "model.layers.1.adapter.weight  BF16  [8, 256]\n"
+    ),
+    "F8L308": Case(TWO_ROUTERS % '"lm_head", "mlp.gate"', named=("F8L308",)),
+    "F8L308 glob": Case(TWO_ROUTERS % '"lm_head", "*.mlp.gate"', named=("F8L308", "F8L301")),
+    "F8L308 expression": Case(
+        NVFP4.replace('"ignore": []', r'"ignore": ["lm_head", "re:.*mlp\\.gate$"]')
+        + NVFP4_GATE_UP.replace("layers.0", "layers.{0..1}") + TWO_ROUTERS.splitlines(keepends=True)[-1],
+        values=dict.fromkeys((GLOBAL.format(at, part) for at in (0, 1) for part in ("gate", "up")), 0.001),
+        named=("F8L308", "F8L301"),
+    ),
     "F8L402": Case(NVFP4 + NVFP4_GATE_UP, values={UP_GLOBAL: 0.00125, GATE_GLOBAL: 0.001} | INPUTS, named=("F8L402",)),
     "F8L402 of FP8": Case(STATIC_LLAMA, values={f"{UP}.weight_scale": 0.75}, named=("F8L402",)),
     "F8L502": Case(LLAMA.replace("[128, 128]}", "[128, 0]}")),
@@ -311,6 +328,29 @@ def test_entries_under_an_old_prefix_become_the_stored_names(tmp_path):
     assert sorted(document["quantization_config"]["modules_to_not_convert"]) == [
         "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["F8L308", "F8L308 glob", "F8L308 expression"])
+def test_full_names_take_the_place_of_a_pattern(name, tmp_path):
+    with fp8load.open(on_disk(CASES[name], tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L308",)).write(tmp_path / "repaired")
+    document = json.loads((tmp_path / "repaired" / "config.json").read_text())
+
+    document = document["quantization_config"]
+    listed = document.get("ignore") or document["modules_to_not_convert"]
+
+    assert listed == [
+        "lm_head", "model.layers.0.mlp.gate", "model.layers.1.mlp.gate",
+    ]  # fmt: skip
+
+
+def test_a_glob_that_covers_nothing_here_is_not_lost(tmp_path):
+    """Without codes it is F8L301 that is repaired: the routers stay on the list."""
+    with fp8load.open(on_disk(CASES["F8L308 glob"], tmp_path / "faulty")) as ckpt:
+        ckpt.fix().write(tmp_path / "repaired")
+    document = json.loads((tmp_path / "repaired" / "config.json").read_text())
+
+    assert "model.layers.1.mlp.gate" in document["quantization_config"]["modules_to_not_convert"]
 
 
 def test_an_entry_that_is_too_wide_is_replaced_by_what_it_covers_rightly(tmp_path):

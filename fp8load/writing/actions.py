@@ -81,11 +81,11 @@ class Remake:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Write a small tensor that was not there: its place in the file is the end, `meta.begin` and `meta.end` are not
-    read."""
+    """Write a tensor that was not there: its place in the file is the end, `meta.begin` and `meta.end` are not read.
+    `data` are its bytes, or gives them in pieces."""
 
     meta: TensorMeta
-    data: bytes = field(repr=False)
+    data: bytes | Callable[[], Iterator[bytes]] = field(repr=False)
     what: str
 
     @property

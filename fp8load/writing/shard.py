@@ -85,7 +85,11 @@ def _parts(tensors: Iterable[TensorMeta], actions: Sequence[ShardAction]) -> Ite
     for action in actions:
         if isinstance(action, Add):
             meta = action.meta
-            yield _Part(entry=Entry(meta.name, meta.dtype, meta.shape), meta=meta, data=partial(iter, (action.data,)))
+            yield _Part(entry=Entry(meta.name, meta.dtype, meta.shape), meta=meta, data=_given(action.data))
+
+
+def _given(data: bytes | Callable[[], Iterator[bytes]]) -> Callable[[], Iterator[bytes]]:
+    return partial(iter, (data,)) if isinstance(data, bytes) else data
 
 
 def _converted(actions: Sequence[ShardAction]) -> dict[str, list[Convert]]:

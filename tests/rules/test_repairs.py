@@ -16,6 +16,7 @@ from fp8load.index.layout import encode_header
 from fp8load.rules.base import Context
 from fp8load.rules.f8l104_config_in_an_odd_place import INNER
 from fp8load.rules.f8l404_expert_3d_layout import GATE_UP
+from fp8load.rules.f8l605_kernel_layout_persisted import WIDE
 from fp8load.rules.repairs import repairs
 from fp8load.rules.samples import (
     BLOCK,
@@ -29,6 +30,7 @@ from fp8load.rules.samples import (
     NVFP4_GATE_UP,
     POWERS,
     QUANTIZED,
+    STATIC,
 )
 from rules.examples import checkpoint_of, written
 
@@ -83,6 +85,7 @@ CHANNELS = (
     "m.down_proj.weight F8_E4M3 [64, 64]\nm.down_proj.weight_scale F32 [64, 1]\n"
 )
 MTP = 'config {"num_hidden_layers": 1, "num_nextn_predict_layers": %d}\n' + BLOCK
+APART = LLAMA.replace("F32      [2, 4]", "F32  [2, 4]  @ model-2.safetensors")
 TWO_ROUTERS = LISTED.replace('"lm_head"', "%s") + (
     QUANTIZED.replace("layers.0", "layers.{0..1}") + "model.layers.{0..1}.mlp.gate.weight  BF16  [8, 256]\n"
 )
@@ -105,11 +108,11 @@ DOWN = "model.layers.0.mlp.down_proj.weight"
 
 
 def with_numbers(skeleton: str, changes: dict[str, Callable[[np.ndarray], None]]) -> dict[str, bytes]:
-    """The one file of a skeleton with other elements: each change gets a tensor, bytes or F32."""
+    """The one file of a skeleton with other elements: each change gets a tensor, F32, I32 or bytes."""
     data = bytearray(file_of(skeleton))
     for name, change in changes.items():
         meta = checkpoint_of(skeleton).index.tensors[name]
-        kind = "<f4" if meta.dtype == "F32" else "u1"
+        kind = {"F32": "<f4", "I32": "<i4"}.get(meta.dtype, "u1")
         change(np.frombuffer(data, kind, meta.num_elements, meta.begin).reshape(meta.shape))
     return {FILE: bytes(data)}
 
@@ -130,6 +133,46 @@ def scale_there(value: float) -> Callable[[np.ndarray], None]:
 
     return change
 
+
+def layout(config: str, weight: tuple[int, int], scale: str, place: Callable[[np.ndarray], np.ndarray]) -> Case:
+    """A module whose scale has the bytes that `place` makes of the exponents in `GRIDS`."""
+    skeleton = config + WIDE.replace("[256, 1024]", str([*weight])) % scale
+    name = "m.down_proj.weight_scale_inv"
+    data = place(GRIDS[weight]).tobytes()
+
+    def fill(stored: np.ndarray) -> None:
+        stored.reshape(-1).view("u1")[...] = np.frombuffer(data, "u1")
+
+    return Case(skeleton, with_numbers(skeleton, {name: fill}), named=("F8L605",))
+
+
+def tiles(grid: np.ndarray) -> np.ndarray:
+    """Tiles of 128 x 4, as cuBLAS describes them."""
+    num_rows, num_cols = (-(-size // tile) * tile for size, tile in zip(grid.shape, (128, 4), strict=True))
+    out = np.zeros(num_rows * num_cols, np.uint8)
+    for (row, col), code in np.ndenumerate(grid):
+        tile = (row // 128) * (num_cols // 4) + col // 4
+        out[tile * 512 + (row % 32) * 16 + (row % 128 // 32) * 4 + col % 4] = code
+    return out
+
+
+GRIDS = {
+    (384, 1024): np.arange(110, 134, dtype=np.uint8).reshape(3, 8),
+    (300, 640): np.arange(110, 125, dtype=np.uint8).reshape(3, 5),
+    (200, 640): (np.arange(1000) % 37 + 100).astype(np.uint8).reshape(200, 5),
+}
+"""Shape of a weight -> the exponents of its scale."""
+
+LAYOUTS = {
+    "words": layout(BLOCK, (384, 1024), "I32 [3, 2]", lambda grid: grid),
+    "words of rows": layout(
+        BLOCK, (300, 640), "I32 [2, 300]",
+        lambda grid: np.pad(grid, ((0, 0), (0, 3))).repeat(128, 0)[:300].reshape(300, 2, 4).transpose(1, 0, 2),
+    ),
+    "columns": layout(BLOCK, (384, 1024), "F32 [8, 3]", lambda grid: np.exp2(grid.T.astype("<f4") - 127)),
+    "tiles": layout(POWERS.replace("[128, 128]", "[1, 128]"), (200, 640), "U8 [256, 8]", tiles),
+    "flat tiles": layout(POWERS.replace("[128, 128]", "[1, 128]"), (200, 640), "U8 [2048]", tiles),
+}  # fmt: skip
 
 CASES = {
     "F8L004": Case(SPLIT, with_index(SPLIT, lambda names: names.update({NORM: "model-2.safetensors"}))),
@@ -164,6 +207,12 @@ CASES = {
         + "model.layers.0.mlp.down_proj.input_scale  F32  []\n",
         named=("F8L204",),
     ),
+    "F8L206": Case(APART, with_index(APART, total_size=896), named=("F8L206",)),
+    "F8L206 among others": Case(
+        BLOCK + QUANTIZED.replace("[2, 2]", "[2, 2]  @ model-2.safetensors")
+        + QUANTIZED.replace("layers.0", "layers.1").replace("]\n", "]  @ model-2.safetensors\n"),
+        named=("F8L206",),
+    ),
     "F8L301": Case(LISTED_LLAMA.replace('["lm_head"]', '["language_model.layers.0.mlp.gate"]')),
     "F8L301 renamed": Case(
         LLAMA_CONFIG
@@ -191,12 +240,24 @@ CASES = {
     "F8L402": Case(NVFP4 + NVFP4_GATE_UP, values={UP_GLOBAL: 0.00125, GATE_GLOBAL: 0.001} | INPUTS, named=("F8L402",)),
     "F8L402 of FP8": Case(STATIC_LLAMA, values={f"{UP}.weight_scale": 0.75}, named=("F8L402",)),
     "F8L502": Case(LLAMA.replace("[128, 128]}", "[128, 0]}")),
+    "F8L503": Case(STATIC_LLAMA.replace("F32      []", "F32  [1, 1]"), named=("F8L503",)),
+    "F8L503 of a stack": Case(
+        STATIC.replace("static", "dynamic")
+        + "m.experts.up_proj.weight  F8_E4M3  [4, 256, 256]\nm.experts.up_proj.weight_scale  F32  [4, 1, 1]\n",
+        named=("F8L503",),
+    ),
     "F8L506": Case(LLAMA.replace("[1024, 256]", "[256, 1024]")),
     "F8L506 scaled": Case(LLAMA.replace("F8_E4M3  [512, 256]", "F8_E4M3  [256, 512]")),
     "F8L506 with its scale": Case(
         LLAMA.replace("F8_E4M3  [512, 256]", "F8_E4M3  [256, 512]").replace("[4, 2]", "[2, 4]")
     ),
     "F8L601": Case(LLAMA.replace(" F32 ", " BF16 "), named=("F8L601",)),
+    "F8L603": Case(
+        LLAMA.replace(BLOCK, POWERS.replace("ue8m0", "float")).replace(" F32 ", " F8_E8M0 "), values={SCALE: 0.5}
+    ),
+    **{f"F8L605 {name}": case for name, case in LAYOUTS.items()},
+    "F8L606": Case(NVFP4 + NVFP4_GATE_UP.replace("U8       [256, 128]", "F4  [256, 256]"),
+                   values=dict.fromkeys((GATE_GLOBAL, UP_GLOBAL), 0.001), named=("F8L606",)),
     "F8L701": Case(LLAMA, with_numbers(LLAMA, {DOWN: zeros, SCALE: scale_there(np.nan)})),
     "F8L701 infinite": Case(LLAMA, with_numbers(LLAMA, {DOWN: zeros, SCALE: scale_there(np.inf)})),
     "F8L702": Case(LLAMA, with_numbers(LLAMA, {DOWN: zeros, SCALE: scale_there(0)})),
@@ -215,6 +276,7 @@ CASES = {
     "F8L708": Case(LLAMA, with_numbers(LLAMA, {SCALE: scale_there(1e-23)}), named=("F8L708",)),
     "F8L911": Case(MTP % 1 + QUANTIZED, named=("F8L911",)),
     "F8L911 stored": Case(MTP % 0 + QUANTIZED.replace("layers.0", "layers.{0..2}"), named=("F8L911",)),
+    "F8L912": Case(BLOCK + QUANTIZED + "mtp.fc.weight  BF16  [256, 512]\n", named=("F8L912",)),
     "F8L902": Case(
         STATIC_LLAMA.replace('"static"}', '"static", "kv_cache_scheme": "static"}')
         + "model.layers.0.self_attn.k_proj.k_scale  F32  []\nmodel.layers.0.self_attn.v_proj.v_scale  F32  []\n",
@@ -509,6 +571,46 @@ def test_a_scale_over_weights_is_lost_and_not_made_up(code, tmp_path):
 
         assert ckpt.fix((code,)).changes.is_empty
     assert finding.fix is None
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_elements_of_a_kernels_layout_come_back_to_their_blocks(name, tmp_path):
+    with fp8load.open(on_disk(LAYOUTS[name], tmp_path / "faulty")) as ckpt:
+        weight = ckpt.index.tensors["m.down_proj.weight"].shape
+        ckpt.fix(("F8L605",)).write(tmp_path / "repaired")
+    with fp8load.open(tmp_path / "repaired") as copy:
+        meta = copy.index.tensors["m.down_proj.weight_scale_inv"]
+    stored = np.frombuffer(tensors_of(tmp_path / "repaired")[meta.name], f"<u{meta.dtype.bits // 8}")
+    numbers = np.exp2(stored - 127.0) if meta.dtype == "U8" else stored.view("<f4")
+
+    assert meta.shape == GRIDS[weight].shape
+    assert (numbers.reshape(meta.shape) == np.exp2(GRIDS[weight] - 127.0)).all()
+
+
+def test_words_that_could_lie_in_two_ways_are_left(tmp_path):
+    case = Case(BLOCK + WIDE % "I32 [2, 2]")
+    with fp8load.open(on_disk(case, tmp_path / "faulty")) as ckpt:
+        assert [found.fix for found in ckpt.verify().findings if found.code == "F8L605"] == [None]
+
+
+def test_a_scale_moves_to_its_weight_and_the_index_says_so(tmp_path):
+    folder = on_disk(CASES["F8L206"], tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        ckpt.fix(("F8L206",)).write(tmp_path / "repaired")
+    with fp8load.open(tmp_path / "repaired") as copy:
+        assert copy.index.declared == {name: FILE for name in copy.index.tensors}
+        assert copy.index.tensors[SCALE].file == FILE
+    assert tensors_of(folder) == tensors_of(tmp_path / "repaired")
+    assert not (tmp_path / "repaired" / "model-2.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["F8L503", "F8L503 of a stack", "F8L606"])
+def test_another_shape_has_the_same_bytes(name, tmp_path):
+    folder = on_disk(CASES[name], tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        ckpt.fix(CASES[name].named).write(tmp_path / "repaired")
+
+    assert tensors_of(folder) == tensors_of(tmp_path / "repaired")
 
 
 @pytest.mark.parametrize("name", ["F8L506", "F8L506 scaled", "F8L506 with its scale"])

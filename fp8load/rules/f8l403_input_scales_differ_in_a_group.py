@@ -28,12 +28,12 @@ def check(context: Context) -> Iterator[Problem]:
         if len(group.members) > 1:
             last = group.name.rpartition(".")[2]
             yield from _problems(context, group.members, f"the members of {last}", group.name)
-    for (above, last), members in _experts(context).items():
+    for (above, last), members in expert_groups(context).items():
         if len(members) > 1:
             yield from _problems(context, members, f"the experts' {last}", f"{above}.{last}")
 
 
-def _experts(context: Context) -> dict[tuple[str, str], list[ModuleInfo]]:
+def expert_groups(context: Context) -> dict[tuple[str, str], list[ModuleInfo]]:
     """(experts, last component) -> that module of each expert."""
     groups: dict[tuple[str, str], list[ModuleInfo]] = {}
     for info in context.checkpoint.lowered.modules.values():

@@ -9,14 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import fp8load
 from fp8load.errors import Problem, UsageError
 from fp8load.index.layout import encode_header
 from fp8load.rules.base import Context
 from fp8load.rules.f8l104_config_in_an_odd_place import INNER
+from fp8load.rules.f8l403_input_scales_differ_in_a_group import EXPERTS
 from fp8load.rules.f8l404_expert_3d_layout import GATE_UP
 from fp8load.rules.f8l605_kernel_layout_persisted import WIDE
+from fp8load.rules.f8l703_scale_direction import CT, DIVIDES
+from fp8load.rules.f8l912_mtp_precision import QUANTIZED_FC
+from fp8load.rules.f8l921_head_tie import TIED
+from fp8load.rules.f8l922_quantized_embedding import EMBEDDING
 from fp8load.rules.repairs import repairs
 from fp8load.rules.samples import (
     BLOCK,
@@ -104,6 +110,7 @@ GLOBAL = "model.layers.{}.mlp.{}_proj.weight_scale_2"
 UP_GLOBAL = f"{UP}.weight_scale_2"
 GATE_GLOBAL = UP_GLOBAL.replace("up_proj", "gate_proj")
 INPUTS = {f"model.layers.0.mlp.{part}_proj.input_scale": 0.25 for part in ("gate", "up")}
+TWO = "model.layers.0.mlp.experts.2.down_proj.input_scale"
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
 
@@ -174,7 +181,16 @@ LAYOUTS = {
     "flat tiles": layout(POWERS.replace("[128, 128]", "[1, 128]"), (200, 640), "U8 [2048]", tiles),
 }  # fmt: skip
 
+COMFY = "model.diffusion_model.a.%s F8_E4M3 [256, 256]\nmodel.diffusion_model.a.%s F32 []\n"
+
 CASES = {
+    "F8C001": Case(COMFY % ("weight", "weight_scale"), values={"model.diffusion_model.a.weight_scale": 0.001}),
+    "F8C001 old": Case(COMFY % ("weight", "scale_weight"), values={"model.diffusion_model.a.scale_weight": 0.001}),
+    "F8C002": Case(
+        'inside comfy_metadata {"model.diffusion_model.a": {"format": "float8_e4m3fn"}}\n'
+        "a.weight F8_E4M3 [256, 256]\na.weight_scale F32 []\n",
+        values={"a.weight_scale": 0.001},
+    ),
     "F8L004": Case(SPLIT, with_index(SPLIT, lambda names: names.update({NORM: "model-2.safetensors"}))),
     "F8L005": Case(LLAMA, with_index(LLAMA, lambda names: names.pop(NORM))),
     "F8L005 twice": Case(DOUBLE, twice()),
@@ -237,8 +253,15 @@ CASES = {
         values=dict.fromkeys((GLOBAL.format(at, part) for at in (0, 1) for part in ("gate", "up")), 0.001),
         named=("F8L308", "F8L301"),
     ),
+    "F8L306": Case(
+        LLAMA_CONFIG + LISTED + LLAMA_ATTENTION.replace("{q,k,v,o}", "{q,k,o}") + LLAMA_MLP + LLAMA_REST
+        + "model.layers.0.self_attn.v_proj.weight  BF16  [256, 256]\n",
+        named=("F8L306", "F8L302"),
+    ),
     "F8L402": Case(NVFP4 + NVFP4_GATE_UP, values={UP_GLOBAL: 0.00125, GATE_GLOBAL: 0.001} | INPUTS, named=("F8L402",)),
     "F8L402 of FP8": Case(STATIC_LLAMA, values={f"{UP}.weight_scale": 0.75}, named=("F8L402",)),
+    "F8L403": Case(STATIC_LLAMA, values={f"{UP}.input_scale": 0.5}, named=("F8L403",)),
+    "F8L403 of experts": Case(STATIC + EXPERTS, values={TWO: 0.5}, named=("F8L403",)),
     "F8L502": Case(LLAMA.replace("[128, 128]}", "[128, 0]}")),
     "F8L503": Case(STATIC_LLAMA.replace("F32      []", "F32  [1, 1]"), named=("F8L503",)),
     "F8L503 of a stack": Case(
@@ -274,6 +297,18 @@ CASES = {
     ),
     "F8L707 of a stack": Case(POWERS + GATE_UP, values={"m.experts.gate_up_proj_scale_inv": 0.3}, named=("F8L707",)),
     "F8L708": Case(LLAMA, with_numbers(LLAMA, {SCALE: scale_there(1e-23)}), named=("F8L708",)),
+    "F8L912 quantized": Case(BLOCK + QUANTIZED + QUANTIZED_FC, named=("F8L912",)),
+    "F8L921": Case(TIED, named=("F8L921",)),
+    "F8L921 quantized": Case(BLOCK + QUANTIZED.replace("model.layers.0.mlp.down_proj", "lm_head"), named=("F8L921",)),
+    "F8L921 packed": Case(
+        CT + DIVIDES + DIVIDES.replace("model.layers.0.mlp.{gate,up}_proj", "lm_head"),
+        values={
+            name.replace("scale_2", "global_scale"): 3584.0
+            for name in (GATE_GLOBAL, UP_GLOBAL, "lm_head.weight_scale_2")
+        },
+        named=("F8L921",),
+    ),
+    "F8L922": Case(BLOCK + QUANTIZED + EMBEDDING, named=("F8L922",)),
     "F8L911": Case(MTP % 1 + QUANTIZED, named=("F8L911",)),
     "F8L911 stored": Case(MTP % 0 + QUANTIZED.replace("layers.0", "layers.{0..2}"), named=("F8L911",)),
     "F8L912": Case(BLOCK + QUANTIZED + "mtp.fc.weight  BF16  [256, 512]\n", named=("F8L912",)),
@@ -571,6 +606,33 @@ def test_a_scale_over_weights_is_lost_and_not_made_up(code, tmp_path):
 
         assert ckpt.fix((code,)).changes.is_empty
     assert finding.fix is None
+
+
+@pytest.mark.parametrize("name", ["F8L306", "F8L912 quantized", "F8L921 quantized", "F8L921 packed", "F8L922"])
+def test_a_dequantized_weight_is_the_number_rounded_to_bf16(name, tmp_path):
+    with fp8load.open(on_disk(CASES[name], tmp_path / "faulty")) as ckpt:
+        ckpt.fix(CASES[name].named).write(tmp_path / "repaired")
+        before = {module: ckpt.dequantize(module) for module, info in ckpt.lowered.modules.items() if info.scheme}
+    with fp8load.open(tmp_path / "repaired") as copy:
+        changed = [module for module in before if copy.lowered.modules[module].scheme is None]
+        after = {module: copy.dequantize(module) for module in changed}
+
+    assert len(changed) == (2 if name == "F8L306" else 1)
+    for module in changed:
+        assert torch.equal(after[module], before[module].bfloat16().float())
+
+
+def test_the_widest_range_of_an_input_is_shared(tmp_path):
+    with fp8load.open(on_disk(CASES["F8L403 of experts"], tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L403",)).write(tmp_path / "repaired")
+    stored = tensors_of(tmp_path / "repaired")
+
+    assert {np.frombuffer(stored[TWO.replace("2", str(expert), 1)], "<f4")[0] for expert in range(4)} == {1.0}
+
+
+def test_a_tied_head_with_numbers_of_its_own_stays(tmp_path):
+    with fp8load.open(on_disk(Case(TIED, values={"lm_head.weight": 0.5}), tmp_path / "faulty")) as ckpt:
+        assert ckpt.fix(("F8L921",)).changes.is_empty
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fp8load.dtypes import DType, decode
 from fp8load.errors import Problem
 from fp8load.formats.lowered import ModuleInfo
-from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context, Repair
 from fp8load.rules.fused import fused_groups
+from fp8load.rules.repairs.constant import constant
 from fp8load.rules.repairs.once import once
 from fp8load.rules.repairs.requantized import requantized
 from fp8load.scheme import Role
@@ -43,7 +43,7 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert | Remake]:
     for info, meta, number in zip(members, metas, numbers, strict=True):
         if number != wanted:
             ratio = wanted / number if divides else number / wanted
-            found += [_blocks(info, ratio) if is_global else _weight(context, info, wanted), _constant(meta, wanted)]
+            found += [_blocks(info, ratio) if is_global else _weight(context, info, wanted), constant(meta, wanted)]
     if None not in found:
         yield from (change for change in found if change is not None)
 
@@ -62,13 +62,6 @@ def _weight(context: Context, info: ModuleInfo, scale: float) -> Remake | None:
 
     said = "quantized again, with the scale that its layer shares"
     return requantized(context, info.tensors[Role.WEIGHT].name, lambda old: np.full_like(old, scale), said)
-
-
-def _constant(meta: TensorMeta, value: float) -> Convert:
-    import numpy as np
-
-    element = np.float32(value).tobytes()
-    return Convert(meta, DType.F32, lambda data: element * (len(data) * 8 // meta.dtype.bits), f"{value:.6g}, in F32")
 
 
 def _blocks(info: ModuleInfo, ratio: float) -> Convert | None:

@@ -131,6 +131,13 @@ def zeros(down: np.ndarray, blocks: slice = slice(2, 3)) -> None:
     down[129, columns] = 0x80
 
 
+def divided_by_zero(down: np.ndarray) -> None:
+    """The same block with NaN of either sign for some of its zeros."""
+    zeros(down)
+    down[140:200, 300] = 0x7F
+    down[255, 383] = 0xFF
+
+
 def scale_there(value: float) -> Callable[[np.ndarray], None]:
     """Scales of down_proj from 1 up, and this one at the block of zeros."""
 
@@ -275,6 +282,12 @@ CASES = {
         LLAMA.replace("F8_E4M3  [512, 256]", "F8_E4M3  [256, 512]").replace("[4, 2]", "[2, 4]")
     ),
     "F8L601": Case(LLAMA.replace(" F32 ", " BF16 "), named=("F8L601",)),
+    "F8L602": Case(BLOCK + QUANTIZED.replace("F8_E4M3", "F8_E4M3FNUZ"), named=("F8L602",)),
+    "F8L602 said": Case(
+        BLOCK.replace('"quant_method"', '"fmt": "float8_e4m3fnuz", "quant_method"')
+        + QUANTIZED.replace("F8_E4M3", "F8_E4M3FNUZ"),
+        named=("F8L602",),
+    ),
     "F8L603": Case(
         LLAMA.replace(BLOCK, POWERS.replace("ue8m0", "float")).replace(" F32 ", " F8_E8M0 "), values={SCALE: 0.5}
     ),
@@ -311,6 +324,7 @@ CASES = {
     "F8L922": Case(BLOCK + QUANTIZED + EMBEDDING, named=("F8L922",)),
     "F8L911": Case(MTP % 1 + QUANTIZED, named=("F8L911",)),
     "F8L911 stored": Case(MTP % 0 + QUANTIZED.replace("layers.0", "layers.{0..2}"), named=("F8L911",)),
+    "F8L801": Case(LLAMA, with_numbers(LLAMA, {DOWN: divided_by_zero, SCALE: scale_there(0)})),
     "F8L912": Case(BLOCK + QUANTIZED + "mtp.fc.weight  BF16  [256, 512]\n", named=("F8L912",)),
     "F8L902": Case(
         STATIC_LLAMA.replace('"static"}', '"static", "kv_cache_scheme": "static"}')
@@ -628,6 +642,48 @@ def test_the_widest_range_of_an_input_is_shared(tmp_path):
     stored = tensors_of(tmp_path / "repaired")
 
     assert {np.frombuffer(stored[TWO.replace("2", str(expert), 1)], "<f4")[0] for expert in range(4)} == {1.0}
+
+
+def test_codes_without_a_number_become_zeros_and_no_other_changes(tmp_path):
+    folder = on_disk(CASES["F8L801"], tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        ckpt.fix(level="weights").write(tmp_path / "repaired")
+    before, after = (np.frombuffer(tensors_of(at)[DOWN], "u1") for at in (folder, tmp_path / "repaired"))
+    bad = before & 0x7F == 0x7F
+
+    assert bad.sum() == 61
+    assert not after[bad].any()
+    assert (after[~bad] == before[~bad]).all()
+
+
+def test_codes_without_a_number_under_another_scale_are_lost(tmp_path):
+    """The first row and column of the next block."""
+
+    def one_more(down: np.ndarray) -> None:
+        divided_by_zero(down)
+        down[128, 384] = 0x7F
+
+    files = with_numbers(LLAMA, {DOWN: one_more, SCALE: scale_there(0)})
+    with fp8load.open(on_disk(Case(LLAMA, files), tmp_path / "faulty")) as ckpt:
+        (finding,) = [found for found in ckpt.verify("weights").findings if found.code == "F8L801"]
+
+        assert "F8L801" not in {code for code, _, _ in ckpt.fix(level="weights").counts}
+    assert finding.fix is None
+
+
+@pytest.mark.parametrize("name", ["F8L602", "F8L602 said"])
+def test_fnuz_numbers_stay_but_for_the_smallest(name, tmp_path):
+    module = "model.layers.0.mlp.down_proj"
+    with fp8load.open(on_disk(CASES[name], tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L602",)).write(tmp_path / "repaired")
+        before = ckpt.dequantize(module)
+    with fp8load.open(tmp_path / "repaired") as copy:
+        after = copy.dequantize(module)
+    differ = before != after
+
+    assert before.abs().max() == 240
+    assert before[differ].abs().max() < 2**-6
+    assert (before - after).abs().max() <= 2**-10
 
 
 def test_a_tied_head_with_numbers_of_its_own_stays(tmp_path):

@@ -1,4 +1,4 @@
-"""Weights of the blocks that belong to some elements of a scale: whether they are all zero."""
+"""Weights of the blocks that belong to some elements of a scale: whether all of them are as they should be."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
 
     from fp8load.checkpoint import Checkpoint
 
-    Wrong = Callable[[NDArray[Any]], NDArray[bool_]]
+    Test = Callable[[NDArray[Any]], NDArray[bool_]]
 
 CHUNK = 4 << 20
 """Bytes of a weight that are read at once."""
 
 
-def only_zeros_under(context: Context, scale: str, wrong: Wrong) -> bool:
-    """Whether every block whose element of a stored weight scale is `wrong` holds zeros only. False for what is no
-    scale of weights, or of weights whose elements cannot be told apart.
+def only_under(context: Context, scale: str, *, chosen: Test, fine: Test) -> bool:
+    """Whether every block whose element of a stored weight scale is `chosen` holds codes only that are `fine`. False
+    for what is no scale of weights, or of weights whose elements cannot be told apart.
 
-    Reads the rows of these blocks, up to the first number that is not zero.
+    Reads the rows of these blocks, up to the first number that is not.
     """
     uses = users(context).get(scale, [])
     return bool(uses) and all(
-        use.role is Role.WEIGHT_SCALE and _are_zeros(context.checkpoint, use.module, wrong) for use in uses
+        use.role is Role.WEIGHT_SCALE and _are(context.checkpoint, use.module, chosen, fine) for use in uses
     )
 
 
-def _are_zeros(checkpoint: Checkpoint, info: ModuleInfo, wrong: Wrong) -> bool:
+def _are(checkpoint: Checkpoint, info: ModuleInfo, chosen: Test, fine: Test) -> bool:
     import numpy as np
 
     made = dequantizer_of(checkpoint, info, transforms=False)
     if made is None or made.scale is None or made.granularity is None or info.transposed:
         return False
     num_rows, num_cols = made.scale.shape
-    bad = wrong(decode(made.scale_dtype, made.scale.tobytes())).reshape(num_rows, num_cols)
+    at = chosen(decode(made.scale_dtype, made.scale.tobytes())).reshape(num_rows, num_cols)
     height, width = _block(made.granularity, info.tensors[Role.WEIGHT])
-    for row in np.flatnonzero(bad.any(axis=1)):
+    for row in np.flatnonzero(at.any(axis=1)):
         for values in _rows(checkpoint, info.tensors[Role.WEIGHT], int(row) * height, height):
-            if (values[:, bad[row].repeat(width)[: values.shape[1]]] != 0).any():
+            if not fine(values[:, at[row].repeat(width)[: values.shape[1]]]).all():
                 return False
     return True
 

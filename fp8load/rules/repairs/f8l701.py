@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from fp8load.errors import Problem
 from fp8load.rules.base import Context, Repair
-from fp8load.rules.repairs.sound import not_finite, replaced
+from fp8load.rules.repairs.sound import not_finite, replaced, zero
 from fp8load.writing.actions import Convert
 
 
 def actions(context: Context, problem: Problem) -> Iterator[Convert]:
     """0 / 0 while quantizing is where such scales come from: the weights of the block are zero under any scale."""
-    change = replaced(context, problem, not_finite, "not finite")
+    change = replaced(context, problem, "not finite", wrong=not_finite, empty=zero)
     if change is not None:
         yield change
 

@@ -10,7 +10,7 @@ from fp8load.dtypes import DType, decode
 from fp8load.errors import Problem, Severity
 from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context
-from fp8load.rules.repairs.blocks import only_zeros_under
+from fp8load.rules.repairs.blocks import only_under
 from fp8load.rules.repairs.users import users
 from fp8load.rules.scale_stats import DEAD
 from fp8load.writing.actions import Convert
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy import bool_
     from numpy.typing import NDArray
 
-    from fp8load.rules.repairs.blocks import Wrong
+    from fp8load.rules.repairs.blocks import Test
 
 
 def not_finite(values: NDArray[Any]) -> NDArray[bool_]:
@@ -37,16 +37,30 @@ def not_positive(values: NDArray[Any]) -> NDArray[bool_]:
     return found
 
 
-def replaced(context: Context, problem: Problem, wrong: Wrong, what: str) -> Convert | None:
+def zero(values: NDArray[Any]) -> NDArray[bool_]:
+    """Zeros of either sign."""
+    found: NDArray[bool_] = values == 0
+    return found
+
+
+def zero_or_nan(values: NDArray[Any]) -> NDArray[bool_]:
+    """What a block of zeros becomes when it is divided by a scale of zero."""
+    import numpy as np
+
+    found: NDArray[bool_] = (values == 0) | np.isnan(values)
+    return found
+
+
+def replaced(context: Context, problem: Problem, what: str, *, wrong: Test, empty: Test) -> Convert | None:
     """The scale with the least of its sound elements in place of those that are `wrong`, which is `what` they are.
 
-    None where a block of these holds anything but zeros: what its scale was is lost. Notes are no faults, and padding
+    None where a block of these is not `empty`: what its scale was is lost. Notes are no faults, and padding
     in a kernel's layout is none either.
     """
     meta = context.checkpoint.index.tensors.get(problem.tensor)
     if meta is None or problem.severity is not Severity.ERROR or meta.name in context.checkpoint.lowered.repacks:
         return None
-    if not only_zeros_under(context, meta.name, wrong):
+    if not only_under(context, meta.name, chosen=wrong, fine=empty):
         return None
     dtype = users(context)[meta.name][0].meta.dtype  # bytes that a format takes for exponents are U8 in the header
     element, value = _least(context, meta, dtype)
@@ -68,7 +82,7 @@ def _least(context: Context, meta: TensorMeta, dtype: DType) -> tuple[bytes, flo
     return element, float(decode(dtype, element)[0])
 
 
-def _written(dtype: DType, wrong: Wrong, element: bytes, data: bytes) -> bytes:
+def _written(dtype: DType, wrong: Test, element: bytes, data: bytes) -> bytes:
     import numpy as np
 
     codes = np.frombuffer(data, f"<u{dtype.bits // 8}").copy()

@@ -15,9 +15,10 @@ import fp8load
 from fp8load.errors import Problem, UsageError
 from fp8load.index.layout import encode_header
 from fp8load.rules.base import Context
-from fp8load.rules.f8l104_config_in_an_odd_place import INNER
+from fp8load.rules.f8l104_config_in_an_odd_place import INNER, NESTED_CONFIG
 from fp8load.rules.f8l403_input_scales_differ_in_a_group import EXPERTS
-from fp8load.rules.f8l404_expert_3d_layout import GATE_UP
+from fp8load.rules.f8l404_expert_3d_layout import ACROSS, GATE_UP, HIDDEN
+from fp8load.rules.f8l404_expert_3d_layout import DOWN as DOWN_EXPERTS
 from fp8load.rules.f8l605_kernel_layout_persisted import WIDE
 from fp8load.rules.f8l703_scale_direction import CT, DIVIDES
 from fp8load.rules.f8l912_mtp_precision import QUANTIZED_FC
@@ -188,6 +189,7 @@ LAYOUTS = {
     "flat tiles": layout(POWERS.replace("[128, 128]", "[1, 128]"), (200, 640), "U8 [2048]", tiles),
 }  # fmt: skip
 
+NESTED = NESTED_CONFIG.replace("[8, 8]", "[64, 64]")
 COMFY = "model.diffusion_model.a.%s F8_E4M3 [256, 256]\nmodel.diffusion_model.a.%s F32 []\n"
 
 CASES = {
@@ -203,6 +205,9 @@ CASES = {
     "F8L005 twice": Case(DOUBLE, twice()),
     "F8L006": Case(LLAMA, {"consolidated.safetensors": file_of(LLAMA)}, named=("F8L006",)),
     "F8L007": Case(LLAMA, {FILE: without_metadata(LLAMA)}, named=("F8L007",)),
+    "F8L008": Case(LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " F8_E8M0 "), named=("F8L008",)),
+    "F8L008 packed": Case(NVFP4 + NVFP4_GATE_UP.replace("U8       [256, 128]", "F4  [256, 256]"),
+                          values=dict.fromkeys((GATE_GLOBAL, UP_GLOBAL), 0.001), named=("F8L008",)),
     "F8L011": Case(LLAMA, {FILE: 8}),
     "F8L012": Case(LLAMA, with_index(LLAMA, total_size=7), named=("F8L012",)),
     "F8L101": Case(LLAMA.replace(BLOCK, ""), named=("F8L101",)),
@@ -218,6 +223,13 @@ CASES = {
     ),
     "F8L104": Case(LLAMA.replace('"quantization_config"', '"compression_config"'), named=("F8L104",)),
     "F8L104 inside": Case(INNER + QUANTIZED, named=("F8L104",)),
+    "F8L104 nested": Case(NESTED, named=("F8L104",)),
+    "F8L104 beside": Case(
+        'config {"num_hidden_layers": 1}\n'
+        + NESTED.replace('config {"quantization_config": ', "file hf_quant_config.json ")
+        .replace('"FP8"}}}', '"FP8", "kv_cache_quant_algo": null, "exclude_modules": ["lm_head"]}}'),
+        named=("F8L104",),
+    ),
     "F8L105": Case(CHANNELS % (', "quantization_status": "frozen"', "group_0"), named=("F8L105",)),
     "F8L105 names": Case(CHANNELS % ("", "FP8_DYNAMIC"), named=("F8L105",)),
     "F8L106": Case(STATIC_LLAMA.replace(', "activation_scheme": "static"', "")),
@@ -269,6 +281,12 @@ CASES = {
     "F8L402 of FP8": Case(STATIC_LLAMA, values={f"{UP}.weight_scale": 0.75}, named=("F8L402",)),
     "F8L403": Case(STATIC_LLAMA, values={f"{UP}.input_scale": 0.5}, named=("F8L403",)),
     "F8L403 of experts": Case(STATIC + EXPERTS, values={TWO: 0.5}, named=("F8L403",)),
+    "F8L404": Case(HIDDEN + BLOCK + GATE_UP.replace("[4, 6, 2]", "[4, 2, 6]"), named=("F8L404",)),
+    "F8L404 pair": Case(HIDDEN + BLOCK + GATE_UP + ACROSS, named=("F8L404",)),
+    "F8L404 first of a pair": Case(
+        HIDDEN + BLOCK + DOWN_EXPERTS
+        + GATE_UP.replace("[4, 768, 256]", "[4, 256, 768]").replace("[4, 6, 2]", "[4, 2, 6]"), named=("F8L404",)
+    ),
     "F8L502": Case(LLAMA.replace("[128, 128]}", "[128, 0]}")),
     "F8L503": Case(STATIC_LLAMA.replace("F32      []", "F32  [1, 1]"), named=("F8L503",)),
     "F8L503 of a stack": Case(
@@ -563,6 +581,15 @@ def test_a_configuration_in_an_odd_place_is_copied_to_the_usual_one(name, tmp_pa
     assert config["quantization_config"] == document
 
 
+def test_a_nested_configuration_becomes_flat(tmp_path):
+    with fp8load.open(on_disk(CASES["F8L104 beside"], tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L104",)).write(tmp_path / "repaired")
+
+    assert json.loads((tmp_path / "repaired" / "config.json").read_text())["quantization_config"] == {
+        "producer": {"name": "modelopt"}, "quant_algo": "FP8", "ignore": ["lm_head"], "quant_method": "modelopt",
+    }  # fmt: skip
+
+
 def test_a_configuration_in_the_usual_place_stays_there(tmp_path):
     folder = on_disk(Case(LLAMA), tmp_path / "faulty")
     with fp8load.open(folder) as ckpt:
@@ -634,6 +661,22 @@ def test_a_dequantized_weight_is_the_number_rounded_to_bf16(name, tmp_path):
     assert len(changed) == (2 if name == "F8L306" else 1)
     for module in changed:
         assert torch.equal(after[module], before[module].bfloat16().float())
+
+
+@pytest.mark.parametrize("name", ["F8L404", "F8L404 pair", "F8L404 first of a pair"])
+def test_experts_are_turned_one_by_one(name, tmp_path):
+    folder = on_disk(CASES[name], tmp_path / "faulty")
+    with fp8load.open(folder) as ckpt:
+        ckpt.fix(("F8L404",)).write(tmp_path / "repaired")
+        stored = ckpt.index.tensors
+    with fp8load.open(tmp_path / "repaired") as copy:
+        turned = [name for name, meta in copy.index.tensors.items() if meta.shape != stored[name].shape]
+    before, after = tensors_of(folder), tensors_of(tmp_path / "repaired")
+
+    assert len(turned) == (1 if name == "F8L404" else 2)
+    for tensor in turned:
+        matrices = np.frombuffer(before[tensor], f"V{stored[tensor].dtype.bits // 8}").reshape(stored[tensor].shape)
+        assert after[tensor] == matrices.transpose(0, 2, 1).tobytes()
 
 
 def test_the_widest_range_of_an_input_is_shared(tmp_path):

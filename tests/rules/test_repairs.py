@@ -111,6 +111,7 @@ GLOBAL = "model.layers.{}.mlp.{}_proj.weight_scale_2"
 UP_GLOBAL = f"{UP}.weight_scale_2"
 GATE_GLOBAL = UP_GLOBAL.replace("up_proj", "gate_proj")
 INPUTS = {f"model.layers.0.mlp.{part}_proj.input_scale": 0.25 for part in ("gate", "up")}
+EXPONENTS = LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " U8 ")
 TWO = "model.layers.0.mlp.experts.2.down_proj.input_scale"
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
@@ -130,6 +131,12 @@ def zeros(down: np.ndarray, blocks: slice = slice(2, 3)) -> None:
     columns = slice(blocks.start and blocks.start * 128, blocks.stop and blocks.stop * 128)
     down[128:, columns] = 0
     down[129, columns] = 0x80
+
+
+def exponents_there(scale: np.ndarray) -> None:
+    """Exponents of down_proj, and the NaN of E8M0 at the block of zeros."""
+    scale[...] = np.arange(120, 128).reshape(2, 4)
+    scale[1, 2] = 255
 
 
 def divided_by_zero(down: np.ndarray) -> None:
@@ -314,6 +321,14 @@ CASES = {
                    values=dict.fromkeys((GATE_GLOBAL, UP_GLOBAL), 0.001), named=("F8L606",)),
     "F8L701": Case(LLAMA, with_numbers(LLAMA, {DOWN: zeros, SCALE: scale_there(np.nan)})),
     "F8L701 infinite": Case(LLAMA, with_numbers(LLAMA, {DOWN: zeros, SCALE: scale_there(np.inf)})),
+    "F8L701 exponents": Case(EXPONENTS, with_numbers(EXPONENTS, {DOWN: zeros, SCALE: exponents_there})),
+    "F8L701 of a stack": Case(
+        BLOCK + GATE_UP,
+        with_numbers(BLOCK + GATE_UP, {
+            "m.experts.gate_up_proj": lambda weight: weight[2, 128:256, 128:].fill(0),
+            "m.experts.gate_up_proj_scale_inv": lambda scale: (scale.fill(0.5), scale[2, 1, 1:].fill(np.nan)),
+        }),
+    ),
     "F8L702": Case(LLAMA, with_numbers(LLAMA, {DOWN: zeros, SCALE: scale_there(0)})),
     "F8L702 and NaN": Case(
         LLAMA,
@@ -630,6 +645,13 @@ def test_a_scale_over_zeros_becomes_the_least_sound_one(name, tmp_path):
     scale = np.frombuffer(tensors_of(tmp_path / "repaired")[SCALE], "<f4")
 
     assert scale.tolist() == [0.5, 0.75, 1, 1.25, 1.5, 1.75, 0.5, 2.25]
+
+
+def test_an_exponent_over_zeros_becomes_the_least_sound_one(tmp_path):
+    with fp8load.open(on_disk(CASES["F8L701 exponents"], tmp_path / "faulty")) as ckpt:
+        ckpt.fix().write(tmp_path / "repaired")
+
+    assert [*tensors_of(tmp_path / "repaired")[SCALE]] == [120, 121, 122, 123, 124, 125, 120, 127]
 
 
 @pytest.mark.parametrize("code", ["F8L701", "F8L702"])

@@ -197,6 +197,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 NESTED = NESTED_CONFIG.replace("[8, 8]", "[64, 64]")
+DIVISORS = [name.replace("scale_2", "global_scale") for name in (GATE_GLOBAL, UP_GLOBAL)]
 COMFY = "model.diffusion_model.a.%s F8_E4M3 [256, 256]\nmodel.diffusion_model.a.%s F32 []\n"
 
 CASES = {
@@ -282,12 +283,17 @@ CASES = {
     "F8L306": Case(
         LLAMA_CONFIG + LISTED + LLAMA_ATTENTION.replace("{q,k,v,o}", "{q,k,o}") + LLAMA_MLP + LLAMA_REST
         + "model.layers.0.self_attn.v_proj.weight  BF16  [256, 256]\n",
+        values={"model.layers.0.self_attn.q_proj.weight_scale_inv": 0.3},
         named=("F8L306", "F8L302"),
     ),
     "F8L402": Case(NVFP4 + NVFP4_GATE_UP, values={UP_GLOBAL: 0.00125, GATE_GLOBAL: 0.001} | INPUTS, named=("F8L402",)),
     "F8L402 of FP8": Case(STATIC_LLAMA, values={f"{UP}.weight_scale": 0.75}, named=("F8L402",)),
     "F8L403": Case(STATIC_LLAMA, values={f"{UP}.input_scale": 0.5}, named=("F8L403",)),
     "F8L403 of experts": Case(STATIC + EXPERTS, values={TWO: 0.5}, named=("F8L403",)),
+    "F8L403 dividing": Case(
+        CT + DIVIDES, named=("F8L403",),
+        values=dict.fromkeys(DIVISORS, 3584.0) | {DIVISORS[0].replace("weight", "input"): 0.25},
+    ),
     "F8L404": Case(HIDDEN + BLOCK + GATE_UP.replace("[4, 6, 2]", "[4, 2, 6]"), named=("F8L404",)),
     "F8L404 pair": Case(HIDDEN + BLOCK + GATE_UP + ACROSS, named=("F8L404",)),
     "F8L404 first of a pair": Case(
@@ -693,9 +699,12 @@ def test_experts_are_turned_one_by_one(name, tmp_path):
         stored = ckpt.index.tensors
     with fp8load.open(tmp_path / "repaired") as copy:
         turned = [name for name, meta in copy.index.tensors.items() if meta.shape != stored[name].shape]
+        shapes = {name.rpartition(".")[2]: meta.shape for name, meta in copy.index.tensors.items()}
     before, after = tensors_of(folder), tensors_of(tmp_path / "repaired")
 
     assert len(turned) == (1 if name == "F8L404" else 2)
+    assert shapes["gate_up_proj"] == (4, 768, 256)
+    assert shapes.get("down_proj") in (None, (4, 256, 384))
     for tensor in turned:
         matrices = np.frombuffer(before[tensor], f"V{stored[tensor].dtype.bits // 8}").reshape(stored[tensor].shape)
         assert after[tensor] == matrices.transpose(0, 2, 1).tobytes()
@@ -734,6 +743,23 @@ def test_codes_without_a_number_under_another_scale_are_lost(tmp_path):
 
         assert "F8L801" not in {code for code, _, _ in ckpt.fix(level="weights").counts}
     assert finding.fix is None
+
+
+def test_of_scales_that_divide_the_smallest_is_shared(tmp_path):
+    with fp8load.open(on_disk(CASES["F8L403 dividing"], tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L403",)).write(tmp_path / "repaired")
+    stored = tensors_of(tmp_path / "repaired")
+
+    assert [np.frombuffer(stored[name.replace("weight", "input")], "<f4")[0] for name in DIVISORS] == [0.25, 0.25]
+
+
+def test_a_fnuz_nan_stays_one(tmp_path):
+    skeleton = BLOCK + QUANTIZED.replace("F8_E4M3", "F8_E4M3FNUZ")
+    files = with_numbers(skeleton, {DOWN: lambda down: down[0].fill(0x80)})
+    with fp8load.open(on_disk(Case(skeleton, files), tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L602",)).write(tmp_path / "repaired")
+
+    assert tensors_of(tmp_path / "repaired")[DOWN][:256] == bytes([0x7F]) * 256
 
 
 @pytest.mark.parametrize("name", ["F8L602", "F8L602 said"])

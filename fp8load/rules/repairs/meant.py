@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable
 
 from fp8load.rules.base import Context
-from fp8load.rules.listed import PLAIN
+from fp8load.rules.listed import PLAIN, Candidates
+from fp8load.rules.repairs.once import once
 from fp8load.rules.repairs.places import stored_unquantized
 
 
 def meant(context: Context, entry: str) -> list[str]:
     """Unquantized modules that an entry covers in the dialect of its configuration; where it covers nothing there, and
     is a glob or an expression, those that it covers as that."""
-    modules = sorted(stored_unquantized(context))
-    fmt = context.checkpoint.format
-    return [module for module in modules if fmt.covers(entry, module)] or list(filter(_as_pattern(entry), modules))
+    covered = sorted(_candidates(context).covering(entry, context.checkpoint.format))
+    if covered or PLAIN.fullmatch(entry):
+        return covered
+    pattern = _as_pattern(entry)
+    return [] if pattern is None else sorted(filter(pattern.match, stored_unquantized(context)))
 
 
-def _as_pattern(entry: str) -> Callable[[str], bool]:
-    if PLAIN.fullmatch(entry):
-        return lambda _module: False
+@once
+def _candidates(context: Context) -> Candidates:
+    return Candidates(stored_unquantized(context))
+
+
+def _as_pattern(entry: str) -> re.Pattern[str] | None:
     try:
-        pattern = re.compile(entry[3:] if entry.startswith("re:") else fnmatch.translate(entry))
+        return re.compile(entry[3:] if entry.startswith("re:") else fnmatch.translate(entry))
     except re.error:  # what is no expression means nothing
-        return lambda _module: False
-    return lambda module: pattern.match(module) is not None
+        return None

@@ -22,7 +22,7 @@ CHUNK = 8 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """A tensor of the new file: where its bytes come from and what is done to them in turn, or the bytes themselves."""
+    """A tensor of the new file: its bytes (None: those of the original), and what is done to them in turn."""
 
     entry: Entry
     meta: TensorMeta
@@ -73,15 +73,11 @@ def _parts(tensors: Iterable[TensorMeta], actions: Sequence[ShardAction]) -> Ite
     for meta in tensors:
         if meta.name in dropped:
             continue
-        name = names.get(meta.name, meta.name)
-        if meta.name in remade:
-            new = remade[meta.name]
-            yield _Part(entry=Entry(name, new.dtype, new.shape), meta=meta, data=new.data)
-            continue
-        changes = converted.get(meta.name, ())
-        dtype = changes[-1].dtype if changes else meta.dtype
-        converts = tuple(change.convert for change in changes)
-        yield _Part(entry=Entry(name, dtype, meta.shape), meta=meta, converts=converts)
+        new = remade.get(meta.name)
+        given, shape, data = (meta.dtype, meta.shape, None) if new is None else (new.dtype, new.shape, new.data)
+        changes = converted.get(meta.name, []) if given is meta.dtype else []
+        entry = Entry(names.get(meta.name, meta.name), changes[-1].dtype if changes else given, shape)
+        yield _Part(entry=entry, meta=meta, converts=tuple(change.convert for change in changes), data=data)
     for action in actions:
         if isinstance(action, Add):
             meta = action.meta
@@ -108,11 +104,7 @@ def _in_turn(found: list[Convert]) -> list[Convert]:
 
 
 def _write_part(source: Source, part: _Part, file: BinaryIO) -> None:
-    if part.data is not None:
-        for data in part.data():
-            file.write(data)
-        return
-    for data in pieces(source, part.meta):
+    for data in pieces(source, part.meta) if part.data is None else part.data():
         for convert in part.converts:
             data = convert(data)  # noqa: PLW2901 - the same bytes, one step further
         file.write(data)

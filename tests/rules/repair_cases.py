@@ -295,6 +295,7 @@ CASES = {
     ),
     "F8L502": Case(LLAMA.replace("[128, 128]}", "[128, 0]}")),
     "F8L503": Case(STATIC_LLAMA.replace("F32      []", "F32  [1, 1]"), named=("F8L503",)),
+    "F8L503 in BF16": Case(STATIC_LLAMA.replace("F32      []", "BF16  [1, 1]"), named=("F8L503", "F8L601")),
     "F8L503 of a stack": Case(
         STATIC.replace("static", "dynamic")
         + "m.experts.up_proj.weight  F8_E4M3  [4, 256, 256]\nm.experts.up_proj.weight_scale  F32  [4, 1, 1]\n",

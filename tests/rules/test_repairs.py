@@ -153,6 +153,18 @@ def test_the_largest_sibling_is_chosen_for_an_input_scale_that_is_missing(tmp_pa
     assert np.frombuffer(tensors_of(tmp_path / "repaired")[missing], "<f4")[0] == 0.25
 
 
+def test_a_scale_is_reshaped_and_widened_at_once(tmp_path):
+    case = CASES["F8L503 in BF16"]
+    values = {f"{UP}.weight_scale": 0.25}
+    with fp8load.open(on_disk(Case(case.skeleton, values=values), tmp_path / "faulty")) as ckpt:
+        ckpt.fix(case.named).write(tmp_path / "repaired")
+    with fp8load.open(tmp_path / "repaired") as copy:
+        meta = copy.index.tensors[f"{UP}.weight_scale"]
+
+    assert (meta.dtype, meta.shape) == ("F32", (1,))
+    assert np.frombuffer(tensors_of(tmp_path / "repaired")[meta.name], "<f4")[0] == 0.25
+
+
 def test_entries_under_an_old_prefix_become_the_stored_names(tmp_path):
     with fp8load.open(on_disk(CASES["F8L301 renamed"], tmp_path / "faulty")) as ckpt:
         ckpt.fix().write(tmp_path / "repaired")

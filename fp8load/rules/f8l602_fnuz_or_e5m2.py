@@ -37,7 +37,8 @@ RULE = Rule(
          "in a format that cannot hold them.",
     why="The fnuz floats have a bias that is higher by one, and 0x80 is their NaN: a reader that takes them for the "
         "others is wrong by a factor of two.",
-    fix="Convert the weights to F8_E4M3 for readers that know no other; for fnuz, scales double.",
+    fix="Convert the weights to F8_E4M3 for readers that know no other. The scales stay where numbers are converted; "
+        "where bytes of fnuz are kept as codes, scales halve.",
     check=both(check, engines("F8L602")),
     examples=(
         Example(title="fnuz", skeleton=BLOCK + QUANTIZED.replace("F8_E4M3", "F8_E4M3FNUZ"), count=1),

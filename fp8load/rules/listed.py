@@ -64,7 +64,11 @@ class Candidates:
                 self._by_component.setdefault(component, []).append(module)
 
     def covered(self, entry: str, fmt: CheckpointFormat) -> bool:
-        """Whether the entry covers some module. In any dialect a plain entry's components stand in the name.
+        """Whether the entry covers some module."""
+        return next(self.covering(entry, fmt), None) is not None
+
+    def covering(self, entry: str, fmt: CheckpointFormat) -> Iterator[str]:
+        """The modules that the entry covers. In any dialect a plain entry's components stand in the name.
 
         A leading "model" need not: transformers renames between saving and loading.
         """
@@ -72,7 +76,7 @@ class Candidates:
         if PLAIN.fullmatch(entry):
             parts = entry.removeprefix("model.").split(".")
             among = min((self._by_component.get(part, []) for part in parts), key=len)
-        return any(fmt.covers(entry, module) for module in among)
+        return (module for module in among if fmt.covers(entry, module))
 
     def _below(self, prefix: str) -> Iterator[str]:
         """The names that begin with a prefix, which stand together in the sorted ones."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -60,12 +60,32 @@ class Convert:
 
 
 @dataclass(frozen=True, slots=True)
-class Add:
-    """Write a small tensor that was not there: its place in the file is the end, `meta.begin` and `meta.end` are not
-    read."""
+class Remake:
+    """Write a tensor with another shape, or with elements that depend on their places: `data` gives all of its bytes,
+    in pieces."""
 
     meta: TensorMeta
-    data: bytes = field(repr=False)
+    dtype: DType
+    shape: tuple[int, ...]
+    data: Callable[[], Iterator[bytes]]
+    what: str
+
+    @property
+    def file(self) -> str:
+        """The file that changes."""
+        return self.meta.file
+
+    def __str__(self) -> str:
+        return f"~ {self.meta.name}  {self.meta}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Write a tensor that was not there: its place in the file is the end, `meta.begin` and `meta.end` are not read.
+    `data` are its bytes, or gives them in pieces."""
+
+    meta: TensorMeta
+    data: bytes | Callable[[], Iterator[bytes]] = field(repr=False)
     what: str
 
     @property
@@ -136,6 +156,6 @@ class Edit:
                 return f"- {place}: {self.value!r}"
 
 
-TensorAction = Drop | Rename | Convert | Add
+TensorAction = Drop | Rename | Convert | Remake | Add
 ShardAction = TensorAction | SetMetadata | Rewrite
 Action = ShardAction | Omit | Edit

@@ -130,14 +130,16 @@ def _followed(
 ) -> Iterator[Edit]:
     """Edits of index.json that other actions bring along."""
     declared = index.declared or {}
-    for file, wanted in actions.items():
-        for action in wanted:
-            if isinstance(action, Drop | Rename) and declared.get(action.meta.name) == file:
-                yield Edit(index_file, ("weight_map", action.meta.name), "remove")
-            if isinstance(action, Rename):
-                yield Edit(index_file, ("weight_map", action.to), "set", file)
-            if isinstance(action, Add):
-                yield Edit(index_file, ("weight_map", action.meta.name), "set", file)
+    every = [(file, action) for file, wanted in actions.items() for action in wanted]
+    coming = {action.to: file for file, action in every if isinstance(action, Rename)}
+    coming |= {action.meta.name: file for file, action in every if isinstance(action, Add)}
+    for file, action in every:
+        if not isinstance(action, Drop | Rename) or action.meta.name in coming:  # one that moves goes, and comes
+            continue
+        if declared.get(action.meta.name) == file:
+            yield Edit(index_file, ("weight_map", action.meta.name), "remove")
+    for name, file in coming.items():
+        yield Edit(index_file, ("weight_map", name), "set", file)
     if index.total_size != index.nbytes or not actions:  # one that was wrong before is a finding of its own
         return
     before = {meta.name: meta.nbytes for meta in index.tensors.values() if meta.file in actions}

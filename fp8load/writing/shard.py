@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +14,7 @@ from fp8load.index.header import Header
 from fp8load.index.index import TensorMeta
 from fp8load.index.layout import Entry, encode_header, lay_out
 from fp8load.source.base import Source
-from fp8load.writing.actions import Add, Convert, Drop, Rename, SetMetadata, ShardAction
+from fp8load.writing.actions import Add, Convert, Drop, Remake, Rename, SetMetadata, ShardAction
 
 CHUNK = 8 << 20
 """Bytes in memory at once; a multiple of every element's size."""
@@ -21,12 +22,12 @@ CHUNK = 8 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """A tensor of the new file: where its bytes come from, or the bytes themselves."""
+    """A tensor of the new file: its bytes (None: those of the original), and what is done to them in turn."""
 
     entry: Entry
     meta: TensorMeta
-    convert: Callable[[bytes], bytes] | None = None
-    data: bytes | None = None
+    converts: tuple[Callable[[bytes], bytes], ...] = ()
+    data: Callable[[], Iterable[bytes]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,26 +68,46 @@ def new_shard(file: str, header: Header, actions: Sequence[ShardAction]) -> NewS
 def _parts(tensors: Iterable[TensorMeta], actions: Sequence[ShardAction]) -> Iterator[_Part]:
     dropped = {action.meta.name for action in actions if isinstance(action, Drop)}
     names = {action.meta.name: action.to for action in actions if isinstance(action, Rename)}
-    converted = {action.meta.name: action for action in actions if isinstance(action, Convert)}
+    remade = {action.meta.name: action for action in actions if isinstance(action, Remake)}
+    converted = _converted(actions)
     for meta in tensors:
         if meta.name in dropped:
             continue
-        change = converted.get(meta.name)
-        dtype = meta.dtype if change is None else change.dtype
-        entry = Entry(names.get(meta.name, meta.name), dtype, meta.shape)
-        yield _Part(entry=entry, meta=meta, convert=None if change is None else change.convert)
+        new = remade.get(meta.name)
+        given, shape, data = (meta.dtype, meta.shape, None) if new is None else (new.dtype, new.shape, new.data)
+        changes = converted.get(meta.name, []) if given is meta.dtype else []
+        entry = Entry(names.get(meta.name, meta.name), changes[-1].dtype if changes else given, shape)
+        yield _Part(entry=entry, meta=meta, converts=tuple(change.convert for change in changes), data=data)
     for action in actions:
         if isinstance(action, Add):
             meta = action.meta
-            yield _Part(entry=Entry(meta.name, meta.dtype, meta.shape), meta=meta, data=action.data)
+            yield _Part(entry=Entry(meta.name, meta.dtype, meta.shape), meta=meta, data=_given(action.data))
+
+
+def _given(data: bytes | Callable[[], Iterator[bytes]]) -> Callable[[], Iterator[bytes]]:
+    return partial(iter, (data,)) if isinstance(data, bytes) else data
+
+
+def _converted(actions: Sequence[ShardAction]) -> dict[str, list[Convert]]:
+    """What is done to each tensor: all that keeps its dtype, then the last of what changes it. Every one expects the
+    stored dtype, so two repairs of one scale are both done."""
+    table: dict[str, list[Convert]] = {}
+    for action in actions:
+        if isinstance(action, Convert):
+            table.setdefault(action.meta.name, []).append(action)
+    return {name: _in_turn(found) for name, found in table.items()}
+
+
+def _in_turn(found: list[Convert]) -> list[Convert]:
+    keeping = [change for change in found if change.dtype is change.meta.dtype]
+    return keeping + [change for change in found if change.dtype is not change.meta.dtype][-1:]
 
 
 def _write_part(source: Source, part: _Part, file: BinaryIO) -> None:
-    if part.data is not None:
-        file.write(part.data)
-        return
-    for data in pieces(source, part.meta):
-        file.write(data if part.convert is None else part.convert(data))
+    for data in pieces(source, part.meta) if part.data is None else part.data():
+        for convert in part.converts:
+            data = convert(data)  # noqa: PLW2901 - the same bytes, one step further
+        file.write(data)
 
 
 def pieces(source: Source, meta: TensorMeta) -> Iterator[bytes]:

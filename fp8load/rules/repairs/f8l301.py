@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from fp8load.errors import Problem
 from fp8load.rules.base import Context, Repair
+from fp8load.rules.listed import PLAIN
+from fp8load.rules.repairs.meant import meant
 from fp8load.rules.repairs.once import once
 from fp8load.rules.repairs.places import edit_list, stored_unquantized
 from fp8load.writing.actions import Edit
@@ -14,6 +16,10 @@ def actions(context: Context, problem: Problem) -> Iterator[Edit]:
     be. Where several do, or a quantized module does, the entry is only removed: it covered nothing."""
     entry = problem.module
     yield from edit_list(context, "discard", entry)
+    if PLAIN.fullmatch(entry) is None:  # a glob or an expression that this method does not read
+        for name in meant(context, entry):
+            yield from edit_list(context, "append", name)
+        return
     alike = _by_last(context).get(entry.rpartition(".")[2], ())
     rest = entry
     while rest:

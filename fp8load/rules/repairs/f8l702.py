@@ -1,0 +1,19 @@
+"""F8L702: a scale that is zero or negative over a block of zeros becomes a sound one."""
+
+from collections.abc import Iterator
+
+from fp8load.errors import Problem
+from fp8load.rules.base import Context, Repair
+from fp8load.rules.repairs.sound import not_positive, replaced, zero_or_nan
+from fp8load.writing.actions import Convert
+
+
+def actions(context: Context, problem: Problem) -> Iterator[Convert]:
+    """The weights of the block are zero under any scale; NaN among them is F8L801's. One with other weights is lost:
+    nobody knows its scale."""
+    change = replaced(context, problem, "not positive", wrong=not_positive, empty=zero_or_nan)
+    if change is not None:
+        yield change
+
+
+REPAIR = Repair(title="writes a sound scale over blocks of zeros", actions=actions)

@@ -1,0 +1,53 @@
+"""F8L707: scales that are no powers of two become the next ones, and their weights are quantized again under them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from fp8load.dtypes import DType, decode
+from fp8load.errors import Problem
+from fp8load.formats.stacked import stored_name
+from fp8load.rules.base import Context, Repair
+from fp8load.rules.repairs.requantized import requantized
+from fp8load.rules.repairs.users import users
+from fp8load.scheme import Role
+from fp8load.writing.actions import Convert, Remake
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
+
+
+def actions(context: Context, problem: Problem) -> Iterator[Convert | Remake]:
+    """In F32, which holds every power that another dtype of scales may not. Where one weight of those that share the
+    scale cannot be quantized again, nothing is done."""
+    meta = context.checkpoint.index.tensors.get(problem.tensor)
+    if meta is None or not meta.dtype.is_wide_float:
+        return
+    pieces = context.checkpoint.lowered.pieces
+    uses = users(context).get(meta.name, [])
+    weights = dict.fromkeys(stored_name(use.module.tensors[Role.WEIGHT].name, pieces) for use in uses)
+    said = "quantized again, with scales that are powers of two"
+    remade = [requantized(context, weight, next_powers, said) for weight in weights]
+    if None in remade or not remade:
+        return
+    yield from (change for change in remade if change is not None)
+    dtype = meta.dtype
+    yield Convert(meta, DType.F32, lambda data: next_powers(decode(dtype, data)).astype("<f4").tobytes(),
+                  "the next powers of two, in F32")  # fmt: skip
+
+
+def next_powers(scales: NDArray[Any]) -> NDArray[float32]:
+    """The least powers of two that are no less: no code becomes too large. What is no scale stays."""
+    import numpy as np
+
+    mantissa, exponent = np.frexp(scales)
+    powers = np.ldexp(np.float32(1), exponent - (mantissa == 0.5))
+    return np.where((scales > 0) & np.isfinite(scales) & np.isfinite(powers), powers, scales).astype(np.float32)
+
+
+REPAIR = Repair(
+    title="rounds the scales up to powers of two, and quantizes the weights again", actions=actions,
+    only_if="lossy: weights are rounded once more, and readers that take the scales as stored need nothing",
+)  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fp8load.errors import Problem, Severity
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.fused import FusedGroup, fused_groups, is_mixed, kind
+from fp8load.rules.fused import FusedGroup, kind
 from fp8load.rules.samples import BLOCK
 from fp8load.scheme import Role
 
@@ -18,9 +18,8 @@ model.layers.0.self_attn.{q,k}_proj.weight_scale_inv  F32      [2, 2]
 
 def check(context: Context) -> Iterator[Problem]:
     """The members that differ from most of their group, or all where there is no majority."""
-    for group in fused_groups(context.checkpoint):
-        if is_mixed(group):
-            yield from _problems(group)
+    for group in context.checkpoint.stored.mixed:
+        yield from _problems(group)
 
 
 def _problems(group: FusedGroup) -> Iterator[Problem]:

@@ -9,7 +9,6 @@ from fp8load.formats.lowered import ModuleInfo
 from fp8load.formats.stacked import of_expert
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.families import INPUT_ROLES
-from fp8load.rules.fused import fused_groups
 from fp8load.rules.samples import STATIC, TENSOR_WISE
 from fp8load.rules.siblings import differing
 
@@ -24,7 +23,7 @@ def check(context: Context) -> Iterator[Problem]:
     """One problem for each fused group, and one for the experts of a layer, whose input scales are not all equal."""
     if context.scales is None:
         return
-    for group in fused_groups(context.checkpoint):
+    for group in context.checkpoint.stored.fused:
         if len(group.members) > 1:
             last = group.name.rpartition(".")[2]
             yield from _problems(context, group.members, f"the members of {last}", group.name)

@@ -36,8 +36,11 @@ class FusedGroup(NamedTuple):
     fused_on_disk: bool
 
 
-def fused_groups(checkpoint: Checkpoint) -> Iterator[FusedGroup]:
-    """Every layer of several parts. Absent members do not count: some families leave v out."""
+def find_groups(checkpoint: Checkpoint) -> Iterator[FusedGroup]:
+    """Every layer of several parts. Absent members do not count: some families leave v out.
+
+    Several rules look at them: `checkpoint.stored.fused` keeps them.
+    """
     if checkpoint.model is not None:
         yield from _of_family(checkpoint.model, checkpoint.lowered)
     else:
@@ -99,6 +102,11 @@ def kind(info: ModuleInfo) -> tuple[object, ...] | None:
 
 def is_mixed(group: FusedGroup) -> bool:
     """Whether members are stored in different ways, so that no one parameter can hold them."""
+    first = group.members[0]
+    if first.scheme is not None and all(
+        info.scheme is first.scheme and info.bias_dtype is first.bias_dtype for info in group.members
+    ):
+        return False  # nearly always, and without a comparison of schemes
     return len({kind(info) for info in group.members} - {None}) > 1
 
 
@@ -106,4 +114,4 @@ def can_be_planned(checkpoint: Checkpoint) -> bool:
     """Whether the family is known and nothing stands against a plan, so that it can be asked which sizes split."""
     if checkpoint.model is None or any(problem.refuses for problem in checkpoint.problems):
         return False
-    return not any(is_mixed(group) for group in fused_groups(checkpoint))
+    return not checkpoint.stored.mixed

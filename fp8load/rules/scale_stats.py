@@ -211,9 +211,10 @@ def _add_powers(stats: ScaleStats, values: NDArray[float32] | NDArray[float64], 
     """Count values of a chunk that are no powers of two, and whole numbers; zeros, NaN and below belong elsewhere."""
     import numpy as np
 
-    mantissa, _ = np.frexp(values)
-    uneven = (mantissa != 0.5) & (values > 0) & np.isfinite(values)
-    whole = (values == np.rint(values)) & (values >= 1) & (values <= LARGEST_EXPONENT_BYTE)
+    with np.errstate(invalid="ignore"):  # of a NaN
+        mantissa, _ = np.frexp(values)
+        uneven = (mantissa != 0.5) & (values > 0) & np.isfinite(values)
+        whole = (values == np.rint(values)) & (values >= 1) & (values <= LARGEST_EXPONENT_BYTE)
     return stats._replace(
         num_uneven=stats.num_uneven + int(uneven.sum()),
         num_whole=stats.num_whole + int(whole.sum()),

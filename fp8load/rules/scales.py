@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fp8load.errors import Problem, Severity
 from fp8load.index.index import TensorMeta
 from fp8load.inspection import scale_names
+from fp8load.rules.families import Member, families_by_role
 from fp8load.rules.scale_stats import ScaleStats, measured, measured_together
 from fp8load.scheme import Role, ScaleRounding
 from fp8load.values.read import in_rows, together
@@ -85,6 +86,11 @@ class ScaleReader:
     def by_name(self) -> Mapping[str, ScaleStats]:
         """The same by the tensors' names."""
         return {stats.meta.name: stats for stats in self.stats}
+
+    @cached_property
+    def families(self) -> Mapping[Role, Sequence[Sequence[Member]]]:
+        """Sound scales by role, and by projection and scheme (`fp8load.rules.families`)."""
+        return families_by_role(self._checkpoint, self.by_name)
 
     def _measure(self, metas: list[TensorMeta]) -> list[ScaleStats]:
         if len(metas) > 1:

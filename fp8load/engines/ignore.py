@@ -117,7 +117,13 @@ def reading_of(profile: Profile, stored: Stored) -> Reading | None:
     named = [entry for entry in entries if isinstance(entry, str)]
     if fact.ignore.mapped:
         named = [_renamed(entry, prefixes) for entry in named]
-    return Reading(fact=fact.ignore, entries=frozenset(named), prefixes=prefixes)
+    return Reading(fact=fact.ignore, entries=_once(frozenset(named)), prefixes=prefixes)
+
+
+@lru_cache(maxsize=64)
+def _once(entries: frozenset[str]) -> frozenset[str]:
+    """Equal lists as one object: `_covering` looks them up for every module, and comparing long ones takes long."""
+    return entries
 
 
 def linears(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:

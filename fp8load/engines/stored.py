@@ -14,6 +14,7 @@ from fp8load.formats.locate import configurations
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.formats.stacked import of_expert, stored_name
 from fp8load.rules.fused import FusedGroup, find_groups, is_mixed
+from fp8load.rules.listed import Candidates, known_modules
 from fp8load.scheme import LinearScheme, Role
 
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ class Stored:
             if one is not None:
                 found.setdefault(one[0], []).append(info)
         return found
+
+    @cached_property
+    def names(self) -> Candidates:
+        """What entries of ignore lists may name."""
+        return Candidates(known_modules(self.checkpoint))
 
     @cached_property
     def fused(self) -> tuple[FusedGroup, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.listed import Candidates, known_modules, may_be_absent
+from fp8load.rules.listed import may_be_absent
 from fp8load.rules.samples import LISTED, QUANTIZED
 
 
@@ -17,11 +17,9 @@ def check(context: Context) -> Iterator[Problem]:
     fmt = context.checkpoint.format
     if not fmt.ignore:
         return
-    modules = known_modules(context.checkpoint)
-    listed = [entry for entry in dict.fromkeys(fmt.ignore) if entry not in modules]
-    candidates = Candidates(modules) if listed else None
-    for entry in listed:
-        if candidates is None or may_be_absent(entry) or candidates.covered(entry, fmt):
+    candidates = context.checkpoint.stored.names
+    for entry in dict.fromkeys(fmt.ignore):
+        if entry in candidates.modules or may_be_absent(entry) or candidates.covered(entry, fmt):
             continue
         yield Problem(
             code="F8L301", message="an entry of the ignore list covers no module", module=entry, file=fmt.place,

@@ -162,7 +162,8 @@ class Checkpoint:
         """
         from fp8load.verify import verify_report
 
-        return verify_report(self, level=level, tp=tp, engine=engine, arch=arch, against=against, hash=hash)
+        with quiet_gc():
+            return verify_report(self, level=level, tp=tp, engine=engine, arch=arch, against=against, hash=hash)
 
     def fix(self, codes: Sequence[str] = (), *, level: Level | None = None) -> Fixes:
         """What `verify --fix` would do: `.diff()` shows it, `.write(folder)` writes a repaired copy. Nothing is changed

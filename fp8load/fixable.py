@@ -12,8 +12,10 @@ from fp8load.rules.repairs import repairs
 
 
 def fixable(context: Context, problem: Problem) -> Repair | None:
-    """The repair that has something to do for a problem, None where there is none."""
+    """The repair that has something to do for a problem, None where there is none. Reads no tensor."""
     repair = repairs().get(problem.code)
+    if repair is not None and repair.reads:
+        return repair
     if repair is None or next(iter(repair.actions(context, problem)), None) is None:
         return None
     return repair

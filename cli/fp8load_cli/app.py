@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -86,6 +87,8 @@ def _take_global_options(callback: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program on `arguments` (default: the command line) and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        gc.disable()  # the process is this run alone, and all that it makes stays until it ends
     try:
         code = _call(words)
         flush()
@@ -97,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failure = error if isinstance(error, StdoutError) else unwritten(error)
         Output(Settings()).error(failure.problem)
         return int(failure.exit_code)
+    finally:
+        if arguments is None:
+            gc.freeze()  # the interpreter would look for cycles among half a million objects before it ends
     return code
 
 

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from fp8load.dtypes import DType
 from fp8load.engines.kinds import kind_of
 from fp8load.engines.profile import Profile, ScaleFact
-from fp8load.engines.stored import Held, Stored
+from fp8load.engines.stored import Stored
 from fp8load.engines.verdict import Target, Verdict
 from fp8load.errors import Severity
 from fp8load.formats.lowered import ModuleInfo
-from fp8load.rules.fused import fused_groups
 from fp8load.scheme import PerTensor, Role
 
 EXPONENTS = (DType.U8, DType.F8_E8M0)
@@ -47,29 +46,24 @@ def scale_dtypes(profile: Profile, stored: Stored, _target: Target) -> Iterator[
 
 
 def _scales(profile: Profile, stored: Stored, *, among: tuple[DType, ...], severity: Severity) -> Iterator[Verdict]:
-    facts = [fact for fact in profile.scales if any(dtype.value in fact.dtypes for dtype in among)]
-    for held in stored.held:
-        for fact in facts:
-            if held.kind in fact.kinds and (not fact.formats or stored.format in fact.formats):
-                yield from _of_dtype(fact, held, stored, among, severity)
+    facts = [fact for fact in profile.scales if not fact.formats or stored.format in fact.formats]
+    for held, dtype, infos in stored.by_scale:
+        for fact in facts if dtype in among else ():
+            if held.kind in fact.kinds and dtype.value in fact.dtypes:
+                yield from (_unread(fact, stored, info, severity) for info in infos)
 
 
-def _of_dtype(
-    fact: ScaleFact, held: Held, stored: Stored, among: tuple[DType, ...], severity: Severity
-) -> Iterator[Verdict]:
-    tensors = stored.checkpoint.index.tensors
-    for info in held.modules:
-        name, file = stored.stored_tensor(info, Role.WEIGHT_SCALE)
-        dtype = tensors[name].dtype
-        if dtype in among and dtype.value in fact.dtypes:
-            yield Verdict(text=fact.effect, module=info.name, tensor=name, file=file, got=str(tensors[name]),
-                          expected=f"not {dtype}", remedy=fact.remedy, severity=severity)  # fmt: skip
+def _unread(fact: ScaleFact, stored: Stored, info: ModuleInfo, severity: Severity) -> Verdict:
+    name, file = stored.stored_tensor(info, Role.WEIGHT_SCALE)
+    meta = stored.checkpoint.index.tensors[name]
+    return Verdict(text=fact.effect, module=info.name, tensor=name, file=file, got=str(meta),
+                   expected=f"not {meta.dtype}", remedy=fact.remedy, severity=severity)  # fmt: skip
 
 
 def fused(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:
     """Layers stored fused whose one scale the engine does not spread over all parts."""
     facts = [fact for fact in profile.fused if not fact.formats or stored.format in fact.formats]
-    for group in fused_groups(stored.checkpoint) if facts else ():
+    for group in stored.fused if facts else ():
         info = group.members[0]
         if not group.fused_on_disk or not _has_one_number(info):
             continue

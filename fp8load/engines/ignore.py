@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, assert_never
 
 from fp8load.archs.base import Experts, Linear
-from fp8load.archs.model import is_fused_on_disk
+from fp8load.archs.model import Model, is_fused_on_disk
 from fp8load.engines.profile import IgnoreFact, Profile, Way
 from fp8load.engines.stored import Stored
 from fp8load.engines.verdict import Target, Verdict
@@ -117,23 +117,37 @@ def reading_of(profile: Profile, stored: Stored) -> Reading | None:
     named = [entry for entry in entries if isinstance(entry, str)]
     if fact.ignore.mapped:
         named = [_renamed(entry, prefixes) for entry in named]
-    return Reading(fact=fact.ignore, entries=frozenset(named), prefixes=prefixes)
+    return Reading(fact=fact.ignore, entries=_once(frozenset(named)), prefixes=prefixes)
+
+
+@lru_cache(maxsize=64)
+def _once(entries: frozenset[str]) -> frozenset[str]:
+    """Equal lists as one object: `_covering` looks them up for every module, and comparing long ones takes long."""
+    return entries
 
 
 def linears(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:
     """Layers that the engine quantizes and the checkpoint does not, or the other way round (F8L305)."""
-    yield from (verdict for is_coarse, verdict in _disagreements(profile, stored) if not is_coarse)
+    yield from (verdict for is_coarse, verdict in _found(profile, stored) if not is_coarse)
 
 
 def granularity(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:
     """The same where an entry names a fused layer, or single experts of a mixture (F8L307)."""
-    yield from (verdict for is_coarse, verdict in _disagreements(profile, stored) if is_coarse)
+    yield from (verdict for is_coarse, verdict in _found(profile, stored) if is_coarse)
 
 
-def _disagreements(profile: Profile, stored: Stored) -> Iterator[tuple[bool, Verdict]]:
+def _found(profile: Profile, stored: Stored) -> Sequence[tuple[bool, Verdict]]:
+    """The disagreements of an engine's reading. Two rules and the portability line ask, and most versions of an engine
+    read a list alike: each reading is tried once."""
     reading, model = reading_of(profile, stored), stored.checkpoint.model
     if reading is None or model is None or not stored.held:
-        return
+        return ()
+    if reading not in stored.disagreements:
+        stored.disagreements[reading] = tuple(_disagreements(reading, stored, model))
+    return stored.disagreements[reading]
+
+
+def _disagreements(reading: Reading, stored: Stored, model: Model) -> Iterator[tuple[bool, Verdict]]:
     experts = stored.experts
     for at, entry in model.entries():
         if isinstance(entry, Linear) and not _is_always_plain(entry):

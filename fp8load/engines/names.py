@@ -46,7 +46,7 @@ def _unread(fact: FormatFact, held: Held, role: Role, known: tuple[str, ...], st
 def unquantized(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:
     """Quantized modules that the engine builds in 16 bits, with no place for a scale."""
     fact = profile.formats.get(stored.format)
-    if fact is None or not fact.unquantized:
+    if fact is None or stored.ends.isdisjoint(fact.unquantized):
         return
     for held in stored.held:
         for info in held.modules:

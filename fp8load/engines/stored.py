@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from fp8load.dtypes import DType
 from fp8load.engines.kinds import kind_of
 from fp8load.errors import Fp8LoadError
 from fp8load.formats.locate import configurations
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.formats.stacked import of_expert, stored_name
+from fp8load.rules.fused import FusedGroup, expert_groups, find_groups, is_mixed
+from fp8load.rules.listed import Candidates, known_modules
 from fp8load.scheme import LinearScheme, Role
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
+    from fp8load.engines.ignore import Reading
     from fp8load.engines.profile import Layout
+    from fp8load.engines.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,8 @@ class Stored:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
+        self.disagreements: dict[Reading, Sequence[tuple[bool, Verdict]]] = {}
+        """What `fp8load.engines.ignore` has found, by the reading of the ignore list."""
 
     @property
     def format(self) -> str:
@@ -59,6 +66,24 @@ class Stored:
         return tuple(_held(*group, is_expert=key[1], stacked=key[2]) for key, group in groups.items())
 
     @cached_property
+    def by_scale(self) -> Sequence[tuple[Held, DType, Sequence[ModuleInfo]]]:
+        """The same, apart by the dtype in which the scales are stored."""
+        tensors = self.checkpoint.index.tensors
+        found: list[tuple[Held, DType, Sequence[ModuleInfo]]] = []
+        for held in self.held:
+            groups: dict[DType, list[ModuleInfo]] = {}
+            for info in held.modules:
+                name, _ = self.stored_tensor(info, Role.WEIGHT_SCALE)
+                groups.setdefault(tensors[name].dtype, []).append(info)
+            found += [(held, dtype, infos) for dtype, infos in groups.items()]
+        return found
+
+    @cached_property
+    def ends(self) -> frozenset[str]:
+        """Last components of the names of quantized modules."""
+        return frozenset(info.name.rpartition(".")[2] for held in self.held for info in held.modules)
+
+    @cached_property
     def experts(self) -> Mapping[str, Sequence[ModuleInfo]]:
         """Modules that hold routed experts, "model.layers.3.mlp.experts", with the linear layers in them."""
         found: dict[str, list[ModuleInfo]] = {}
@@ -67,6 +92,26 @@ class Stored:
             if one is not None:
                 found.setdefault(one[0], []).append(info)
         return found
+
+    @cached_property
+    def names(self) -> Candidates:
+        """What entries of ignore lists may name."""
+        return Candidates(known_modules(self.checkpoint))
+
+    @cached_property
+    def fused(self) -> tuple[FusedGroup, ...]:
+        """Layers that engines fuse, with those of their parts that are stored."""
+        return tuple(find_groups(self.checkpoint))
+
+    @cached_property
+    def routed(self) -> tuple[FusedGroup, ...]:
+        """For each layer and projection that module of every routed expert."""
+        return tuple(expert_groups(self.checkpoint))
+
+    @cached_property
+    def mixed(self) -> tuple[FusedGroup, ...]:
+        """Those of them whose parts are stored in different ways."""
+        return tuple(group for group in self.fused if is_mixed(group))
 
     @cached_property
     def document(self) -> Mapping[str, Any]:

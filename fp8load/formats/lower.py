@@ -59,14 +59,13 @@ def lower(
     suffixes = suffixes_of(fmt)
     sorted_out = group(tensors, fmt, suffixes)
     grouped, kv, loose = sorted_out.modules, sorted_out.kv, sorted_out.loose
-    scales = {meta.name for roles in grouped.values() for role, meta in roles.items() if role not in _NO_SCALES}
-    scales |= {meta.name for meta in kv.values()}
+    scales = _scale_names(grouped, kv)
     apart = unstack(grouped, fmt, stacks, transposed=transposed)
     problems, unused = [*sorted_out.problems, *apart.problems], dict(sorted_out.unused)
     modules: dict[str, ModuleInfo] = {}
     logical: dict[str, TensorMeta] = dict(apart.metas)
     repacks: dict[str, Repack] = {}
-    cache, choices = _Cache(), Choices()
+    clean, choices = _Clean(), Choices()
     spelling = spelling_of(grouped.values(), fmt)
     for base, roles in grouped.items():
         if Role.WEIGHT not in roles:
@@ -75,13 +74,17 @@ def lower(
         if allow_unscaled and is_bare(roles):
             scheme, faults, left_out = *raw_cast(roles[Role.WEIGHT]), _NOTHING
         else:
-            claim = fmt.claim(apart.stored(base))
-            if isinstance(claim, Ignored) and claim.base is not None and roles[Role.WEIGHT].dtype.is_fp8:
-                claim = claim.base
+            claim = _claim(fmt, apart.stored(base), roles[Role.WEIGHT])
             if isinstance(claim, Claimed):
                 claim = _understood(decided(claim, roles, choices), roles, logical, repacks)
-            beside = Beside(base, roles[Role.WEIGHT], claim, spelling, apart)
-            scheme, faults, left_out = _lower_module(base, roles, fmt, claim, cache=cache, beside=beside)
+            alike = _alike(claim, roles)
+            if alike in clean:
+                scheme, faults, left_out = clean[alike][1], [], _NOTHING
+            else:
+                beside = Beside(base, roles[Role.WEIGHT], claim, spelling, apart)
+                scheme, faults, left_out = _lower_module(base, roles, fmt, claim, beside=beside)
+                if scheme is not None and not faults and not left_out:
+                    clean[alike] = claim, scheme
         problems.extend(faults)
         for role, reason in left_out.items():
             unused[roles.pop(role).name] = reason
@@ -89,11 +92,16 @@ def lower(
     problems.extend(_without_role(modules, loose))
     problems.extend(missing_transforms(modules))
     problems.extend(mixed_dtypes(tensors, scales, unused, known=known, free=free))
-    if apart.pieces:
-        problems = list(stored_problems(problems, apart.pieces))
+    problems = list(stored_problems(problems, apart.pieces)) if apart.pieces else problems
     return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, logical=logical, pieces=apart.pieces,
                    stacks=apart.stacks, problems=tuple(problems), weight=lambda module: _weight_name(module, fmt),
                    repacks=repacks)  # fmt: skip
+
+
+def _claim(fmt: CheckpointFormat, module: str, weight: TensorMeta) -> Claim:
+    """What the configuration says of a module; of one that it leaves as it was in FP8, what was said before."""
+    claim = fmt.claim(module)
+    return claim.base if isinstance(claim, Ignored) and claim.base is not None and weight.dtype.is_fp8 else claim
 
 
 def _understood(
@@ -127,6 +135,13 @@ def _weight_name(module: str, fmt: CheckpointFormat) -> str:
 _NO_SCALES = frozenset({Role.WEIGHT, Role.BIAS})
 
 
+def _scale_names(
+    modules: Mapping[str, Mapping[Role, TensorMeta]], kv: Mapping[tuple[str, Role], TensorMeta]
+) -> set[str]:
+    names = {meta.name for roles in modules.values() for role, meta in roles.items() if role not in _NO_SCALES}
+    return names | {meta.name for meta in kv.values()}
+
+
 def _without_weight(weight: str, roles: dict[Role, TensorMeta], loose: dict[str, TensorMeta]) -> Iterator[Problem]:
     """Scales whose weight is absent are faults; a bias alone is a loose tensor (a LayerNorm's, or a router's)."""
     for role, meta in roles.items():
@@ -146,7 +161,10 @@ def _without_role(modules: Mapping[str, ModuleInfo], loose: Mapping[str, TensorM
 
 
 _NOTHING: dict[Role, str] = {}
-_Cache = dict[tuple[object, ...], LinearScheme]
+_Alike = tuple[object, ...]
+_Clean = dict[_Alike, tuple[Claim, LinearScheme]]
+"""Modules that are alike but for their names -> what is claimed, kept alive because a key has its scheme's id, and the
+scheme that they have: nothing is wrong with them, and tens of thousands share it."""
 _Lowering = tuple[LinearScheme | None, list[Problem], dict[Role, str]]
 
 
@@ -156,7 +174,6 @@ def _lower_module(
     fmt: CheckpointFormat,
     claim: Claim,
     *,
-    cache: _Cache,
     beside: Beside,
 ) -> _Lowering:
     """One module: its scheme, what is wrong, and which of its tensors are left out and why."""
@@ -174,7 +191,7 @@ def _lower_module(
         return None, [fault] if len(weight.shape) == 2 else [], {}
     if not isinstance(claim, Claimed):
         return None, [quantized_without_claim(weight, fmt, claim)], {}
-    return _quantized(roles, claim.scheme, cache, beside)
+    return _quantized(roles, claim.scheme, beside)
 
 
 def _unquantized(
@@ -196,17 +213,17 @@ def _unquantized(
     return problems, dict.fromkeys(orphans, reason)
 
 
-def _quantized(roles: Mapping[Role, TensorMeta], template: LinearScheme, cache: _Cache, beside: Beside) -> _Lowering:
-    """A quantized weight that the configuration claims: dtype and scales against the template.
+def _alike(claim: Claim, roles: Mapping[Role, TensorMeta]) -> _Alike:
+    """What decides how a claimed module is lowered, its name aside."""
+    if not isinstance(claim, Claimed):
+        return ()
+    cut = roles[Role.WEIGHT].name.rfind(".") + 1
+    return (id(claim.scheme), *[(role, meta.dtype, meta.shape, meta.name[cut:]) for role, meta in roles.items()])
 
-    Modules that are alike but for their names share the verdict "nothing wrong", and their scheme.
-    """
+
+def _quantized(roles: Mapping[Role, TensorMeta], template: LinearScheme, beside: Beside) -> _Lowering:
+    """A quantized weight that the configuration claims: dtype and scales against the template."""
     weight = roles[Role.WEIGHT]
-    cut = weight.name.rfind(".") + 1
-    alike = (id(template), *[(role, meta.dtype, meta.shape, meta.name[cut:]) for role, meta in roles.items()])
-    clean = cache.get(alike)
-    if clean is not None:
-        return clean, [], {}
     problems: list[Problem] = []
     if weight.dtype is not template.weight.dtype:
         problems.append(contradiction("F8L105", weight, str(template.weight.dtype), str(weight.dtype)))
@@ -229,10 +246,7 @@ def _quantized(roles: Mapping[Role, TensorMeta], template: LinearScheme, cache: 
         problems.extend(scalar_faults(role, weight, roles.get(role), beside(role)))
     problems.extend(transform_faults(roles, template))
     kept = {role: meta for role, meta in roles.items() if role not in left_out}
-    scheme = _filled(with_transforms(template, kept), kept)
-    if not problems and not left_out:
-        cache[alike] = scheme
-    return scheme, problems, left_out
+    return _filled(with_transforms(template, kept), kept), problems, left_out
 
 
 def _used(template: LinearScheme) -> set[Role]:

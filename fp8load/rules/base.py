@@ -90,11 +90,13 @@ class Repair:
     title    what is done, for people: "drops the scale"
     actions  a fault -> what changes; nothing for one that cannot be mended
     only_if  why it is done only where `--fix` names the code; "" where it is exact and there is one way to do it
+    reads    `actions` looks into tensors to tell what can be mended: a report offers it without asking
     """
 
     title: str
     actions: Callable[[Context, Problem], Iterator[Action]]
     only_if: str = ""
+    reads: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

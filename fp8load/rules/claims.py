@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fp8load.formats.base import Claimed
@@ -18,18 +19,22 @@ def empty_claims(checkpoint: Checkpoint) -> dict[str, list[TensorMeta]]:
 
     A group whose modules are quantized at least in part is not among them, nor is anything without a configuration.
     """
-    fmt = checkpoint.format
     unquantized: dict[str, list[TensorMeta]] = {}
-    alive: set[str] = set()
+    for by, weight in _claims(checkpoint, are_wide=True):
+        unquantized.setdefault(by, []).append(weight)
+    # Few weights are claimed in vain, and one quantized weight of an entry is enough: most are never asked about.
+    for by, _ in _claims(checkpoint, are_wide=False):
+        if not unquantized:
+            break
+        unquantized.pop(by, None)
+    return unquantized
+
+
+def _claims(checkpoint: Checkpoint, *, are_wide: bool) -> Iterator[tuple[str, TensorMeta]]:
+    """Linear layers that the configuration claims, unquantized ones or the others: the entry, and the weight."""
     for name, info in checkpoint.lowered.modules.items():
         weight = info.tensors[Role.WEIGHT]
-        if len(weight.shape) != 2 or is_embedding(name) or is_router(name):
-            continue
-        claim = fmt.claim(name)
-        if not isinstance(claim, Claimed):
-            continue
-        if weight.dtype.is_wide_float:
-            unquantized.setdefault(claim.by, []).append(weight)
-        else:
-            alive.add(claim.by)
-    return {by: weights for by, weights in unquantized.items() if by not in alive}
+        if weight.dtype.is_wide_float is are_wide and len(weight.shape) == 2:
+            claim = None if is_embedding(name) or is_router(name) else checkpoint.format.claim(name)
+            if isinstance(claim, Claimed):
+                yield claim.by, weight

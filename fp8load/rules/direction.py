@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fp8load.dtypes import LARGEST_FINITE
@@ -36,7 +36,7 @@ def reciprocals(context: Context) -> Iterator[tuple[ModuleInfo, Role, ScaleStats
                 yield modules[member.module], role, member.stats
 
 
-def _turned(family: list[Member], first: ModuleInfo) -> list[Member]:
+def _turned(family: Sequence[Member], first: ModuleInfo) -> list[Member]:
     """Members of a family (which have one scheme) that point the wrong way."""
     scheme = first.scheme
     if scheme is None:

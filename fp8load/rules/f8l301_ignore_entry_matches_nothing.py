@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.listed import Candidates, known_modules, may_be_absent
+from fp8load.rules.listed import may_be_absent
 from fp8load.rules.samples import LISTED, QUANTIZED
 
 _NEAR = 0.85
@@ -21,12 +21,11 @@ def check(context: Context) -> Iterator[Problem]:
     fmt = context.checkpoint.format
     if not fmt.ignore:
         return
-    modules = known_modules(context.checkpoint)
-    listed = [entry for entry in dict.fromkeys(fmt.ignore) if entry not in modules]
-    candidates = Candidates(modules) if listed else None
+    candidates = context.checkpoint.stored.names
+    listed = [entry for entry in dict.fromkeys(fmt.ignore) if entry not in candidates.modules]
     claimed = _Claimed(context)
     for entry in listed:
-        if candidates is None or candidates.covered(entry, fmt):
+        if candidates.covered(entry, fmt):
             continue
         meant = claimed.meant(entry)
         if meant is None and may_be_absent(entry):

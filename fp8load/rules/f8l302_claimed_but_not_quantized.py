@@ -10,8 +10,10 @@ from fp8load.rules.samples import LISTED, QUANTIZED
 
 def check(context: Context) -> Iterator[Problem]:
     """What lowering found, unless nothing at all is quantized: then F8L102 names the same weights."""
-    said = {weight.name for weights in empty_claims(context.checkpoint).values() for weight in weights}
-    return (problem for problem in context.problems("F8L302") if problem.tensor not in said)
+    found = list(context.problems("F8L302"))
+    claims = empty_claims(context.checkpoint) if found else {}
+    said = {weight.name for weights in claims.values() for weight in weights}
+    return (problem for problem in found if problem.tensor not in said)
 
 
 RULE = Rule(

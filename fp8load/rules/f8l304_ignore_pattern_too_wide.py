@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.listed import PLAIN, known_modules
+from fp8load.rules.listed import PLAIN
 from fp8load.rules.readings import Readers
 from fp8load.rules.samples import LISTED, QUANTIZED
 
@@ -22,7 +22,7 @@ def check(context: Context) -> Iterator[Problem]:
     if not entries:
         return
     quantized = [name for name, info in checkpoint.lowered.modules.items() if info.scheme is not None]
-    readers, full_names = Readers(quantized), known_modules(checkpoint)
+    readers, full_names = Readers(quantized), checkpoint.stored.names.modules
     for entry in entries:
         reaches = list(readers.reach(entry, fmt.covers))
         if not reaches:

@@ -7,7 +7,7 @@ from itertools import islice
 from fp8load.errors import Problem, Severity
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.fused import FusedGroup, expert_groups, fused_groups, is_mixed, kind
+from fp8load.rules.fused import FusedGroup, is_mixed, kind
 from fp8load.rules.samples import BLOCK
 from fp8load.scheme import Role
 
@@ -31,11 +31,10 @@ audio_tower.layers.0.self_attn.{q,v}_proj.bias      BF16  [256]
 def check(context: Context) -> Iterator[Problem]:
     """The members that differ from most of their group, or all where there is no majority; and shared experts that are
     stored in another way than the routed ones, which only some engines make one layer of: a note."""
-    for group in fused_groups(context.checkpoint):
-        if is_mixed(group):
-            yield from _problems(group, f"members of {group.name.rpartition('.')[2]}", _last)
+    for group in context.checkpoint.stored.mixed:
+        yield from _problems(group, f"members of {group.name.rpartition('.')[2]}", _last)
     modules = context.checkpoint.lowered.modules
-    for group in expert_groups(context.checkpoint):
+    for group in context.checkpoint.stored.routed:
         if is_mixed(group):
             yield from _problems(group, "the experts of a layer", _numbered)
         else:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fp8load.errors import Problem, Severity
 from fp8load.formats.base import CheckpointFormat
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.listed import PLAIN, Candidates, known_modules, may_be_absent
+from fp8load.rules.listed import PLAIN, may_be_absent
 from fp8load.rules.samples import LISTED, QUANTIZED
 
 ROUTER = "model.layers.0.mlp.gate.weight  BF16  [8, 256]\n"
@@ -17,16 +17,14 @@ def check(context: Context) -> Iterator[Problem]:
     entries = list(dict.fromkeys(fmt.ignore))
     if not entries:
         return
-    modules = known_modules(context.checkpoint)
-    full_names = modules | {parent for module in modules for parent in _parents(module)}
-    candidates = Candidates(modules)
+    candidates = context.checkpoint.stored.names
     for entry in entries:
         if entry.startswith("re:"):
             wrong = "" if _reads_expressions(fmt) else "a regular expression, and the method reads names"
         elif PLAIN.fullmatch(entry) is None:
             wrong = "" if _reads_globs(fmt) else "a pattern, and the method takes it for a name"
         else:
-            is_full = {entry, entry.removeprefix("model."), f"model.{entry}"} & full_names
+            is_full = any(map(candidates.holds, (entry, entry.removeprefix("model."), f"model.{entry}")))
             is_short = not is_full and not may_be_absent(entry) and candidates.covered(entry, fmt)
             wrong = "a part of a name, and some readers compare whole names" if is_short else ""
         if wrong:
@@ -35,12 +33,6 @@ def check(context: Context) -> Iterator[Problem]:
                 expected="the full name of a module", got=entry, severity=Severity.INFO, refuses=False,
                 hint="write the full name of each module that is meant",
             )  # fmt: skip
-
-
-def _parents(module: str) -> Iterator[str]:
-    """The modules that hold a module."""
-    parts = module.split(".")
-    return (".".join(parts[:end]) for end in range(1, len(parts)))
 
 
 def _reads_globs(fmt: CheckpointFormat) -> bool:

@@ -6,7 +6,6 @@ from fp8load.errors import Problem, Severity
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.fused import fused_groups
 from fp8load.rules.samples import NVFP4, NVFP4_GATE_UP, STATIC
 from fp8load.rules.targets import both, engines
 from fp8load.scheme import PerTensor, Role
@@ -20,7 +19,7 @@ model.layers.0.self_attn.qkv_proj.input_scale   F32      [1]
 
 def check(context: Context) -> Iterator[Problem]:
     """Fused modules with a scheme per tensor, or with one global scale."""
-    for group in fused_groups(context.checkpoint):
+    for group in context.checkpoint.stored.fused:
         info = group.members[0]
         scale = _scalar(info) if group.fused_on_disk else None
         if scale is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fp8load.dtypes import DType
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.fused import FusedGroup, fused_groups, is_mixed
+from fp8load.rules.fused import FusedGroup, is_mixed
 from fp8load.rules.samples import NVFP4, NVFP4_GATE_UP, STATIC, TENSOR_WISE
 from fp8load.rules.siblings import differing
 from fp8load.scheme import PerTensor, Role
@@ -20,7 +20,7 @@ def check(context: Context) -> Iterator[Problem]:
     """One problem for each fused group: global scales of FP4 are errors, scales of whole FP8 tensors are noted."""
     if context.scales is None:
         return
-    for group in fused_groups(context.checkpoint):
+    for group in context.checkpoint.stored.fused:
         role = _one_for_all(group)
         if role is not None:
             yield from _problems(context, group, role)

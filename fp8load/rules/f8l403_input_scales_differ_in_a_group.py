@@ -8,7 +8,6 @@ from fp8load.errors import Problem, Severity
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.families import INPUT_ROLES
-from fp8load.rules.fused import expert_groups, fused_groups
 from fp8load.rules.samples import STATIC, TENSOR_WISE
 from fp8load.rules.siblings import differing
 
@@ -23,11 +22,11 @@ def check(context: Context) -> Iterator[Problem]:
     """One problem for each fused group, and one for the experts of a layer, whose input scales are not all equal."""
     if context.scales is None:
         return
-    for group in fused_groups(context.checkpoint):
+    for group in context.checkpoint.stored.fused:
         if len(group.members) > 1:
             last = group.name.rpartition(".")[2]
             yield from _problems(context, group.members, f"the members of {last}", group.name)
-    for group in expert_groups(context.checkpoint):
+    for group in context.checkpoint.stored.routed:
         last = group.name.rpartition(".")[2]
         quantized = [info for info in group.members if info.scheme is not None]
         if len(quantized) > 1:

@@ -9,7 +9,7 @@ from fp8load.archs.model import is_fused_on_disk
 from fp8load.errors import Problem, Severity
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.fused import fused_groups, in_order
+from fp8load.rules.fused import in_order
 from fp8load.rules.samples import BLOCK
 from fp8load.scheme import PerBlock, Role
 
@@ -26,7 +26,7 @@ model.layers.0.self_attn.kv_a_proj_with_mqa.weight_scale_inv  F32      [5, 2]
 
 def check(context: Context) -> Iterator[Problem]:
     """Members that are stored one by one, and parts of a tensor that is stored fused where the family says its rows."""
-    for group in fused_groups(context.checkpoint):
+    for group in context.checkpoint.stored.fused:
         if not group.fused_on_disk:
             for info in in_order(group)[:-1]:
                 yield from _partial(info, info.tensors[Role.WEIGHT].shape[0])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from fp8load.errors import Problem, Severity
 from fp8load.formats.contradictions import accepted_shapes, one_number
+from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import STATIC, TENSOR_WISE
 from fp8load.scheme import LinearScheme, PerTensor, Role, scale_shape
@@ -16,19 +17,31 @@ SCALARS = frozenset({Role.INPUT_SCALE, Role.INPUT_GLOBAL_SCALE, Role.WEIGHT_GLOB
 
 def check(context: Context) -> Iterator[Problem]:
     """Scales whose shape is another spelling of the usual one: [1, 1], [N], [N/bn, 1, K/bk, 1]."""
-    for info in context.checkpoint.lowered.modules.values():
-        if info.scheme is None:
-            continue
-        for role, meta in info.tensors.items():
-            usual, accepted = _usual(info.scheme, role, info.tensors[Role.WEIGHT].shape)
-            if meta.shape in accepted and meta.shape not in usual:
-                kind = info.scheme.weight.granularity if role is Role.WEIGHT_SCALE else PerTensor()
-                yield Problem(
-                    code="F8L503", message=f"a scale {kind} has another shape than the usual one", tensor=meta.name,
-                    file=meta.file, expected=" or ".join(str(list(shape)) for shape in usual),
-                    got=str(list(meta.shape)), severity=Severity.INFO, refuses=False,
-                    hint="fp8load reads it; engines that compare shapes refuse it until it is reshaped",
-                )  # fmt: skip
+    for held in context.checkpoint.stored.held:
+        known: dict[tuple[object, ...], str] = {}  # modules that are stored alike have few shapes
+        for info in held.modules:
+            weight = info.tensors[Role.WEIGHT].shape
+            for role, meta in info.tensors.items():
+                expected = known.get((role, meta.shape, weight))
+                if expected is None:
+                    expected = known[role, meta.shape, weight] = _expected(held.scheme, role, meta.shape, weight)
+                if expected:
+                    yield _problem(held.scheme, role, meta, expected)
+
+
+def _expected(scheme: LinearScheme, role: Role, shape: tuple[int, ...], weight: tuple[int, ...]) -> str:
+    """The usual shapes, where this one is another spelling of them; else nothing."""
+    usual, accepted = _usual(scheme, role, weight)
+    return " or ".join(str(list(one)) for one in usual) if shape in accepted and shape not in usual else ""
+
+
+def _problem(scheme: LinearScheme, role: Role, meta: TensorMeta, expected: str) -> Problem:
+    kind = scheme.weight.granularity if role is Role.WEIGHT_SCALE else PerTensor()
+    return Problem(
+        code="F8L503", message=f"a scale {kind} has another shape than the usual one", tensor=meta.name, file=meta.file,
+        expected=expected, got=str(list(meta.shape)), severity=Severity.INFO, refuses=False,
+        hint="fp8load reads it; engines that compare shapes refuse it until it is reshaped",
+    )  # fmt: skip
 
 
 _Shapes = tuple[tuple[int, ...], ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fp8load.dtypes import DType
 from fp8load.errors import Problem, Severity
@@ -33,7 +33,7 @@ def check(context: Context) -> Iterator[Problem]:
             yield from (_problem(member, number, loud) for member in family if member.stats.constant == number)
 
 
-def _num_layers(family: list[Member]) -> int:
+def _num_layers(family: Sequence[Member]) -> int:
     """Layers, where the experts of one count once."""
     experts = (of_expert(member.module) for member in family)
     return len({member.module if one is None else one[0] for member, one in zip(family, experts, strict=True)})

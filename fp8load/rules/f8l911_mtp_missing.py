@@ -17,16 +17,16 @@ def check(context: Context) -> Iterator[Problem]:
     declared = num_declared(index.config)
     if declared is None:
         return
-    layer_of = MtpNames(index.config).layer
-    stored = {layer: name for name in index.declared or index.tensors if (layer := layer_of(name)) is not None}
-    if declared > 0 and not stored:
+    layer_of, names = MtpNames(index.config).layer, index.declared or index.tensors
+    if declared > 0 and not any(map(layer_of, names)):
         yield Problem(
             code="F8L911", message="layers for multi-token prediction are declared and not stored", file="config.json",
             expected=f"{declared:,} behind the last layer of the decoder, or under mtp", got="none",
             severity=Severity.INFO, refuses=False,
             hint="legal, many exports leave them out; speculative decoding would run on uninitialised memory",
         )  # fmt: skip
-    elif declared == 0 and stored:
+    stored = {layer: name for name in names if (layer := layer_of(name)) is not None} if declared == 0 else {}
+    if stored:
         layer, name = next(iter(stored.items()))
         yield Problem(
             code="F8L911", message="layers for multi-token prediction are stored and the configuration says 0",

@@ -5,13 +5,11 @@ The odd ones out of a family are what is wrong.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from fp8load.formats.lowered import ModuleInfo
 from fp8load.rules.scale_stats import ScaleStats
 from fp8load.scheme import Role
 
@@ -19,15 +17,13 @@ if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
     from fp8load.rules.base import Context
 
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-
 MAX_SHOWN = 2
 """Families that one text names."""
 
 
 def family(name: str) -> str:
     """The name with "*" for each component that is a number: "model.layers.*.mlp.down_proj.weight"."""
-    return _NUMBER.sub("*", name)
+    return ".".join(["*" if part.isdecimal() else part for part in name.split(".")])
 
 
 class Families:
@@ -60,6 +56,7 @@ class Families:
 WEIGHT_ROLES = (Role.WEIGHT_SCALE, Role.WEIGHT_GLOBAL_SCALE)
 INPUT_ROLES = (Role.INPUT_SCALE, Role.INPUT_GLOBAL_SCALE)
 KV_ROLES = (Role.K_SCALE, Role.V_SCALE, Role.Q_SCALE, Role.PROB_SCALE)
+_SCALES = frozenset({*WEIGHT_ROLES, *INPUT_ROLES})
 
 
 class Member(NamedTuple):
@@ -76,36 +73,44 @@ def family_of(module: str) -> str:
     return family(module)
 
 
-def scale_families(context: Context, roles: Iterable[Role]) -> Iterator[list[Member]]:
+def scale_families(context: Context, roles: Iterable[Role]) -> Iterator[Sequence[Member]]:
     """Sound scales of `roles`, by role, projection and scheme; a tensor that several modules share counts once.
 
     Layers that are quantized in other ways are families of their own: their scales mean other things.
     """
-    if context.scales is None:
-        return
-    by_name = context.scales.by_name
+    if context.scales is not None:
+        for role in roles:
+            yield from context.scales.families.get(role, ())
+
+
+def families_by_role(checkpoint: Checkpoint, by_name: Mapping[str, ScaleStats]) -> Mapping[Role, list[list[Member]]]:
+    """The families of every role."""
     families: dict[tuple[object, ...], dict[str, Member]] = {}
-    for module, role, name, scheme in _scales(context.checkpoint, frozenset(roles)):
+    for module, role, name, meaning in _scales(checkpoint):
         stats = by_name.get(name)
         if stats is not None and stats.is_sound:
-            families.setdefault((role, family(module), scheme), {}).setdefault(name, Member(module, role, stats))
+            families.setdefault((role, family_of(module), meaning), {}).setdefault(name, Member(module, role, stats))
+    found: dict[Role, list[list[Member]]] = {}
     for members in families.values():
-        yield list(members.values())
+        known = list(members.values())
+        found.setdefault(known[0].role, []).append(known)
+    return found
 
 
-def _scales(checkpoint: Checkpoint, roles: frozenset[Role]) -> Iterator[tuple[str, Role, str, object]]:
-    """Module, role, the tensor's name, and what must be equal of the schemes."""
+def _scales(checkpoint: Checkpoint) -> Iterator[tuple[str, Role, str, int]]:
+    """Module, role, the tensor's name, and a number that is equal where schemes mean the same."""
+    numbers: dict[object, int] = {}
+    of_scheme: dict[int, int] = {}  # by identity: tens of thousands of modules share few schemes
     for info in checkpoint.lowered.modules.values():
+        scheme = info.scheme
+        if id(scheme) not in of_scheme:
+            meaning = scheme and (scheme.weight, scheme.second_level)
+            of_scheme[id(scheme)] = numbers.setdefault(meaning, len(numbers))
         for role, meta in info.tensors.items():
-            if role in roles:
-                yield info.name, role, meta.name, _meaning(info)
+            if role in _SCALES:
+                yield info.name, role, meta.name, of_scheme[id(scheme)]
     for (attention, role), meta in checkpoint.lowered.kv.items():
-        if role in roles:
-            yield attention, role, meta.name, None
-
-
-def _meaning(info: ModuleInfo) -> object:
-    return info.scheme and (info.scheme.weight, info.scheme.second_level)
+        yield attention, role, meta.name, -1
 
 
 _KEYS = frozenset({"k_proj", "qkv_proj"})

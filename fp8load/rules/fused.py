@@ -42,8 +42,11 @@ class FusedGroup(NamedTuple):
     by_name: bool = False
 
 
-def fused_groups(checkpoint: Checkpoint) -> Iterator[FusedGroup]:
-    """Every layer of several parts. Absent members do not count: some families leave v out. ComfyUI fuses no layers."""
+def find_groups(checkpoint: Checkpoint) -> Iterator[FusedGroup]:
+    """Every layer of several parts. Absent members do not count: some families leave v out. ComfyUI fuses no layers.
+
+    Several rules look at them: `checkpoint.stored.fused` keeps them.
+    """
     if checkpoint.format.name in COMFYUI:
         return
     if checkpoint.model is not None:
@@ -121,6 +124,11 @@ def kind(info: ModuleInfo, group: FusedGroup) -> tuple[object, ...] | None:
 
 def is_mixed(group: FusedGroup) -> bool:
     """Whether members are stored in different ways, so that no one parameter can hold them."""
+    first = group.members[0]
+    if first.scheme is not None and all(
+        info.scheme is first.scheme and info.bias_dtype is first.bias_dtype for info in group.members
+    ):
+        return False  # nearly always, and without a comparison of schemes
     return len({kind(info, group) for info in group.members} - {None}) > 1
 
 
@@ -128,4 +136,4 @@ def can_be_planned(checkpoint: Checkpoint) -> bool:
     """Whether the family is known and nothing stands against a plan, so that it can be asked which sizes split."""
     if checkpoint.model is None or any(problem.refuses for problem in checkpoint.problems):
         return False
-    return not any(is_mixed(group) for group in fused_groups(checkpoint))
+    return not checkpoint.stored.mixed

@@ -57,11 +57,19 @@ class Candidates:
     """Modules by their components, so that thousands of entries are looked up and not searched."""
 
     def __init__(self, modules: Collection[str]) -> None:
-        self._modules = modules
-        self._by_component: dict[str, list[str]] = {}
-        for module in modules:
+        self.modules = modules
+
+    @cached_property
+    def _by_component(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for module in self.modules:
             for component in set(module.split(".")):
-                self._by_component.setdefault(component, []).append(module)
+                found.setdefault(component, []).append(module)
+        return found
+
+    def holds(self, name: str) -> bool:
+        """Whether this is the full name of a module, or of one that holds others."""
+        return name in self.modules or any(True for _ in self._below(f"{name}."))
 
     def covered(self, entry: str, fmt: CheckpointFormat) -> bool:
         """Whether the entry covers some module."""
@@ -72,7 +80,7 @@ class Candidates:
 
         A leading "model" need not: transformers renames between saving and loading.
         """
-        among = self._modules
+        among = self.modules
         if PLAIN.fullmatch(entry):
             parts = entry.removeprefix("model.").split(".")
             among = min((self._by_component.get(part, []) for part in parts), key=len)
@@ -85,7 +93,7 @@ class Candidates:
 
     @cached_property
     def _sorted(self) -> list[str]:
-        return sorted(self._modules)
+        return sorted(self.modules)
 
     def nearest(self, entry: str, fmt: CheckpointFormat) -> str:
         """A module that ends in the same component, or one beside which the entry would stand and that it may mean."""

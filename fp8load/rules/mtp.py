@@ -35,7 +35,8 @@ class MtpNames:
 
     def layer(self, name: str) -> str | None:
         """The layer that a tensor or module belongs to, None for all others."""
-        found = _MTP.search(name)
+        # Most names have neither, and searching a hundred thousand of them for an expression takes long.
+        found = _MTP.search(name) if "mtp" in name or "nextn" in name else None
         if found is not None:
             counted = re.match(r"(?:layers\.)?\d+(?=\.|$)", name[found.end() :])
             return name[: found.end()].rstrip(".") + (f".{counted[0]}" if counted else "")

@@ -6,7 +6,7 @@ taken as whole numbers, tell whether all is sound; only a chunk that is not is d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from math import log2
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +34,10 @@ _CODES: dict[DType, tuple[str, int, int, int]] = {
     DType.F8_E4M3FNUZ: ("u1", 1, 1, 0x7F), DType.F8_E5M2FNUZ: ("u1", 1, 1, 0x7F),
 }  # fmt: skip
 """dtype -> whole numbers of its size; codes of the smallest positive value, the first from `DEAD`, the largest."""
+
+
+_MANTISSA_BITS: dict[DType, int] = {DType.F64: 52, DType.F32: 23, DType.F16: 10, DType.BF16: 7}
+"""Of float scales: without them a normal number is a power of two."""
 
 
 class ScaleStats(NamedTuple):
@@ -105,6 +109,54 @@ def measured(meta: TensorMeta, chunks: Iterable[bytes], *, must_be_powers: bool 
     return stats._replace(median_log2=_median_log2(meta.dtype, sample))
 
 
+def measured_together(
+    metas: Sequence[TensorMeta], data: bytes, *, must_be_powers: Collection[str] = ()
+) -> list[ScaleStats]:
+    """The same of many small scales, whose bytes follow each other in `data`; `must_be_powers` has names.
+
+    Scales of one dtype and size are rows of one array. Rows that are plainly sound are done with what is known of all
+    rows; each other row is measured by itself.
+    """
+    alike: dict[tuple[DType, int], list[tuple[TensorMeta, int]]] = {}
+    begin = 0
+    for meta in metas:
+        alike.setdefault((meta.dtype, meta.nbytes), []).append((meta, begin))
+        begin += meta.nbytes
+    found: dict[str, ScaleStats] = {}
+    for (dtype, nbytes), places in alike.items():
+        joined = data if len(alike) == 1 else b"".join(data[at : at + nbytes] for _, at in places)
+        powers = [meta.name in must_be_powers for meta, _ in places]
+        for (meta, at), row, is_power in zip(places, _rows(dtype, joined, powers), powers, strict=True):
+            is_plain, least, most, median = row
+            found[meta.name] = (
+                ScaleStats(meta, smallest=least, largest=most, median_log2=log2(median)) if is_plain
+                else measured(meta, [data[at : at + nbytes]], must_be_powers=is_power)
+            )  # fmt: skip
+    return [found[meta.name] for meta in metas]
+
+
+def _rows(dtype: DType, data: bytes, powers: Sequence[bool]) -> Iterator[tuple[bool, float, float, float]]:
+    """Of scales of one size that follow each other: whether one is plainly sound, its range and its median.
+
+    Plainly sound: finite, positive, nothing dead; where it must be of powers of two, these are normal and below 1.
+    """
+    import numpy as np
+
+    width, _, alive, highest = _CODES[dtype]
+    codes = np.frombuffer(data, dtype=width).reshape(len(powers), -1)
+    low, high = codes.min(axis=1), codes.max(axis=1)
+    sample = codes[:, :: max(1, -(-codes.shape[1] // NUM_SAMPLES))]
+    half = sample.shape[1] // 2
+    middle = np.partition(sample, half, axis=1)[:, half]
+    least, most, median = (decode(dtype, found.tobytes()) for found in (low, high, middle))
+    is_plain = (low >= alive) & (high <= highest)
+    if any(powers):
+        mantissa = (1 << _MANTISSA_BITS[dtype]) - 1
+        are_even = (np.bitwise_or.reduce(codes, axis=1) & mantissa) == 0
+        is_plain &= ~np.array(powers) | (are_even & (most < 1))
+    return zip(is_plain.tolist(), least.tolist(), most.tolist(), median.tolist(), strict=True)
+
+
 def _median_log2(dtype: DType, sample: list[NDArray[Any]]) -> float:
     """Of positive finite codes; their order is that of the values."""
     import numpy as np
@@ -159,9 +211,10 @@ def _add_powers(stats: ScaleStats, values: NDArray[float32] | NDArray[float64], 
     """Count values of a chunk that are no powers of two, and whole numbers; zeros, NaN and below belong elsewhere."""
     import numpy as np
 
-    mantissa, _ = np.frexp(values)
-    uneven = (mantissa != 0.5) & (values > 0) & np.isfinite(values)
-    whole = (values == np.rint(values)) & (values >= 1) & (values <= LARGEST_EXPONENT_BYTE)
+    with np.errstate(invalid="ignore"):  # of a NaN
+        mantissa, _ = np.frexp(values)
+        uneven = (mantissa != 0.5) & (values > 0) & np.isfinite(values)
+        whole = (values == np.rint(values)) & (values >= 1) & (values <= LARGEST_EXPONENT_BYTE)
     return stats._replace(
         num_uneven=stats.num_uneven + int(uneven.sum()),
         num_whole=stats.num_whole + int(whole.sum()),

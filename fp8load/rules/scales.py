@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from fp8load.errors import Problem, Severity
 from fp8load.index.index import TensorMeta
 from fp8load.inspection import scale_names
-from fp8load.rules.scale_stats import ScaleStats, measured
+from fp8load.rules.families import Member, families_by_role
+from fp8load.rules.scale_stats import ScaleStats, measured, measured_together
 from fp8load.scheme import Role, ScaleRounding
-from fp8load.values.read import in_rows
+from fp8load.values.read import in_rows, together
 from fp8load.values.threads import all_in_threads
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 CHUNK = 8 << 20
 """Bytes read at once: a file may call a tensor of any size a scale."""
+
+TOGETHER = 1 << 20
+"""Bytes of small scales that are measured together: a call of numpy costs as much as measuring some thousand elements,
+and a mixture of experts has tens of thousands of scales."""
 
 
 class ScaleReader:
@@ -55,18 +61,46 @@ class ScaleReader:
     def stats(self) -> tuple[ScaleStats, ...]:
         """One entry for each scale, in the order of their bytes. The first use reads; a `SourceError` passes through.
 
-        Several threads read, each one chunk at a time.
+        Several threads read, each one chunk or one batch of small scales at a time.
         """
-        return tuple(all_in_threads(self._checkpoint, self._measure, self.metas()))
+        return tuple(chain.from_iterable(all_in_threads(self._checkpoint, self._measure, list(self._batches()))))
+
+    def _batches(self) -> Iterator[list[TensorMeta]]:
+        """Small scales that follow each other, together; large ones, and those that have to be put in order, alone."""
+        batch: list[TensorMeta] = []
+        num_left = TOGETHER
+        for meta in self.metas():
+            alone = not 0 < meta.nbytes <= TOGETHER // 2 or meta.name in self._checkpoint.lowered.repacks
+            if batch and (alone or meta.nbytes > num_left):
+                yield batch
+                batch, num_left = [], TOGETHER
+            if alone:
+                yield [meta]
+            else:
+                batch.append(meta)
+                num_left -= meta.nbytes
+        if batch:
+            yield batch
 
     @cached_property
     def by_name(self) -> Mapping[str, ScaleStats]:
         """The same by the tensors' names."""
         return {stats.meta.name: stats for stats in self.stats}
 
-    def _measure(self, meta: TensorMeta) -> ScaleStats:
-        must_be_powers = meta.dtype.is_wide_float and meta.name in self._rounded
-        return measured(meta, chunks(self._checkpoint, meta), must_be_powers=must_be_powers)
+    @cached_property
+    def families(self) -> Mapping[Role, Sequence[Sequence[Member]]]:
+        """Sound scales by role, and by projection and scheme (`fp8load.rules.families`)."""
+        return families_by_role(self._checkpoint, self.by_name)
+
+    def _measure(self, metas: list[TensorMeta]) -> list[ScaleStats]:
+        if len(metas) > 1:
+            powers = frozenset(meta.name for meta in metas if self._must_be_powers(meta))
+            return measured_together(metas, together(self._checkpoint, metas), must_be_powers=powers)
+        (meta,) = metas
+        return [measured(meta, chunks(self._checkpoint, meta), must_be_powers=self._must_be_powers(meta))]
+
+    def _must_be_powers(self, meta: TensorMeta) -> bool:
+        return meta.dtype.is_wide_float and meta.name in self._rounded
 
 
 def unsound(

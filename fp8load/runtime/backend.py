@@ -16,7 +16,7 @@ import torch
 from fp8load.dtypes import DType
 from fp8load.errors import BackendError, Problem, UsageError
 from fp8load.plugins import announced
-from fp8load.runtime.dequantize import decode_weight, dequantize, transform_
+from fp8load.runtime.dequantize import decode_scale, decode_weight, dequantize, transform_
 from fp8load.scheme import LinearScheme, Transform
 
 
@@ -108,6 +108,17 @@ class LinearWeights:
         for i, part in enumerate(self.parts):
             w_NK[part.rows] = self._part(i)
         return w_NK
+
+    def scale_values(self) -> torch.Tensor:
+        """The weight's scale as float32 numbers, same shape: itself where it is stored so, exponents decoded.
+
+        Raises `ValueError` where there is none.
+        """
+        if self.weight_scale is None:
+            raise ValueError("the weight has no scale")
+        if self.weight_scale.dtype == torch.float32:
+            return self.weight_scale
+        return decode_scale(self.weight_scale, self.scheme.weight.scale_dtype)
 
     def input_factor(self, i: int) -> torch.Tensor | None:
         """What the input of part `i` is multiplied by, [1, K]. Raises `ValueError` where it ought to be there."""

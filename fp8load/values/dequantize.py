@@ -143,26 +143,34 @@ def _multiply_(values: NDArray[float32], factors: NDArray[float32], granularity:
     values[:, cut:] *= factors[:, cut // width :]
 
 
+def can_be_dequantized(info: ModuleInfo) -> bool:
+    """Whether headers say that a module's weight has its scales, or needs none: `dequantizer_of` will make it real."""
+    weight, scheme = info.tensors[Role.WEIGHT], info.scheme
+    if not can_be_decoded(weight.dtype) or not weight.shape:
+        return False
+    if scheme is None or Role.WEIGHT_SCALE not in info.tensors:
+        return True
+    scale, shape = info.tensors[Role.WEIGHT_SCALE], _canonical(scheme, weight)
+    if shape is None or scale.num_elements != prod(shape) or scale.dtype not in _SCALES:
+        return False
+    second = info.tensors.get(Role.WEIGHT_GLOBAL_SCALE)
+    return second is None or (second.num_elements == 1 and second.dtype in _SCALES)
+
+
 def dequantizer_of(checkpoint: Checkpoint, info: ModuleInfo, *, transforms: bool = True) -> Dequantizer | None:
     """What makes a module's weight real; None where its tensors do not fit each other, which other rules say.
 
     Reads its scales. `transforms`: with what belongs to the weight beside them (pre-quantization scale, residual).
     """
-    weight, scheme = info.tensors[Role.WEIGHT], info.scheme
-    if not can_be_decoded(weight.dtype) or not weight.shape:
+    scheme = info.scheme
+    if not can_be_dequantized(info):
         return None
     if scheme is None or Role.WEIGHT_SCALE not in info.tensors:
         return Dequantizer()
-    scale = info.tensors[Role.WEIGHT_SCALE]
-    shape = _canonical(scheme, weight)
-    if shape is None or scale.num_elements != prod(shape) or scale.dtype not in _SCALES:
-        return None
-    second = info.tensors.get(Role.WEIGHT_GLOBAL_SCALE)
-    if second is not None and (second.num_elements != 1 or second.dtype not in _SCALES):
-        return None
+    scale, second = info.tensors[Role.WEIGHT_SCALE], info.tensors.get(Role.WEIGHT_GLOBAL_SCALE)
     return Dequantizer(
         granularity=scheme.weight.granularity,
-        scale=_codes(checkpoint, info, scale).reshape(shape),
+        scale=_codes(checkpoint, info, scale).reshape(_canonical(scheme, info.tensors[Role.WEIGHT]) or ()),
         scale_dtype=scale.dtype,
         factor=None if second is None else _numbers(checkpoint, second)[0],
         divides=scheme.second_level is not None and scheme.second_level.divides,

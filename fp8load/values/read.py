@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -24,10 +24,37 @@ def pieces(checkpoint: Checkpoint, meta: TensorMeta, nbytes: int) -> Iterator[by
         end = min(begin + nbytes, meta.end)
         data = checkpoint.source.read(meta.file, begin, end)
         if len(data) != end - begin:
-            raise NetworkError(Problem(code="SRC006", message="the file is shorter than its header said",
-                                       tensor=meta.name, file=meta.file, expected=f"{end - begin} bytes",
-                                       got=f"{len(data)} bytes"))  # fmt: skip
+            raise _too_short(meta, end - begin, len(data))
         yield data
+
+
+def _too_short(meta: TensorMeta, num_wanted: int, num_read: int) -> NetworkError:
+    return NetworkError(Problem(
+        code="SRC006", message="the file is shorter than its header said", tensor=meta.name, file=meta.file,
+        expected=f"{num_wanted} bytes", got=f"{num_read} bytes"))  # fmt: skip
+
+
+def together(checkpoint: Checkpoint, metas: Sequence[TensorMeta]) -> bytes:
+    """The bytes of several small tensors, one tensor behind the other. Those that lie so in the file are one read.
+
+    Writers that sort by dtype, as safetensors itself does, put all scales of a file side by side.
+    """
+    runs: list[list[TensorMeta]] = []
+    for meta in metas:
+        if runs and runs[-1][-1].end == meta.begin and runs[-1][-1].file == meta.file:
+            runs[-1].append(meta)
+        else:
+            runs.append([meta])
+    return b"".join(_read_run(checkpoint, run) for run in runs)
+
+
+def _read_run(checkpoint: Checkpoint, run: Sequence[TensorMeta]) -> bytes:
+    begin, end = run[0].begin, run[-1].end
+    data = checkpoint.source.read(run[0].file, begin, end)
+    if len(data) != end - begin:
+        cut = next(meta for meta in run if meta.end - begin > len(data))
+        raise _too_short(cut, cut.nbytes, max(0, begin + len(data) - cut.begin))
+    return data
 
 
 def in_rows(checkpoint: Checkpoint, meta: TensorMeta, nbytes: int) -> Iterator[bytes]:

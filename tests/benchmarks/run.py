@@ -26,9 +26,8 @@ import loading
 COMMAND = [sys.executable, "-m", "fp8load"]
 IMPORTS = "import sys; assert 'torch' not in sys.modules"
 
-INSPECT = f"""
+PROGRAM = f"""
 import sys, io
-sys.argv = ["fp8load", "inspect", sys.argv[1]]
 from fp8load_cli.app import main
 code = None
 try:
@@ -41,6 +40,7 @@ finally:
 assert not code, code
 {IMPORTS}
 """
+VERIFIED = ("deepseek-v3", "glm-5-fp8")
 PLAN = f"""
 import json, sys, time
 import fp8load
@@ -130,13 +130,22 @@ def main() -> None:
     compiled(options.folder)
     large = giants.make(options.folder, "deepseek-v3")
     help_s = timed([*COMMAND, "--help"], options.repeats)
-    inspect_s = timed([sys.executable, "-c", INSPECT, str(large)], options.repeats)
+    inspect_s = timed([sys.executable, "-c", PROGRAM, "inspect", str(large)], options.repeats)
+    verify_s = {
+        name: timed([sys.executable, "-c", PROGRAM, "verify", "--level", "headers",
+                     str(giants.make(options.folder, name))], options.repeats)
+        for name in VERIFIED
+    }  # fmt: skip
     mixtures = {name: planned(giants.make(options.folder, name), options.repeats) for name in giants.GIANTS}
     plan = mixtures["deepseek-v3"]
     rows = [
         ("what", "measured", "goal"),
         ("fp8load --help", f"{help_s:.2f} s", "<= 0.2 s"),
         ("inspect, DeepSeek-V3-sized (163 shards, 91,991 tensors)", f"{inspect_s:.2f} s", "<= 1.0 s, no torch"),
+        *(
+            (f"verify --level headers of {name}, all rules", f"{seconds:.2f} s", "<= 3 s, no torch")
+            for name, seconds in verify_s.items()
+        ),
         ("plan and proof of it", f"{plan['seconds']:.2f} s", "<= 2 s"),
         ("peak memory of that process", f"{plan['peak_mib']:.0f} MiB", "<= 400 MiB"),
         *(
@@ -148,7 +157,7 @@ def main() -> None:
             for name, run in mixtures.items()
         ),
     ]
-    figures: dict[str, Any] = {"help_s": help_s, "inspect_s": inspect_s, "plans": mixtures}
+    figures: dict[str, Any] = {"help_s": help_s, "inspect_s": inspect_s, "verify_s": verify_s, "plans": mixtures}
     if not options.headers:
         figures["load"] = loading.measure(loading.make(options.folder / "llama-2.2gb"), options.repeats)
         rows += loaded(figures["load"])

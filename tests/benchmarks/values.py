@@ -20,6 +20,7 @@ import numpy as np
 
 import fp8load
 from fp8load.index.layout import encode_header
+from fp8load.index.quiet_gc import quiet_gc
 from fp8load.index.skeleton import parse_skeleton
 from fp8load.rules.samples import BLOCK, NVFP4
 from fp8load.rules.scales import ScaleReader
@@ -37,6 +38,11 @@ CASES = {
     "DeepSeek-V3's experts: 44,544 small scales": BLOCK
     + "model.layers.{3..60}.mlp.experts.{0..255}.{gate,up,down}_proj.weight            F8_E4M3  [2048, 7168]\n"
     + "model.layers.{3..60}.mlp.experts.{0..255}.{gate,up,down}_proj.weight_scale_inv  F32      [16, 56]\n",
+    "NVFP4 experts: 66,816 small scales": NVFP4
+    + "model.layers.{3..60}.mlp.experts.{0..127}.{gate,up,down}_proj.weight          U8       [2048, 128]\n"
+    + "model.layers.{3..60}.mlp.experts.{0..127}.{gate,up,down}_proj.weight_scale    F8_E4M3  [2048, 16]\n"
+    + "model.layers.{3..60}.mlp.experts.{0..127}.{gate,up,down}_proj.weight_scale_2  F32      []\n"
+    + "model.layers.{3..60}.mlp.experts.{0..127}.{gate,up,down}_proj.input_scale     F32      []\n",
     "float32 scales of blocks of 8 x 8": BLOCK.replace("[128, 128]", "[8, 8]")
     + "model.layers.{0..15}.mlp.down_proj.weight            F8_E4M3  [16384, 16384]\n"
     + "model.layers.{0..15}.mlp.down_proj.weight_scale_inv  F32      [2048, 2048]\n",
@@ -83,7 +89,7 @@ def measured(folder: Path, reader: type[ScaleReader] | type[WeightReader], repea
     """Median seconds after a run that fills the page cache, and GB/s of the bytes that are read."""
     times, nbytes, count = [], 0, 0
     for i in range(repeats + 1):
-        with fp8load.open(folder) as checkpoint:
+        with fp8load.open(folder) as checkpoint, quiet_gc():  # as `verify` does
             _ = checkpoint.lowered
             before, begin = checkpoint.source.meter.nbytes, time.perf_counter()
             count = len(reader(checkpoint).stats)

@@ -15,6 +15,7 @@ from fp8load.rules.scales import ScaleReader
 from fp8load.rules.weights import WeightReader
 from fp8load.values.compare import compared
 from rules.examples import checkpoint_of
+from sketch import open_skeleton
 
 FOLDER = Path(fp8load.rules.__file__).parent
 FILES = sorted(path.stem for path in FOLDER.glob("f8[a-z][0-9]*.py"))
@@ -32,6 +33,16 @@ def problems_of(rule: Rule, example: Example):
     context = Context(checkpoint=ckpt, tp=example.tp, scales=scales, weights=weights, engines=engines, gpu=gpu,
                       against=against, hash=True)  # fmt: skip
     return list(rule.check(context))
+
+
+@pytest.mark.parametrize(("rule", "example"), [param for param in EXAMPLES if not param.values[1].files])
+def test_a_report_of_headers_reads_no_tensor(rule, example):
+    """What can be repaired, and how, is said of a skeleton too, which has no data: reading it would raise."""
+    del rule
+
+    report = open_skeleton(example.skeleton).verify("headers", tp=example.tp, engine=example.engine, arch=example.arch)
+
+    assert report.summary.crashed == []
 
 
 def source_of(example: Example):

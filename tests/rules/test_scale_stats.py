@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fp8load.dtypes import DType, decode
 from fp8load.index.index import TensorMeta
-from fp8load.rules.scale_stats import DEAD, NUM_SAMPLES, ScaleStats, measured
+from fp8load.rules.scale_stats import DEAD, NUM_SAMPLES, ScaleStats, measured, measured_together
 
 DTYPES = [DType.F64, DType.F32, DType.F16, DType.BF16, *(dtype for dtype in DType if dtype.startswith("F8_"))]
 ODD = {
@@ -64,6 +64,38 @@ def test_statistics_are_those_of_a_plain_count(dtype, data):
     content, num_chunks = b"".join(raw), data.draw(st.integers(1, 5))
 
     assert same(measure(dtype, content, num_chunks), counted(dtype, content))
+
+
+POWERS = np.exp2(np.arange(-30, 12)).astype("<f4")
+
+
+@given(data=st.data())
+def test_scales_that_are_measured_together_are_what_each_is_alone(data):
+    metas, contents = [], []
+    for number in range(data.draw(st.integers(1, 12))):
+        dtype, count = data.draw(st.sampled_from(DTYPES)), data.draw(st.integers(1, 3))
+        codes = st.binary(min_size=dtype.bits // 8, max_size=dtype.bits // 8)
+        if dtype is DType.F32:
+            codes |= st.sampled_from([number.tobytes() for number in (*ODD[dtype], *POWERS)])
+        contents.append(b"".join(data.draw(codes) for _ in range(count)))
+        metas.append(TensorMeta(f"s{number}", dtype, (count,), "f", 0, len(contents[-1])))
+    powers = {meta.name for meta in metas if meta.dtype.is_wide_float and data.draw(st.booleans())}
+
+    found = measured_together(metas, b"".join(contents), must_be_powers=powers)
+
+    alone = [measured(meta, [content], must_be_powers=meta.name in powers)
+             for meta, content in zip(metas, contents, strict=True)]  # fmt: skip
+    assert len(found) == len(alone)
+    assert all(same(a, b) for a, b in zip(found, alone, strict=True))
+
+
+def test_the_median_of_many_is_the_same_in_company():
+    values = np.exp(np.random.default_rng(0).standard_normal((3, 5 * NUM_SAMPLES + 17))).astype("<f4")
+    metas = [TensorMeta(f"s{row}", DType.F32, (len(values[0]),), "f", 0, values[0].nbytes) for row in range(3)]
+
+    found = measured_together(metas, values.tobytes())
+
+    assert found == [measured(meta, [row.tobytes()]) for meta, row in zip(metas, values, strict=True)]
 
 
 @pytest.mark.parametrize("num_chunks", [1, 3, 7])

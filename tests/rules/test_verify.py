@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 
 import fp8load.verify
-from fp8load.errors import Problem, Severity, SourceError, UsageError, VerifyError
+from fp8load.errors import NetworkError, Problem, Severity, SourceError, UsageError, VerifyError
 from fp8load.rules.base import Rule
 from fp8load.rules.registry import find_rule, rule_names, rules
 from fp8load.rules.samples import BLOCK, LISTED, LLAMA, QUANTIZED
+from fp8load.rules.scales import ScaleReader
 from fp8load.source.skeleton import SkeletonSource
+from fp8load.values.read import together
 from fp8load.verify import verify_report
 from rules.examples import checkpoint_of
 
@@ -60,10 +62,29 @@ def test_a_local_checkpoint_is_verified_at_level_scales():
 
 def test_scales_are_read_once_for_all_rules():
     ckpt = checkpoint_of(LLAMA)
-    before = ckpt.source.meter.num_requests
+    before = ckpt.source.meter.nbytes
     ckpt.verify("scales")
 
-    assert ckpt.source.meter.num_requests - before == 7
+    assert ckpt.source.meter.nbytes - before == ScaleReader(ckpt).nbytes
+
+
+def test_scales_that_lie_side_by_side_in_a_file_are_one_read():
+    names = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(4)]
+    scales = "".join(f"{name}_scale_inv  F32  [2, 2]\n" for name in names)
+    ckpt = checkpoint_of(BLOCK + scales + "".join(f"{name}  F8_E4M3  [256, 256]\n" for name in names))
+    before = ckpt.source.meter.num_requests
+    stats = ScaleReader(ckpt).stats
+
+    assert [entry.meta.name for entry in stats] == [f"{name}_scale_inv" for name in names]
+    assert ckpt.source.meter.num_requests - before == 1
+
+
+def test_a_file_that_ends_within_scales_read_together_is_an_error_with_the_first_that_is_cut():
+    ckpt = checkpoint_of(BLOCK + "model.layers.{0..3}.mlp.down_proj.weight_scale_inv  F32  [2, 2]\n")
+    cut = [meta._replace(begin=meta.begin + 40, end=meta.end + 40) for meta in ckpt.index.tensors.values()]
+
+    with pytest.raises(NetworkError, match=r"layers\.1.*weight_scale_inv"):
+        together(ckpt, cut)
 
 
 def test_scales_that_cannot_be_read_are_an_error_of_the_source_and_no_finding():

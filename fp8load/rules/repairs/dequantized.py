@@ -14,7 +14,7 @@ from fp8load.rules.base import Context
 from fp8load.rules.repairs.once import once
 from fp8load.rules.repairs.places import configuration, edit_list
 from fp8load.scheme import Role
-from fp8load.values.dequantize import dequantizer_of, real_rows
+from fp8load.values.dequantize import can_be_dequantized, real_rows
 from fp8load.writing.actions import Drop, Edit, Remake, Rename
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def dequantized(context: Context, module: str) -> Iterator[Drop | Edit | Remake 
         return
     stored = {role: checkpoint.index.tensors.get(meta.name) for role, meta in info.tensors.items()}
     weight = stored[Role.WEIGHT]
-    if weight is None or None in stored.values() or dequantizer_of(checkpoint, info) is None:
+    if weight is None or None in stored.values() or not can_be_dequantized(info):
         return
     dtype = _plain_dtype(context)
     shape = info.tensors[Role.WEIGHT].shape

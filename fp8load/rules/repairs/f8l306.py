@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 
 from fp8load.errors import Problem
 from fp8load.rules.base import Context, Repair
-from fp8load.rules.fused import fused_groups
 from fp8load.rules.repairs.dequantized import LOSSY, dequantized
 from fp8load.rules.repairs.once import once
 from fp8load.writing.actions import Drop, Edit, Remake, Rename
@@ -23,7 +22,7 @@ def _quantized(context: Context) -> Mapping[str, list[str]]:
     """Fused layer -> its quantized members."""
     return {
         group.name: [info.name for info in group.members if info.scheme is not None]
-        for group in fused_groups(context.checkpoint)
+        for group in context.checkpoint.stored.fused
     }
 
 

@@ -10,7 +10,6 @@ from fp8load.dtypes import DType, decode
 from fp8load.errors import Problem
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.rules.base import Context, Repair
-from fp8load.rules.fused import fused_groups
 from fp8load.rules.repairs.constant import constant
 from fp8load.rules.repairs.once import once
 from fp8load.rules.repairs.requantized import requantized
@@ -54,7 +53,7 @@ _GLOBAL = Role.WEIGHT_GLOBAL_SCALE
 @once
 def _groups(context: Context) -> Mapping[str, tuple[ModuleInfo, ...]]:
     """Fused layer -> the modules that it is made from."""
-    return {group.name: tuple(group.members) for group in fused_groups(context.checkpoint)}
+    return {group.name: tuple(group.members) for group in context.checkpoint.stored.fused}
 
 
 def _weight(context: Context, info: ModuleInfo, scale: float) -> Remake | None:

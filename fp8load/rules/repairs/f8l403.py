@@ -6,7 +6,6 @@ from fp8load.errors import Problem
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.rules.base import Context, Repair
 from fp8load.rules.families import INPUT_ROLES
-from fp8load.rules.fused import expert_groups, fused_groups
 from fp8load.rules.repairs.constant import constant
 from fp8load.rules.repairs.once import once
 from fp8load.scheme import Role
@@ -30,10 +29,10 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert]:
 @once
 def _groups(context: Context) -> Mapping[str, list[ModuleInfo]]:
     """Fused layer, and module of all experts -> the modules that share an input."""
-    fused = {group.name: list(group.members) for group in fused_groups(context.checkpoint)}
+    fused = {group.name: list(group.members) for group in context.checkpoint.stored.fused}
     experts = {
         group.name: [info for info in group.members if info.scheme is not None]
-        for group in expert_groups(context.checkpoint)
+        for group in context.checkpoint.stored.routed
     }
     return fused | experts
 

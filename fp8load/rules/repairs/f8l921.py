@@ -34,5 +34,8 @@ def _same(source: Source, one: TensorMeta, other: TensorMeta) -> bool:
 
 
 REPAIR = Repair(
-    title="drops a head that equals the embedding, and dequantizes a quantized one", actions=actions, only_if=LOSSY
+    title="drops a head that equals the embedding, and dequantizes a quantized one",
+    actions=actions,
+    only_if=LOSSY,
+    reads=True,
 )

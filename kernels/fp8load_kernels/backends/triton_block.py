@@ -40,10 +40,9 @@ class TritonBlock:
 
     def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
         """The weight and its scales as views, and the map of rows, where one is needed."""
-        scale = weights.weight_scale
-        if scale is None:
-            raise ValueError("the weight has no scale")
-        wide = scale if scale.dtype == torch.float32 else _widened(weights, previous)
+        wide = weights.scale_values()
+        if weights.weight_scale is None or weights.weight_scale.dtype != torch.float32:
+            wide = keep(wide, None if previous is None else previous.weight_scale)
         return Prepared(
             weights=weights, weight=weights.weight, weight_scale=wide,
             input_scale=grid_rows(weights, None if previous is None else previous.input_scale),
@@ -97,13 +96,3 @@ def grid_rows(weights: LinearWeights, buffer: torch.Tensor | None = None) -> tor
     for part in weights.parts:
         found[part.rows] = part.scale_rows.start + torch.arange(part.rows.stop - part.rows.start) // block.rows
     return keep(found.to(weights.weight.device), buffer)
-
-
-def _widened(weights: LinearWeights, previous: Prepared | None) -> torch.Tensor:
-    """Scales in float32; exponents as the numbers that they stand for."""
-    from fp8load.runtime.dequantize import decode_scale
-
-    if weights.weight_scale is None:
-        raise ValueError("the weight has no scale")
-    wide = decode_scale(weights.weight_scale, weights.scheme.weight.scale_dtype)
-    return keep(wide, None if previous is None else previous.weight_scale)

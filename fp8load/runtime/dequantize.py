@@ -44,6 +44,7 @@ def decode_weight(weight: torch.Tensor, dtype: DType | None = None, storage: Sto
     """Stored elements as float32: [..., N, K], where packed ones come as bytes [..., N, K * bits / 8].
 
     F4, I4: two in a byte. F6: four in three bytes, a stream of bits that begins with the lowest of the first byte.
+    Raises `ValueError` for words in an order of their own, which readers turn into bytes.
     """
     stored = dtype or NAMES[weight.dtype]
     if stored.bits >= 8:
@@ -55,6 +56,8 @@ def decode_weight(weight: torch.Tensor, dtype: DType | None = None, storage: Sto
         codes = torch.stack([word >> shift & 63 for shift in (0, 6, 12, 18)], dim=-1)
         return _table(stored, weight.device)[codes].flatten(-2)
     halves = [data & 15, data >> 4]
+    if storage is not None and storage.nibble_order is NibbleOrder.EVEN_FIRST:
+        raise ValueError(f"elements in {storage.nibble_order} words have to be put in order while reading")
     if storage is not None and storage.nibble_order is NibbleOrder.HIGH_FIRST:
         halves.reverse()
     return _table(stored, weight.device)[torch.stack(halves, dim=-1)].flatten(-2)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="needs triton, which torch brings where it runs on CUDA")
 
-from fp8load.dtypes import DType  # noqa: E402  # after the choice of the interpreter
+from fp8load.dtypes import DType  # noqa: E402  # what imports triton
 from fp8load.runtime.backend import Device, LinearWeights, No, Part, Yes  # noqa: E402
 from fp8load.scheme import LinearScheme, PerBlock, PerGroup, QuantSpec  # noqa: E402
 from fp8load_kernels.backends.triton_block import TritonBlock, grid_rows  # noqa: E402

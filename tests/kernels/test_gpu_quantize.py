@@ -5,17 +5,13 @@ Triton's interpreter does not round to FP8 as the hardware does (1.99 becomes 1)
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="needs triton, which torch brings where it runs on CUDA")
 
-from fp8load.dtypes import DType  # noqa: E402  # after the choice of the interpreter
+from fp8load.dtypes import DType  # noqa: E402  # what imports triton
 from fp8load.scheme import PerGroup, PerTensor, PerToken, QuantSpec  # noqa: E402
 from fp8load_kernels.gpu import quantize as gpu_quantize  # noqa: E402
 from fp8load_kernels.gpu.quantize import (  # noqa: E402

@@ -71,20 +71,24 @@ def block_product(
 
 
 @triton.jit
+def _tile(num_tokens, num_rows, M: tl.constexpr, N: tl.constexpr):
+    """Which tile is this program's: eight of M beside each other share tiles of W in the L2."""
+    tiles_m, tiles_n = tl.cdiv(num_tokens, M), tl.cdiv(num_rows, N)
+    together = 8 * tiles_n
+    first = tl.program_id(0) // together * 8
+    height = tl.minimum(tiles_m - first, 8)
+    within = tl.program_id(0) % together
+    return first + within % height, within // height
+
+
+@triton.jit
 def _product(
     x_ptr, w_ptr, y_ptr, xs_ptr, ws_ptr, row_ptr, bias_ptr, num_tokens, num_rows, num_cols, x_stride, w_stride,
     xs_stride_m, xs_stride_g, ws_stride_r, ws_stride_g, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, MAPPED: tl.constexpr, BIASED: tl.constexpr, WHOLE: tl.constexpr,
     ONE_SCALE: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
-    # Eight tiles of M beside each other share tiles of W in the L2.
-    tiles_m, tiles_n = tl.cdiv(num_tokens, M), tl.cdiv(num_rows, N)
-    together = 8 * tiles_n
-    first = tl.program_id(0) // together * 8
-    height = tl.minimum(tiles_m - first, 8)
-    within = tl.program_id(0) % together
-    tile_m, tile_n = first + within % height, within // height
-
+    tile_m, tile_n = _tile(num_tokens, num_rows, M, N)
     rows = tile_m * M + tl.arange(0, M)
     cols = tile_n * N + tl.arange(0, N)
     inner = tl.arange(0, BLOCK_K)

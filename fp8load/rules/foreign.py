@@ -47,8 +47,10 @@ class Foreign(NamedTuple):
 def foreign(reader: WeightReader) -> list[Foreign]:
     """Every one, once, in the order of the weights."""
     stats = [one for one in reader.stats if _scheme(one) is not None]
-    found = {one.stats.meta.name: one for one in _by_size(reader, stats)}
-    found |= {one.stats.meta.name: one for one in _by_pieces(reader, stats)}
+    found = {one.stats.meta.name: one for one in _by_pieces(reader, stats)}
+    # What is explained has no size of its own: beside it, its siblings would look wrong.
+    others = [one for one in stats if one.meta.name not in found]
+    found |= {one.stats.meta.name: one for one in _by_size(reader, others)}
     return [found[one.meta.name] for one in stats if one.meta.name in found]
 
 
@@ -114,18 +116,14 @@ def _by_size(reader: WeightReader, stats: Sequence[WeightStats]) -> Iterator[For
     by_name = {one.meta.name: one for one in stats}
     sizes = Sizes(stats)
     out = [by_name[name] for name in sizes.size if sizes.is_out(name)]
-    taken: set[str] = set()
     for _, first, second in sorted(_exchanges(reader, sizes, out)) if len(out) <= MOST else ():
-        if taken & {first, second}:
-            continue
-        taken |= {first, second}
+        if not (sizes.is_out(first) and sizes.is_out(second)):
+            continue  # it was the pair before that made them so
         yield Foreign(by_name[first], by_name[second], _times(sizes, first))
         yield Foreign(by_name[second], by_name[first], _times(sizes, second))
-    families = {sizes.family[name] for name in taken}
+        sizes = Sizes(by_name[name] for name in sizes.size if name not in (first, second))
     for name in filter(sizes.is_far_out, sizes.size):
-        explained = name in taken or (sizes.is_pair(name) and sizes.family[name] in families)
-        if not explained:
-            yield Foreign(by_name[name], None, _times(sizes, name))
+        yield Foreign(by_name[name], None, _times(sizes, name))
 
 
 def _times(sizes: Sizes, name: str) -> str:

@@ -77,7 +77,9 @@ class Sizes:
         return abs(self.away(name, now)) <= IN * self._spread[self.family[name]]
 
     def is_out(self, name: str) -> bool:
-        """Whether it is elsewhere; far away, at the ends."""
+        """Whether it is elsewhere; far away, at the ends. Not what is not known."""
+        if name not in self.size:
+            return False
         least = LEAST_FAR_AT_ENDS if name in self._at_an_end else 0
         return abs(self.away(name)) > max(OUT * self._spread[self.family[name]], least)
 

@@ -118,6 +118,17 @@ def test_rows_tell_of_scales_of_the_right_size(tmp_path: Path) -> None:
     assert all("with the scale of" in finding.got for finding in found)
 
 
+def test_the_siblings_of_two_that_were_exchanged_are_not_blamed(tmp_path: Path) -> None:
+    """In two layers either pair could have been exchanged, by their sizes; their pieces tell which."""
+    one, two = "model.layers.0.self_attn.o_proj", "model.layers.0.mlp.up_proj"
+    sizes = {f"model.layers.{layer}.{kind}": size for layer in range(2) for kind, size in KINDS.items()}
+    stored = exchanged(model(sizes, per_row=True), one, two)
+
+    found = findings(tmp_path / "it", stored, per_row=True)
+
+    assert {name for finding in found for name in finding.tensors} == {f"{one}.weight_scale", f"{two}.weight_scale"}
+
+
 def test_a_stale_scale_is_named_alone(tmp_path: Path) -> None:
     stored = model(usual(), per_row=False)
     name = "model.layers.5.mlp.up_proj.weight_scale"

@@ -1,14 +1,12 @@
 """F8L101: weights are FP8 or packed and no configuration says so."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from fp8load.dtypes import DType
 from fp8load.errors import Problem, Severity
-from fp8load.formats.unscaled import is_bare
 from fp8load.rules.base import Context, Example, Rule
+from fp8load.rules.raw import are_raw
 from fp8load.rules.samples import BLOCK, NVFP4, NVFP4_GATE_UP, QUANTIZED
-from fp8load.scheme import Role
 
 PACKED = (
     (".weight_packed", ".weight_scale"), (".weight", ".weight_scale"),
@@ -24,31 +22,12 @@ _WANTED = "a quantization_config in config.json"
 
 
 def check(context: Context) -> Iterator[Problem]:
-    """What lowering found of FP8 weights, only a warning where nothing has a scale: a raw cast looks like this, and its
-    codes are its numbers; and packed weights, which are bytes to it."""
+    """What lowering found of FP8 weights, but for raw casts (F8L201); and packed weights, which are bytes to it."""
     said = list(context.problems("F8L101"))
-    raw = _are_raw(context)
-    for problem in said:
-        if raw:
-            yield replace(
-                problem, severity=Severity.WARNING, message="weights are FP8 and nothing has a scale: raw casts, or "
-                "every scale was lost", expected="a scale for each and a configuration, unless these are raw casts",
-                hint="say that they are with --allow-unscaled, or allow_unscaled=True; else export again, with scales",
-            )  # fmt: skip
-        else:
-            yield problem
+    if not are_raw(context):
+        yield from said
     if context.checkpoint.format.name == "unquantized":
         yield from _packed(context, {problem.tensor for problem in said})
-
-
-def _are_raw(context: Context) -> bool:
-    """Whether no FP8 weight has anything but a bias beside it, nothing is packed, and no scale lost its weight."""
-    lowered = context.checkpoint.lowered
-    if any(context.problems("F8L202")) or context.checkpoint.format.name != "unquantized":
-        return False
-    quantized = {name: info for name, info in lowered.modules.items() if info.tensors[Role.WEIGHT].dtype.is_fp8}
-    beside = {name.rpartition(".")[0] for name in lowered.loose}
-    return all(is_bare(info.tensors) and name not in beside for name, info in quantized.items())
 
 
 def _packed(context: Context, said: set[str]) -> Iterator[Problem]:
@@ -72,7 +51,7 @@ RULE = Rule(
     level="headers",
     severity=Severity.ERROR,
     what="Where a weight is FP8, or packed beside its scale, config.json or hf_quant_config.json says how it is "
-    "quantized. FP8 weights of which none has a scale are a warning: a raw cast is legal, and looks like lost scales.",
+    "quantized. FP8 weights of which none has a scale are F8L201's: raw casts, or every scale was lost.",
     why="Without a configuration readers cast the raw codes to BF16: every weight is wrong by its scale.",
     fix="Put the quantization_config of the export back into config.json. Raw casts are opened with "
     "allow_unscaled=True, or --allow-unscaled.",
@@ -82,7 +61,7 @@ RULE = Rule(
         Example(title="NVFP4 without one", skeleton=NVFP4_GATE_UP, count=2),
         Example(title="gpt-oss's experts without one", count=1,
                 skeleton="m.experts.down_proj_blocks U8 [4, 64, 2, 16]\nm.experts.down_proj_scales U8 [4, 64, 2]\n"),
-        Example(title="a raw cast", skeleton="blocks.{0..1}.mlp.weight F8_E4M3 [64, 64]\n", count=2),
+        Example(title="a raw cast, which is F8L201's", skeleton="blocks.{0..1}.mlp.weight F8_E4M3 [64, 64]\n", count=0),
         Example(title="with one", skeleton=BLOCK + QUANTIZED, count=0),
         Example(title="NVFP4 with one", skeleton=NVFP4 + NVFP4_GATE_UP, count=0),
     ),

@@ -128,7 +128,7 @@ def test_scales_of_dead_blocks_are_no_error():
 def test_a_file_of_raw_casts_is_reported_and_does_not_stop():
     report = checkpoint_of("double_blocks.{0..3}.mlp.weight  F8_E4M3  [256, 256]\n").verify("weights")
 
-    assert [(f.code, f.severity) for f in report.findings if f.severity != "info"] == [("F8L101", "warning")]
+    assert [(f.code, f.severity) for f in report.findings if f.severity != "info"] == [("F8L201", "warning")]
     assert report.ok
 
 

@@ -96,7 +96,7 @@ def test_verify_says_that_scales_are_missing_either_way(tmp_path: Path) -> None:
     refused, allowed = (fp8load.open(folder, allow_unscaled=allow).verify("weights") for allow in (False, True))
 
     assert [(finding.code, finding.severity) for finding in refused.findings if finding.severity != "info"] == [
-        ("F8L101", "warning")
+        ("F8L201", "warning")
     ]
     assert allowed.ok
     loud = [finding for finding in allowed.findings if finding.severity != "info"]

@@ -1,4 +1,4 @@
-"""Block FP8 layers on a GPU, bf16 in and out, quantization included: ours and the peers that are there, in one run.
+"""Block FP8 layers on a GPU, bf16 in and out, quantization included: our backends and the peers', in one run.
 
 python tests/benchmarks/products.py OUT.json. Medians of do_bench (L2 flushed), microseconds. Peers: torch's block
 product and DeepGEMM (sgl-deep-gemm==0.1.5), each behind vLLM's quantization where VLLM_C names its library, else
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ import torch.nn.functional as F
 from triton.testing import do_bench
 
 from fp8load.dtypes import DType
-from fp8load_kernels.gpu.block import block_product
+from fp8load.runtime.backend import LinearWeights, Part, Yes, device_of
+from fp8load.scheme import LinearScheme, PerBlock, PerGroup, QuantSpec
+from fp8load_kernels.backends.deepgemm import DeepGemm
+from fp8load_kernels.backends.torch_block import TorchBlock
+from fp8load_kernels.backends.triton_block import TritonBlock
 from fp8load_kernels.gpu.quantize import quantize_groups
 
 SHAPES = {
@@ -28,6 +33,10 @@ SHAPES = {
 }  # fmt: skip
 TOKENS = (1, 16, 64, 512, 4096, 8192)
 BF16 = torch.bfloat16
+SCHEME = LinearScheme(
+    weight=QuantSpec(dtype=DType.F8_E4M3, granularity=PerBlock(128, 128), scale_dtype=DType.F32),
+    input=QuantSpec(dtype=DType.F8_E4M3, granularity=PerGroup(128)),
+)
 Run = Callable[[], Any]
 
 
@@ -59,11 +68,15 @@ def runs(x: torch.Tensor, w: torch.Tensor, scale: torch.Tensor, plain: torch.Ten
     quantize, _ = quantizers(x)
     y = torch.empty(len(x), len(w), dtype=BF16, device="cuda")
 
-    def triton_block() -> torch.Tensor:
-        codes, x_scale = _ours(x)
-        return block_product(codes, x_scale, w, scale, None, (128, 128), BF16)
-
-    found: dict[str, Run] = {"bf16": lambda: F.linear(x, plain), "ours": triton_block}
+    found: dict[str, Run] = {"bf16": lambda: F.linear(x, plain)}
+    weights = LinearWeights(
+        scheme=SCHEME, shape=(len(w), w.shape[1]), parts=(Part("0", slice(0, len(w)), slice(0, len(scale))),), weight=w,
+        weight_scale=scale,
+    )  # fmt: skip
+    device = device_of(w.device)
+    for backend in (TritonBlock(), TorchBlock(), DeepGemm()):
+        if backend.supports(SCHEME, weights.shape, device) == Yes():
+            found[backend.name] = partial(backend.apply, backend.prepare(weights), x)
     kinds = getattr(F, "ScalingType", None)
     if kinds is not None and len(x) % 4 == 0:
         groups = scale.shape[1]
@@ -77,7 +90,7 @@ def runs(x: torch.Tensor, w: torch.Tensor, scale: torch.Tensor, plain: torch.Ten
             blocks = kinds.BlockWise1x128, kinds.BlockWise128x128
             return F.scaled_mm(codes, w.t(), column, blocks[0], grid, blocks[1], output_dtype=BF16)
 
-        found["torch"] = torch_block
+        found["peer torch"] = torch_block
     try:
         import deep_gemm
     except Exception:  # noqa: BLE001  # a peer that is not there is left out
@@ -88,7 +101,7 @@ def runs(x: torch.Tensor, w: torch.Tensor, scale: torch.Tensor, plain: torch.Ten
         deep_gemm.fp8_gemm_nt((codes, deep_gemm.get_mn_major_tma_aligned_tensor(x_scale)), (w, scale), y)
         return y
 
-    found["DeepGEMM"] = deep
+    found["peer DeepGEMM"] = deep
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_scaled_mm_is_chosen_where_it_runs_and_says_why_where_not() -> None:
     assert filled(SCHEMES["channel"], 512, [256, 128], "cuda").backend.name == "torch_scaled_mm"
     assert filled(SCHEMES["channel"], 100, [50, 30], "cuda").backend.name == "torch_scaled_mm"
     block = filled(SCHEMES["block"], 512, [256, 128], "cuda")
-    assert block.backend.name == "triton_block"
+    assert block.backend.name == ("torch_block" if find_spec("deep_gemm") is None else "deepgemm")
     assert "block 128 x 128" in block.why[0]
 
 

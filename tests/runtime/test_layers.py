@@ -224,16 +224,18 @@ def test_a_forced_backend_that_cannot_run_is_an_error() -> None:
 
 def test_an_unknown_backend_is_a_usage_error_that_lists_the_names() -> None:
     made = merged(BLOCK, 256, [128], backend="cutlas")
-    with pytest.raises(UsageError, match="torch_scaled_mm, triton_block, emulated, reference"):
+    with pytest.raises(UsageError, match="torch_scaled_mm, deepgemm, torch_block, triton_block, emulated, reference"):
         made.finalize()
 
 
 def test_why_keeps_every_refusal() -> None:
     made = merged(BLOCK, 256, [128])
     assert made.backend.name == "emulated"
-    assert [line.partition(":")[0] for line in made.why] == ["torch_scaled_mm", "triton_block", "emulated"]
+    assert [line.partition(":")[0] for line in made.why] == [
+        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "emulated",
+    ]  # fmt: skip
     assert "block 128 x 128" in made.why[0]
-    assert "runs on CUDA, not on cpu" in made.why[1]
+    assert "runs on CUDA, not on cpu" in made.why[3]
     assert merged(STATIC, 16, [16]).backend.name == "torch_scaled_mm"
 
 

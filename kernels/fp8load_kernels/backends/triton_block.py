@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 import torch
 
-from fp8load.dtypes import DType
 from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
-from fp8load.scheme import LinearScheme, PerBlock, PerGroup
+from fp8load.scheme import LinearScheme, PerBlock
+from fp8load_kernels.blocks import refuses_blocks, scales_of
 from fp8load_kernels.derive import keep
 from fp8load_kernels.quantize import quantize_input
 from fp8load_kernels.shapes import as_rows, like_input
@@ -40,11 +40,8 @@ class TritonBlock:
 
     def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
         """The weight and its scales as views, and the map of rows, where one is needed."""
-        wide = weights.scale_values()
-        if weights.weight_scale is None or weights.weight_scale.dtype != torch.float32:
-            wide = keep(wide, None if previous is None else previous.weight_scale)
         return Prepared(
-            weights=weights, weight=weights.weight, weight_scale=wide,
+            weights=weights, weight=weights.weight, weight_scale=scales_of(weights, previous),
             input_scale=grid_rows(weights, None if previous is None else previous.input_scale),
         )  # fmt: skip
 
@@ -65,20 +62,10 @@ class TritonBlock:
 
 
 def _refuses(scheme: LinearScheme) -> str:
-    block, given = scheme.weight.granularity, scheme.input
-    if given is None:
-        return "quantizes the input, and the scheme is weight-only"
-    if scheme.weight.dtype is not DType.F8_E4M3 or given.dtype is not DType.F8_E4M3:
-        return f"takes F8_E4M3, not weights of {scheme.weight.dtype} and inputs of {given.dtype}"
-    if not isinstance(block, PerBlock):
-        return f"takes weights scaled in blocks, not {block}"
-    if scheme.input_static or given.granularity != PerGroup(block.cols):
-        return f"takes dynamic inputs in groups of {block.cols}, not {given.granularity}"
-    if block.cols < 32 or block.cols & (block.cols - 1):
+    block = scheme.weight.granularity
+    if isinstance(block, PerBlock) and (block.cols < 32 or block.cols & (block.cols - 1)):
         return f"takes blocks of 32, 64, 128 or more columns, a power of two, not {block.cols}"
-    if scheme.second_level or scheme.input_global or scheme.transforms or scheme.storage.transposed:
-        return "takes plain [N, K] weights, and one level of scales for either operand"
-    return ""
+    return refuses_blocks(scheme)
 
 
 def grid_rows(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:

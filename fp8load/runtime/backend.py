@@ -169,7 +169,8 @@ class Prepared:
 
     A tensor here is a view of a parameter (then a write into the parameter is seen at once) or a buffer of the
     backend's own (then `prepare` writes it again in place). All scales are in the form that the kernel wants, and
-    `input_global_scale` is a multiplier, whichever way the file stores it.
+    `input_global_scale` is a multiplier, whichever way the file stores it. `grid_rows` [N]: in which row of a grid of
+    scales those of a row of the weight stand, where that has to be looked up.
     """
 
     weights: LinearWeights
@@ -177,6 +178,7 @@ class Prepared:
     weight_scale: torch.Tensor | None = None
     input_scale: torch.Tensor | None = None
     input_global_scale: torch.Tensor | None = None
+    grid_rows: torch.Tensor | None = None
 
 
 class Backend(Protocol):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import torch
 
 from fp8load.dtypes import DType
-from fp8load.runtime.backend import LinearWeights, Prepared
+from fp8load.runtime.backend import Device, LinearWeights, Prepared
 from fp8load.scheme import LinearScheme, PerBlock, PerGroup
 from fp8load_kernels.derive import keep
 from fp8load_kernels.padding import aligned
+from fp8load_kernels.quantizable import powers_of_two
+from fp8load_kernels.quantized import Quantized
 
 BLOCK = 128
+HOPPER = (9, 0)
 
 
 def refuses_blocks(scheme: LinearScheme) -> str:
@@ -31,6 +34,47 @@ def refuses_blocks(scheme: LinearScheme) -> str:
     if scheme.second_level or scheme.input_global or scheme.transforms or scheme.storage.transposed:
         return "takes plain [N, K] weights, and one level of scales for either operand"
     return ""
+
+
+def refuses_hopper(scheme: LinearScheme, shape_NK: tuple[int, int], device: Device, rows: int) -> str:
+    """Why a layer is none for a product of blocks of 128 x 128 on Hopper that takes N in multiples of `rows`."""
+    reason = refuses_blocks(scheme)
+    if reason:
+        return reason
+    if scheme.weight.granularity != PerBlock(BLOCK, BLOCK):
+        return f"takes blocks of 128 x 128, not {scheme.weight.granularity}"
+    if shape_NK[0] % rows or shape_NK[1] % BLOCK or min(shape_NK) < 1:
+        return f"takes N in multiples of {rows} and K of 128, not {list(shape_NK)}"
+    if device.kind != "cuda" or device.capability != HOPPER:
+        return f"runs on compute capability 9.0, and this is {device}"
+    return ""
+
+
+def quantized_groups(prepared: Prepared, x_MK: torch.Tensor, scale: torch.Tensor | None = None) -> Quantized:
+    """The input in groups of 128 as the scheme says; `scale` is where to write the scales."""
+    from fp8load_kernels.gpu.quantize import quantize_groups
+
+    scheme = prepared.weights.scheme
+    if scheme.input is None:
+        raise ValueError(f"{scheme} does not quantize its input")
+    power = powers_of_two(scheme, scheme.input)
+    return quantize_groups(x_MK, scheme.input.dtype, BLOCK, power_of_two=power, scale=scale)
+
+
+def triton_product(
+    prepared: Prepared, quantized: Quantized, dtype: torch.dtype, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """The product by the own kernel, for what another does not take; biased in float32, rounded once."""
+    from fp8load_kernels.gpu.block import block_product
+
+    if prepared.weight_scale is None:
+        raise ValueError("the weight has no scale")
+    y_MN = block_product(
+        quantized.codes, quantized.scale, prepared.weight, prepared.weight_scale, None, (BLOCK, BLOCK),
+        dtype if bias is None else torch.float32,
+    )  # fmt: skip
+    y_MN = put_together(y_MN, prepared.weights)
+    return y_MN if bias is None else (y_MN + bias.float()).to(dtype)
 
 
 def starts(weights: LinearWeights) -> list[int]:

@@ -19,6 +19,7 @@ from fp8load_kernels.quantizable import InputKind, input_kind, powers_of_two
 from fp8load_kernels.quantize_mx import quantize_mx
 from fp8load_kernels.quantize_nvfp4 import quantize_nvfp4
 from fp8load_kernels.quantized import FP8_DTYPES, SMALLEST_SCALE, Quantized
+from fp8load_kernels.shapes import contiguous_columns
 from fp8load_kernels.torch_quantize import cols_of, round_up_to_power_of_two, torch_dynamic, torch_static
 
 __all__ = [
@@ -40,7 +41,7 @@ def quantize_static(x_MK: torch.Tensor, dtype: DType, scale: torch.Tensor) -> Qu
     from fp8load_kernels.gpu import quantize as kernels
 
     smallest = scale.float().reshape(1).clamp_min(SMALLEST_SCALE)
-    return kernels.quantize_tensor(_in_columns(x_MK), dtype, smallest)
+    return kernels.quantize_tensor(contiguous_columns(x_MK), dtype, smallest)
 
 
 def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool = False) -> Quantized:
@@ -56,7 +57,7 @@ def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool 
         return torch_dynamic(x_MK, spec, power_of_two=power_of_two)
     from fp8load_kernels.gpu import quantize as kernels
 
-    x = _in_columns(x_MK)
+    x = contiguous_columns(x_MK)
     if spec.granularity == PerTensor():
         return kernels.quantize_tensor(x, spec.dtype, kernels.largest_scale(x, spec.dtype, power_of_two=power_of_two))
     if cols < x.shape[1]:
@@ -74,11 +75,6 @@ def _takes(x_MK: torch.Tensor) -> bool:
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
-
-
-def _in_columns(x_MK: torch.Tensor) -> torch.Tensor:
-    """The input with columns next to each other; rows may be strided."""
-    return x_MK if x_MK.shape[1] < 2 or x_MK.stride(1) == 1 else x_MK.contiguous()
 
 
 def quantize_input(

@@ -15,3 +15,8 @@ def as_rows(x: torch.Tensor) -> torch.Tensor:
 def like_input(y_MN: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """y [M, N] with the leading axes of x [..., K]."""
     return y_MN.reshape(*x.shape[:-1], y_MN.shape[-1])
+
+
+def contiguous_columns(x_MK: torch.Tensor) -> torch.Tensor:
+    """x [M, K] with columns next to each other, as kernels read them; rows may be strided."""
+    return x_MK if x_MK.shape[1] < 2 or x_MK.stride(1) == 1 else x_MK.contiguous()

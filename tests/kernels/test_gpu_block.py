@@ -95,12 +95,12 @@ def test_fused_parts_that_end_within_a_block_keep_their_scales(rows: tuple[int, 
 def test_preparing_again_keeps_addresses() -> None:
     weights, backend = fused((100, 28), 256), TritonBlock()
     first = backend.prepare(weights)
-    assert first.input_scale is not None
+    assert first.grid_rows is not None
 
     second = backend.prepare(weights, first)
 
-    assert second.input_scale is not None
-    assert second.input_scale.data_ptr() == first.input_scale.data_ptr()
+    assert second.grid_rows is not None
+    assert second.grid_rows.data_ptr() == first.grid_rows.data_ptr()
     assert second.weight.data_ptr() == weights.weight.data_ptr()
 
 

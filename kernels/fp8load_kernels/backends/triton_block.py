@@ -42,7 +42,7 @@ class TritonBlock:
         """The weight and its scales as views, and the map of rows, where one is needed."""
         return Prepared(
             weights=weights, weight=weights.weight, weight_scale=scales_of(weights, previous),
-            input_scale=grid_rows(weights, None if previous is None else previous.input_scale),
+            grid_rows=grid_rows(weights, None if previous is None else previous.grid_rows),
         )  # fmt: skip
 
     def apply(self, prepared: Prepared, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -55,7 +55,7 @@ class TritonBlock:
             raise TypeError(f"blocks have scales: {scheme}")
         quantized = quantize_input(x_MK, scheme, None)
         y_MN = block_product(
-            quantized.codes, quantized.scale, prepared.weight, scale, prepared.input_scale, (block.rows, block.cols),
+            quantized.codes, quantized.scale, prepared.weight, scale, prepared.grid_rows, (block.rows, block.cols),
             x.dtype, bias,
         )  # fmt: skip
         return like_input(y_MN, x)

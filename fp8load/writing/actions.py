@@ -11,87 +11,66 @@ from fp8load.index.index import TensorMeta
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
-    """Leave a tensor out."""
-
+class _OfTensor:
     meta: TensorMeta
 
     @property
     def file(self) -> str:
         """The file that changes."""
         return self.meta.file
+
+
+@dataclass(frozen=True, slots=True)
+class Drop(_OfTensor):
+    """Leave a tensor out."""
 
     def __str__(self) -> str:
         return f"- {self.meta.name}  {self.meta}"
 
 
 @dataclass(frozen=True, slots=True)
-class Rename:
+class Rename(_OfTensor):
     """Write a tensor under another name."""
 
-    meta: TensorMeta
     to: str
-
-    @property
-    def file(self) -> str:
-        """The file that changes."""
-        return self.meta.file
 
     def __str__(self) -> str:
         return f"~ {self.meta.name}  {self.meta}: renamed to {self.to}"
 
 
 @dataclass(frozen=True, slots=True)
-class Convert:
+class Convert(_OfTensor):
     """Write a tensor's elements as others, of the same shape: `convert` gets any number of whole ones, as bytes."""
 
-    meta: TensorMeta
     dtype: DType
     convert: Callable[[bytes], bytes]
     what: str
-
-    @property
-    def file(self) -> str:
-        """The file that changes."""
-        return self.meta.file
 
     def __str__(self) -> str:
         return f"~ {self.meta.name}  {self.meta}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
-class Remake:
+class Remake(_OfTensor):
     """Write a tensor with another shape, or with elements that depend on their places: `data` gives all of its bytes,
     in pieces."""
 
-    meta: TensorMeta
     dtype: DType
     shape: tuple[int, ...]
     data: Callable[[], Iterator[bytes]]
     what: str
 
-    @property
-    def file(self) -> str:
-        """The file that changes."""
-        return self.meta.file
-
     def __str__(self) -> str:
         return f"~ {self.meta.name}  {self.meta}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
-class Add:
+class Add(_OfTensor):
     """Write a tensor that was not there: its place in the file is the end, `meta.begin` and `meta.end` are not read.
     `data` are its bytes, or gives them in pieces."""
 
-    meta: TensorMeta
     data: bytes | Callable[[], Iterator[bytes]] = field(repr=False)
     what: str
-
-    @property
-    def file(self) -> str:
-        """The file that changes."""
-        return self.meta.file
 
     def __str__(self) -> str:
         return f"+ {self.meta.name}  {self.meta}: {self.what}"

@@ -15,6 +15,7 @@ from fp8load_kernels.derive import keep
 from fp8load_kernels.padding import aligned
 from fp8load_kernels.quantizable import powers_of_two
 from fp8load_kernels.quantized import Quantized
+from fp8load_kernels.shapes import NO_TRITON, has_triton
 
 BLOCK = 128
 HOPPER = (9, 0)
@@ -47,7 +48,7 @@ def refuses_hopper(scheme: LinearScheme, shape_NK: tuple[int, int], device: Devi
         return f"takes N in multiples of {rows} and K of 128, not {list(shape_NK)}"
     if device.kind != "cuda" or device.capability != HOPPER:
         return f"runs on compute capability 9.0, and this is {device}"
-    return ""
+    return "" if has_triton() else NO_TRITON
 
 
 def quantized_groups(prepared: Prepared, x_MK: torch.Tensor, scale: torch.Tensor | None = None) -> Quantized:

@@ -7,7 +7,6 @@ Shape letters: M rows (tokens), K columns, G groups of g columns.
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
 from typing import assert_never
 
 import torch
@@ -19,7 +18,7 @@ from fp8load_kernels.quantizable import InputKind, input_kind, powers_of_two
 from fp8load_kernels.quantize_mx import quantize_mx
 from fp8load_kernels.quantize_nvfp4 import quantize_nvfp4
 from fp8load_kernels.quantized import FP8_DTYPES, SMALLEST_SCALE, Quantized
-from fp8load_kernels.shapes import contiguous_columns
+from fp8load_kernels.shapes import contiguous_columns, has_triton
 from fp8load_kernels.torch_quantize import cols_of, round_up_to_power_of_two, torch_dynamic, torch_static
 
 __all__ = [
@@ -33,10 +32,13 @@ __all__ = [
     "round_up_to_power_of_two",
 ]
 
+CAPABILITY = (8, 9)
+"""The first NVIDIA GPUs that convert to E4M3."""
+
 
 def quantize_static(x_MK: torch.Tensor, dtype: DType, scale: torch.Tensor) -> Quantized:
     """Divide by one stored scale (float32, one element), clamp to the largest finite value, round to nearest even."""
-    if not _takes(x_MK):
+    if not _takes(x_MK, dtype):
         return torch_static(x_MK, dtype, scale)
     from fp8load_kernels.gpu import quantize as kernels
 
@@ -53,7 +55,7 @@ def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool 
     operations elsewhere.
     """
     cols = cols_of(spec.granularity, x_MK.shape[1])
-    if not _takes(x_MK) or (cols & (cols - 1) and cols != x_MK.shape[1]):
+    if not _takes(x_MK, spec.dtype) or (cols & (cols - 1) and cols != x_MK.shape[1]):
         return torch_dynamic(x_MK, spec, power_of_two=power_of_two)
     from fp8load_kernels.gpu import quantize as kernels
 
@@ -67,14 +69,15 @@ def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool 
     return kernels.quantize_rows(x, spec.dtype, power_of_two=power_of_two)
 
 
-def _takes(x_MK: torch.Tensor) -> bool:
-    """Whether the input is on a GPU, and Triton is there."""
-    return x_MK.is_cuda and _has_triton()
+def _takes(x_MK: torch.Tensor, dtype: DType) -> bool:
+    """Whether our kernel quantizes this; torch's operations do it anywhere."""
+    return dtype is DType.F8_E4M3 and x_MK.is_cuda and converts_to_e4m3(x_MK.device)
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def converts_to_e4m3(device: torch.device) -> bool:
+    """Whether Triton is there and converts to E4M3 on a GPU: NVIDIA's from 8.9 on; AMD's have another kind of it."""
+    return torch.version.hip is None and has_triton() and torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 def quantize_input(

@@ -1,7 +1,9 @@
-"""Any number of leading axes as rows, and back."""
+"""Any number of leading axes as rows, and back; and what kernels need of an input and a machine."""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
 from math import prod
 
 import torch
@@ -15,6 +17,15 @@ def as_rows(x: torch.Tensor) -> torch.Tensor:
 def like_input(y_MN: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """y [M, N] with the leading axes of x [..., K]."""
     return y_MN.reshape(*x.shape[:-1], y_MN.shape[-1])
+
+
+NO_TRITON = "needs triton, which is not installed"
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed: torch brings it where it runs on CUDA."""
+    return find_spec("triton") is not None
 
 
 def contiguous_columns(x_MK: torch.Tensor) -> torch.Tensor:

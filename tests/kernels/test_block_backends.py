@@ -26,7 +26,12 @@ needs_hopper = pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
 TOLERANCE = 1e-2
 """Tensor cores of Hopper add products of FP8 with fewer bits than float32 has; outlier columns make 0.5 % of that."""
 
-BACKENDS = [TritonBlock(), TorchBlock(), DeepGemm()]
+HAS_DEEPGEMM = find_spec("deep_gemm") is not None
+needs_deepgemm = pytest.mark.skipif(not HAS_DEEPGEMM, reason="needs deep_gemm")
+BACKENDS = [
+    pytest.param(TritonBlock(), id="triton_block"), pytest.param(TorchBlock(), id="torch_block"),
+    pytest.param(DeepGemm(), id="deepgemm", marks=needs_deepgemm),
+]  # fmt: skip
 
 
 def fused(rows: tuple[int, ...], num_cols: int, device: str, seed: int = 0) -> LinearWeights:
@@ -85,7 +90,7 @@ def test_it_says_what_it_does_not_take(backend, scheme, shape, device: Device, r
 def test_on_a_hopper_torch_takes_blocks_and_deepgemm_where_it_is_installed() -> None:
     assert TorchBlock().supports(SCHEME, (256, 256), H200) == Yes()
     verdict = DeepGemm().supports(SCHEME, (256, 256), H200)
-    assert verdict == Yes() if find_spec("deep_gemm") else "pip install fp8load[deepgemm]" in verdict.reason
+    assert verdict == Yes() if HAS_DEEPGEMM else "pip install fp8load[deepgemm]" in verdict.reason
 
 
 def quantized(x: torch.Tensor) -> torch.Tensor:
@@ -100,13 +105,12 @@ def quantized(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("num_tokens", [0, 1, 3, 17, 64, 129, 1000])
 @pytest.mark.parametrize(("rows", "num_cols"), [((1024, 512), 1024), ((576, 192, 192), 1536), ((4096,), 7168)])
-@pytest.mark.parametrize("backend", BACKENDS, ids=lambda it: it.name)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_layer_is_the_product_of_its_quantized_operands(
     backend, rows, num_cols: int, num_tokens: int, biased: bool, dtype: torch.dtype
 ) -> None:
     weights = fused(rows, num_cols, "cuda")
-    if backend.supports(SCHEME, weights.shape, H200) != Yes():
-        pytest.skip("not installed")
+    assert backend.supports(SCHEME, weights.shape, H200) == Yes()
     x = torch.randn(num_tokens, num_cols, device="cuda", dtype=dtype)
     x[:, ::97] *= 8
     bias = torch.randn(sum(rows), device="cuda", dtype=dtype) if biased else None
@@ -122,11 +126,10 @@ def test_the_layer_is_the_product_of_its_quantized_operands(
 @needs_hopper
 @pytest.mark.parametrize("num_tokens", [1, 256])
 @pytest.mark.parametrize("rows", [(512, 256), (576, 192, 192)])
-@pytest.mark.parametrize("backend", BACKENDS, ids=lambda it: it.name)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_captured_graph_computes_with_new_weights(backend, rows, num_tokens: int) -> None:
     weights, other = fused(rows, 1024, "cuda"), fused(rows, 1024, "cuda", seed=1)
-    if backend.supports(SCHEME, weights.shape, H200) != Yes():
-        pytest.skip("not installed")
+    assert backend.supports(SCHEME, weights.shape, H200) == Yes()
     x = torch.randn(num_tokens, 1024, device="cuda", dtype=torch.bfloat16)
     prepared = backend.prepare(weights)
     backend.apply(prepared, x)

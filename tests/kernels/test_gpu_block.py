@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fp8load.dtypes import DType
+from fp8load.runtime.backend import Device, LinearWeights, No, Part, Yes
+from fp8load.scheme import LinearScheme, PerBlock, PerGroup, QuantSpec
+from fp8load_kernels.backends.triton_block import TritonBlock, grid_rows
+
 GPU = torch.cuda.is_available()
-pytest.importorskip("triton", reason="needs triton, which torch brings where it runs on CUDA")
-
-from fp8load.dtypes import DType  # noqa: E402  # what imports triton
-from fp8load.runtime.backend import Device, LinearWeights, No, Part, Yes  # noqa: E402
-from fp8load.scheme import LinearScheme, PerBlock, PerGroup, QuantSpec  # noqa: E402
-from fp8load_kernels.backends.triton_block import TritonBlock, grid_rows  # noqa: E402
-from fp8load_kernels.gpu.block import block_product  # noqa: E402
-
+kernels = pytest.importorskip("fp8load_kernels.gpu.block", reason="needs triton", exc_type=ImportError)
 DEVICE = "cuda" if GPU else "cpu"
 SIZES = [(1, 128, 128), (3, 64, 256), (5, 200, 300), (17, 130, 256), (16, 576, 587), (2, 1000, 576)]
 if GPU:
@@ -53,8 +51,8 @@ def test_the_product_is_that_of_the_dequantized_operands(
     rows = w_scale.repeat_interleave(block[0], 0)[: sizes[1]]
     reference = expected(x, w, x_scale, rows, block[1]) + bias.double()
 
-    y = block_product(x, x_scale, w, w_scale, None, block, dtype, bias)
-    again = block_product(x, x_scale.t().contiguous().t(), w, w_scale, None, block, dtype, bias)
+    y = kernels.block_product(x, x_scale, w, w_scale, None, block, dtype, bias)
+    again = kernels.block_product(x, x_scale.t().contiguous().t(), w, w_scale, None, block, dtype, bias)
 
     assert y.dtype == dtype
     error = (y.double() - reference).norm() / reference.norm()

@@ -8,21 +8,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fp8load.dtypes import DType
+from fp8load.scheme import PerGroup, PerTensor, PerToken, QuantSpec
+from fp8load_kernels.quantized import Quantized, to_codes
+from fp8load_kernels.torch_quantize import torch_dynamic, torch_static
+
 GPU = torch.cuda.is_available()
-pytest.importorskip("triton", reason="needs triton, which torch brings where it runs on CUDA")
-
-from fp8load.dtypes import DType  # noqa: E402  # what imports triton
-from fp8load.scheme import PerGroup, PerTensor, PerToken, QuantSpec  # noqa: E402
-from fp8load_kernels.gpu import quantize as gpu_quantize  # noqa: E402
-from fp8load_kernels.gpu.quantize import (  # noqa: E402
-    largest_scale,
-    quantize_groups,
-    quantize_rows,
-    quantize_tensor,
-)
-from fp8load_kernels.quantized import Quantized, to_codes  # noqa: E402
-from fp8load_kernels.torch_quantize import torch_dynamic, torch_static  # noqa: E402
-
+kernels = pytest.importorskip("fp8load_kernels.gpu.quantize", reason="needs triton", exc_type=ImportError)
+largest_scale, quantize_tensor = kernels.largest_scale, kernels.quantize_tensor
+quantize_groups, quantize_rows = kernels.quantize_groups, kernels.quantize_rows
 DEVICE = "cuda" if GPU else "cpu"
 SIZES = [(1, 1), (1, 128), (3, 576), (5, 587), (7, 1000), (2, 3420), (4, 4096)]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -41,7 +35,7 @@ def inputs(num_rows: int, num_cols: int, dtype: torch.dtype, seed: int = 0) -> t
 def _unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interpreted, the kernels leave the last step to torch."""
     if not GPU:
-        monkeypatch.setattr(gpu_quantize, "FP8_DTYPES", dict.fromkeys(DType, torch.float32))
+        monkeypatch.setattr(kernels, "FP8_DTYPES", dict.fromkeys(DType, torch.float32))
 
 
 def assert_same(ours: Quantized, theirs: Quantized) -> None:

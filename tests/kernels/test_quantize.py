@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fp8load.dtypes import LARGEST_FINITE, DType
 from fp8load.scheme import PerBlock, PerGroup, PerTensor, PerToken, QuantSpec
+from fp8load_kernels import quantize
 from fp8load_kernels.quantize import (
     FP8_DTYPES,
     quantize_dynamic,
@@ -81,3 +82,17 @@ def test_nans_are_not_hidden() -> None:
 def test_powers_of_two_are_rounded_up_and_exact_ones_stay() -> None:
     scale = torch.tensor([1.0, 1.0000001, 0.75, 2.0**-126, 3e-38, 2.0**100])
     assert round_up_to_power_of_two(scale).tolist() == [1.0, 2.0, 1.0, 2.0**-126, 2.0**-124, 2.0**100]
+
+
+@pytest.mark.parametrize(("capability", "hip", "triton", "runs"), [
+    ((9, 0), None, True, True), ((8, 9), None, True, True), ((8, 0), None, True, False),
+    ((9, 4), "6.4", True, False), ((9, 0), None, False, False),
+])  # fmt: skip
+def test_our_kernel_is_asked_only_where_triton_converts_to_e4m3(
+    capability, hip, triton: bool, runs: bool, monkeypatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(quantize, "has_triton", lambda: triton)
+
+    assert quantize.converts_to_e4m3.__wrapped__(torch.device("cuda:0")) is runs

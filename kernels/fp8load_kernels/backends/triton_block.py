@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 
 from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
@@ -11,7 +9,7 @@ from fp8load.scheme import LinearScheme, PerBlock
 from fp8load_kernels.blocks import refuses_blocks, scales_of
 from fp8load_kernels.derive import keep
 from fp8load_kernels.quantize import quantize_input
-from fp8load_kernels.shapes import as_rows, like_input
+from fp8load_kernels.shapes import NO_TRITON, as_rows, has_triton, like_input
 
 CAPABILITY = (8, 9)
 
@@ -36,7 +34,7 @@ class TritonBlock:
             return No(f"runs on CUDA, not on {device}")
         if device.capability is None or device.capability < CAPABILITY:
             return No(f"needs compute capability 8.9, and this is {device}")
-        return Yes() if find_spec("triton") is not None else No("needs triton, which is not installed")
+        return Yes() if has_triton() else No(NO_TRITON)
 
     def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
         """The weight and its scales as views, and the map of rows, where one is needed."""

@@ -134,22 +134,16 @@ def _times(sizes: Sizes, name: str) -> str:
 
 def _exchanges(reader: WeightReader, sizes: Sizes, out: Sequence[WeightStats]) -> Iterator[tuple[float, str, str]]:
     """How far from their places two weights are with each other's scales, where both are in place then."""
-    import numpy as np
-
     pieces = {one.meta.name: reader.compared(one) for one in out} if len(out) > 1 else {}
     for one, two in combinations(out, 2):
         first, second = one.meta.name, two.meta.name
         (scales, codes), (others, their_codes) = pieces[first], pieces[second]
-        if _scale_shape(one) != _scale_shape(two) or len(scales) != len(others) == 0:
+        if _scale_shape(one) != _scale_shape(two) or len(scales) != len(others) or not len(scales):
             continue
-        if len(scales) == len(others):
-            now = {
-                first: sizes.size[first] + _size(others + codes) - _size(scales + codes),
-                second: sizes.size[second] + _size(scales + their_codes) - _size(others + their_codes),
-            }
-        else:
-            step = float(np.mean(others) - np.mean(scales))
-            now = {first: sizes.size[first] + step, second: sizes.size[second] - step}
+        now = {
+            first: sizes.size[first] + _size(others + codes) - _size(scales + codes),
+            second: sizes.size[second] + _size(scales + their_codes) - _size(others + their_codes),
+        }
         if all(sizes.is_in(name, now) for name in now):
             yield max(abs(sizes.away(name, now)) for name in now), first, second
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fp8load.errors import Problem, UsageError
-from fp8load.fixable import by_itself
-from fp8load.rules.base import Context, Repair
+from fp8load.fixable import by_itself, fixable
+from fp8load.rules.base import Repair
 from fp8load.rules.registry import rule_names
 from fp8load.rules.repairs import repairs
 from fp8load.verify import problems_of
@@ -71,24 +71,21 @@ def plan_fixes(
     actions: list[Action] = []
     done: Counter[tuple[str, str]] = Counter()
     left: Counter[tuple[str, str]] = Counter()
-    for repair, problem, found in _repairable(context, [problem for problem in problems if keep(problem.code)]):
+    known = repairs()
+    for problem in dict.fromkeys(problem for problem in problems if keep(problem.code)):
+        repair = known.get(problem.code)
+        if repair is None:
+            continue
+        # What nobody asked for is not worked out: some repairs read tensors for that.
         if _is_wanted(repair, problem, wanted):
-            done[problem.code, repair.title] += 1
-            actions += found
-        elif not wanted and repair.only_if:
+            found = list(repair.actions(context, problem))
+            if found:
+                done[problem.code, repair.title] += 1
+                actions += found
+        elif not wanted and repair.only_if and fixable(context, problem) is not None:
             left[problem.code, f"{repair.title}: {repair.only_if}"] += 1
     return Fixes(changes=changes_of(checkpoint.source, checkpoint.index, actions), counts=_listed(done),
                  left=_listed(left))  # fmt: skip
-
-
-def _repairable(context: Context, problems: Sequence[Problem]) -> Iterator[tuple[Repair, Problem, list[Action]]]:
-    """Problems that something can be done about, each once."""
-    known = repairs()
-    for problem in dict.fromkeys(problems):
-        repair = known.get(problem.code)
-        found = [] if repair is None else list(repair.actions(context, problem))
-        if repair is not None and found:
-            yield repair, problem, found
 
 
 def _is_wanted(repair: Repair, problem: Problem, wanted: tuple[str, ...]) -> bool:

@@ -73,6 +73,8 @@ class Stored:
         for held in self.held:
             groups: dict[DType, list[ModuleInfo]] = {}
             for info in held.modules:
+                if Role.WEIGHT_SCALE not in info.tensors:
+                    continue
                 name, _ = self.stored_tensor(info, Role.WEIGHT_SCALE)
                 groups.setdefault(tensors[name].dtype, []).append(info)
             found += [(held, dtype, infos) for dtype, infos in groups.items()]

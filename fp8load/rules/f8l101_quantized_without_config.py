@@ -2,21 +2,11 @@
 
 from collections.abc import Iterator
 
-from fp8load.dtypes import DType
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.raw import are_raw
+from fp8load.rules.raw import are_raw, packed
 from fp8load.rules.samples import BLOCK, NVFP4, NVFP4_GATE_UP, QUANTIZED
 
-PACKED = (
-    (".weight_packed", ".weight_scale"), (".weight", ".weight_scale"),
-    ("_blocks", "_scales"),  # gpt-oss
-    ("._data", "._scale"),  # quanto
-    ("_weight_qdata", "_weight_scale"),  # torchao
-)  # fmt: skip
-"""Ends of the names of a weight that lowering does not know for one without a configuration, and of its scale."""
-
-_BYTES = frozenset({DType.U8, DType.I8, DType.F4})
 _NOT_SAID = "the weight is quantized and no configuration says so"
 _WANTED = "a quantization_config in config.json"
 
@@ -31,15 +21,10 @@ def check(context: Context) -> Iterator[Problem]:
 
 
 def _packed(context: Context, said: set[str]) -> Iterator[Problem]:
-    tensors = context.checkpoint.index.tensors
-    for name, meta in tensors.items():
-        if not (meta.dtype in _BYTES or meta.dtype.is_fp8) or name in said:
-            continue
-        stems = ((name.removesuffix(weight), scale) for weight, scale in PACKED if name.endswith(weight))
-        scale = next((stem + scale for stem, scale in stems if stem + scale in tensors), None)
-        if scale is not None:
+    for meta, scale in packed(context.checkpoint.index.tensors):
+        if meta.name not in said:
             yield Problem(
-                code="F8L101", message=_NOT_SAID, tensor=name, file=meta.file, expected=_WANTED,
+                code="F8L101", message=_NOT_SAID, tensor=meta.name, file=meta.file, expected=_WANTED,
                 got=f"{meta} beside {scale}, and no configuration",
                 hint="readers take its bytes for numbers, or skip them: put the quantization_config of the export back",
             )  # fmt: skip

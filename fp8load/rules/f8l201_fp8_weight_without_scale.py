@@ -11,7 +11,8 @@ from fp8load.rules.samples import BLOCK, QUANTIZED
 
 JOINING = frozenset({"e_proj", "h_proj", "eh_proj"})
 """Matrices that join a layer for multi-token prediction with the model. Published repacks lost their scales
-(DeepSeek-V4-Flash-FP8, miles#1641): the model runs without them, so they do not stop it."""
+(DeepSeek-V4-Flash-FP8, miles#1641). The model runs without that layer, so `verify` reports and does not fail; loading
+still wants to be told (`allow_unscaled`)."""
 
 DRAFT = "mtp.0.e_proj.weight             F8_E4M3  [256, 256]\n"
 

@@ -44,25 +44,34 @@ class _Claimed:
     """Modules that are stored in 16 bits and that the configuration claims (F8L302), by how an entry may mean them."""
 
     def __init__(self, context: Context) -> None:
-        self._by_end: dict[str, str] = {}
+        self._by_end: dict[str, dict[tuple[str, ...], str]] = {}
         self._by_parent: dict[str, list[str]] = {}
         for problem in context.problems("F8L302"):
             for end in _ends(problem.module):
-                self._by_end.setdefault(end, problem.module)
+                self._by_end.setdefault(end, {}).setdefault(_numbers(problem.module), problem.module)
             parent, _, last = problem.module.rpartition(".")
             self._by_parent.setdefault(parent, []).append(last)
 
     def meant(self, entry: str) -> str | None:
-        """The module that ends as the entry does, else the one that the entry is about, with a component too many or
-        with a slip in the last one."""
+        """The module of the same layer that ends as the entry does, else the one that the entry is about, with a
+        component too many or with a slip in the last one."""
         for end in _ends(entry):
-            if end in self._by_end:
-                return self._by_end[end]
+            if found := self._of_layer(end, entry):
+                return found
         parent, _, last = entry.rpartition(".")
-        if "." in parent and parent in self._by_end:
-            return self._by_end[parent]
+        if "." in parent and (found := self._of_layer(parent, entry)):
+            return found
         near = get_close_matches(last, self._by_parent.get(parent, ()), 1, _NEAR)
         return f"{parent}.{near[0]}" if near else None
+
+    def _of_layer(self, end: str, entry: str) -> str | None:
+        found, numbers = self._by_end.get(end, {}), _numbers(entry)
+        return found.get(numbers, found.get(())) if numbers else next(iter(found.values()), None)
+
+
+def _numbers(name: str) -> tuple[str, ...]:
+    """The numbers of layers and experts in a name."""
+    return tuple(part for part in name.split(".") if part.isdecimal())
 
 
 def _ends(name: str) -> Iterator[str]:

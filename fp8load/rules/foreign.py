@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.rules.families import middle
-from fp8load.rules.pieces import correlated
+from fp8load.rules.pieces import correlated, finite
 from fp8load.rules.sizes import Sizes
 from fp8load.rules.weights import WeightReader, WeightStats
 from fp8load.scheme import Role
@@ -94,9 +94,10 @@ def _partners(reader: WeightReader, suspects: Sequence[WeightStats], usual: floa
     pieces = {one.meta.name: reader.compared(one) for one in suspects} if len(suspects) > 1 else {}
     found: dict[str, WeightStats] = {}
     for one, two in combinations(suspects, 2):
-        (scales, sizes), (others, their_sizes) = pieces[one.meta.name], pieces[two.meta.name]
-        if _scale_shape(one) != _scale_shape(two) or len(scales) != len(others):
+        first, second = pieces[one.meta.name], pieces[two.meta.name]
+        if _scale_shape(one) != _scale_shape(two) or len(first[0]) != len(second[0]):
             continue
+        scales, sizes, others, their_sizes = finite(*first, *second)
         if max(correlated(others, sizes), correlated(scales, their_sizes)) <= usual / 2:
             found[one.meta.name], found[two.meta.name] = two, one
     return found
@@ -137,8 +138,10 @@ def _exchanges(reader: WeightReader, sizes: Sizes, out: Sequence[WeightStats]) -
     pieces = {one.meta.name: reader.compared(one) for one in out} if len(out) > 1 else {}
     for one, two in combinations(out, 2):
         first, second = one.meta.name, two.meta.name
-        (scales, codes), (others, their_codes) = pieces[first], pieces[second]
-        if _scale_shape(one) != _scale_shape(two) or len(scales) != len(others) or not len(scales):
+        if _scale_shape(one) != _scale_shape(two) or len(pieces[first][0]) != len(pieces[second][0]):
+            continue
+        scales, codes, others, their_codes = finite(*pieces[first], *pieces[second])
+        if not scales.size:
             continue
         now = {
             first: sizes.size[first] + _size(others + codes) - _size(scales + codes),

@@ -90,6 +90,8 @@ def _by_name(lowered: Lowered) -> Iterator[FusedGroup]:
 
 def expert_groups(checkpoint: Checkpoint) -> Iterator[FusedGroup]:
     """For each layer and projection that module of every routed expert: engines make one parameter of them."""
+    if checkpoint.format.name in COMFYUI:
+        return
     groups: dict[tuple[str, str], list[ModuleInfo]] = {}
     for info in checkpoint.lowered.modules.values():
         one = of_expert(info.name)

@@ -82,7 +82,8 @@ class Pieces:
         self._counts = np.diff([*starts, codes.shape[1]]).astype(np.float64)
 
     def compared(self) -> tuple[NDArray[float64], NDArray[float64]]:
-        """log2 of the scales, and of the root mean squares of their codes; of pieces where both are finite."""
+        """log2 of the scales, and of the root mean squares of their codes, piece by piece; infinite or NaN where one is
+        zero or no number."""
         import numpy as np
 
         if self._counts is None or self._made.granularity is None:
@@ -94,15 +95,21 @@ class Pieces:
         with np.errstate(all="ignore"):
             scales = np.log2(self._made.scales_of(first).astype(np.float64))
             sizes = np.log2(squares) / 2
-        scales = np.broadcast_to(scales, sizes.shape)
-        good = np.isfinite(scales) & np.isfinite(sizes)
-        return scales[good], sizes[good]
+        return np.broadcast_to(scales, sizes.shape).reshape(-1), sizes.reshape(-1)
 
     def fit(self) -> Fit:
         """What the pieces show."""
-        scales, sizes = self.compared()
+        scales, sizes = finite(*self.compared())
         level = float(scales.mean()) if scales.size else nan
         return Fit(scales.size, level, correlated(scales, sizes))
+
+
+def finite(*pieces: NDArray[float64]) -> tuple[NDArray[float64], ...]:
+    """The pieces at which all of these are finite."""
+    import numpy as np
+
+    good = np.logical_and.reduce([np.isfinite(each) for each in pieces])
+    return tuple(each[good] for each in pieces)
 
 
 def correlated(scales: NDArray[float64], sizes: NDArray[float64]) -> float:

@@ -138,7 +138,8 @@ class _Scan:
 
     def __init__(self, meta: TensorMeta) -> None:
         self._meta = meta
-        self._mask = _MAGNITUDE.get(meta.dtype.bits, 0xFF) if meta.dtype is not DType.I8 else 0xFF
+        is_float = meta.dtype.is_fp8 or meta.dtype is DType.F4  # other codes with one bit set are numbers, not zeros
+        self._mask = _MAGNITUDE[meta.dtype.bits] if is_float else 0xFF
         self._offset = self._num_bad = self._largest = 0
         self._first_bad = -1
         self.rms = nan

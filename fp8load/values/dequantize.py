@@ -154,7 +154,9 @@ def can_be_dequantized(info: ModuleInfo) -> bool:
     if shape is None or scale.num_elements != prod(shape) or scale.dtype not in _SCALES:
         return False
     second = info.tensors.get(Role.WEIGHT_GLOBAL_SCALE)
-    return second is None or (second.num_elements == 1 and second.dtype in _SCALES)
+    if second is None:
+        return scheme.second_level is None  # a lost one is no 1
+    return second.num_elements == 1 and second.dtype in _SCALES
 
 
 def dequantizer_of(checkpoint: Checkpoint, info: ModuleInfo, *, transforms: bool = True) -> Dequantizer | None:

@@ -94,8 +94,9 @@ def changes_of(source: Source, index: Index, actions: Iterable[Action]) -> Chang
     present = source.list()
     index_file = find_index(present)
     if index_file is not None:
-        followed = list(_followed(index, index_file, shard_actions, shards))
-        edits.setdefault(index_file, [])[:0] = followed
+        sums = any(edit.path == ("metadata", "total_size") for edit in edits.get(index_file, ()))
+        # Last, so that what other repairs do to files is not overwritten by what one found before.
+        edits.setdefault(index_file, []).extend(_followed(index, index_file, shard_actions, shards, sums=sums))
     lines = {file: tuple(map(str, wanted)) for file, wanted in shard_actions.items()}
     lines |= {file: ("- the whole file",) for file in omitted if file not in lines}
     return Changes(
@@ -126,9 +127,14 @@ def _header(source: Source, file: str) -> Header:
 
 
 def _followed(
-    index: Index, index_file: str, actions: Mapping[str, Sequence[ShardAction]], shards: Mapping[str, NewShard]
+    index: Index,
+    index_file: str,
+    actions: Mapping[str, Sequence[ShardAction]],
+    shards: Mapping[str, NewShard],
+    *,
+    sums: bool,
 ) -> Iterator[Edit]:
-    """Edits of index.json that other actions bring along."""
+    """Edits of index.json that other actions bring along; `sums`: the total is written anew, whatever it was."""
     declared = index.declared or {}
     every = [(file, action) for file, wanted in actions.items() for action in wanted]
     coming = {action.to: file for file, action in every if isinstance(action, Rename)}
@@ -136,14 +142,20 @@ def _followed(
     for file, action in every:
         if not isinstance(action, Drop | Rename) or action.meta.name in coming:  # one that moves goes, and comes
             continue
-        if declared.get(action.meta.name) == file:
+        if file in (declared.get(action.meta.name), _file_of(index, action.meta.name)):
             yield Edit(index_file, ("weight_map", action.meta.name), "remove")
     for name, file in coming.items():
         yield Edit(index_file, ("weight_map", name), "set", file)
-    if index.total_size != index.nbytes or not actions:  # one that was wrong before is a finding of its own
+    was_wrong = index.total_size != index.nbytes  # a finding of its own
+    if not actions or (was_wrong and not sums):
         return
     before = {meta.name: meta.nbytes for meta in index.tensors.values() if meta.file in actions}
     after = {meta.name: meta.nbytes for file, shard in shards.items() if file in index.files for meta in shard.tensors}
     total = index.nbytes - sum(before.values()) + sum(after.values())
-    if total != index.total_size:
+    if total != index.total_size or sums:
         yield Edit(index_file, ("metadata", "total_size"), "set", total)
+
+
+def _file_of(index: Index, name: str) -> str | None:
+    meta = index.tensors.get(name)
+    return None if meta is None else meta.file

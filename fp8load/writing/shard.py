@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from fp8load.errors import NetworkError, Problem
+from fp8load.dtypes import nbytes_of
+from fp8load.errors import NetworkError, Problem, UsageError
 from fp8load.index.header import Header
 from fp8load.index.index import TensorMeta
 from fp8load.index.layout import Entry, encode_header, lay_out
@@ -70,6 +71,7 @@ def _parts(tensors: Iterable[TensorMeta], actions: Sequence[ShardAction]) -> Ite
     names = {action.meta.name: action.to for action in actions if isinstance(action, Rename)}
     remade = {action.meta.name: action for action in actions if isinstance(action, Remake)}
     converted = _converted(actions)
+    _refuse_two_ways(actions)
     for meta in tensors:
         if meta.name in dropped:
             continue
@@ -82,6 +84,21 @@ def _parts(tensors: Iterable[TensorMeta], actions: Sequence[ShardAction]) -> Ite
         if isinstance(action, Add):
             meta = action.meta
             yield _Part(entry=Entry(meta.name, meta.dtype, meta.shape), meta=meta, data=_given(action.data))
+
+
+def _refuse_two_ways(actions: Sequence[ShardAction]) -> None:
+    """Raise `UsageError` where a weight is made anew in two ways: each counts on the scale that it makes itself."""
+    ways: dict[str, set[str]] = {}
+    for action in actions:
+        if isinstance(action, Remake):
+            ways.setdefault(action.meta.name, set()).add(action.what)
+    name = next((name for name, found in ways.items() if len(found) > 1), None)
+    if name is not None:
+        raise UsageError(Problem(
+            code="USE023", message="two repairs make a tensor anew, each in its own way", tensor=name,
+            expected="one of them", got=" and ".join(sorted(ways[name])),
+            hint="name one, and repair the copy that it writes once more with the other",
+        ))  # fmt: skip
 
 
 def _given(data: bytes | Callable[[], Iterator[bytes]]) -> Callable[[], Iterator[bytes]]:
@@ -104,10 +121,14 @@ def _in_turn(found: list[Convert]) -> list[Convert]:
 
 
 def _write_part(source: Source, part: _Part, file: BinaryIO) -> None:
+    written = 0
     for data in pieces(source, part.meta) if part.data is None else part.data():
         for convert in part.converts:
             data = convert(data)  # noqa: PLW2901 - the same bytes, one step further
-        file.write(data)
+        written += file.write(data)
+    wanted = nbytes_of(part.entry.dtype, part.entry.shape)
+    if written != wanted:  # every tensor behind it would be read from the wrong place
+        raise ValueError(f"{part.entry.name}: {written:,} bytes were made of it, and the header says {wanted:,}")
 
 
 def pieces(source: Source, meta: TensorMeta) -> Iterator[bytes]:

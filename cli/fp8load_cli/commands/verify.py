@@ -174,7 +174,8 @@ def verify(  # noqa: PLR0913 - its options
     from fp8load_cli.render.verify import render
 
     wanted = Selection.of(comma_list(select), comma_list(ignore), comma_list(extend_select))
-    filters = load_filters(run.settings.config, baseline)
+    # A baseline that is written holds all of today's findings, those of the last one too.
+    filters = load_filters(run.settings.config, None if write_baseline is not None else baseline)
     keep = partial(_is_wanted, wanted, filters.config.ignore)
     wish = wish_of(fix, out, diff=diff, chosen=run.settings.format)
     engines = comma_list(engine) or None

@@ -62,7 +62,10 @@ def _plain_dtype(context: Context) -> DType:
 
 
 def _rounded(checkpoint: Checkpoint, info: ModuleInfo, dtype: DType) -> Iterator[bytes]:
-    for _, values in real_rows(checkpoint, info, nbytes=CHUNK) or ():
+    rows = real_rows(checkpoint, info, nbytes=CHUNK)
+    if rows is None:
+        raise ValueError(f"{info.name} cannot be dequantized")  # `dequantized` has looked
+    for _, values in rows:
         yield _bf16(values) if dtype is DType.BF16 else values.astype("<f2").tobytes()
 
 

@@ -17,19 +17,24 @@ def actions(context: Context, problem: Problem) -> Iterator[Edit]:
     claim = fmt.claim(problem.tensor.rpartition(".")[0])
     if isinstance(claim, Ignored):
         yield from edit_list(context, "discard", claim.by)
-        if _firsts(context).setdefault(claim.by, problem.tensor) == problem.tensor:
+        if _too_wide(context).get(claim.by) == problem.tensor:
             yield from _replacement(context, claim.by)
 
 
 @once
-def _firsts(_context: Context) -> dict[str, str]:
-    """Entry -> the first tensor that was asked about."""
-    return {}
+def _too_wide(context: Context) -> dict[str, str]:
+    """Entry that covers a quantized module -> the first tensor that says so."""
+    found: dict[str, str] = {}
+    for problem in context.problems("F8L303"):
+        claim = context.checkpoint.format.claim(problem.tensor.rpartition(".")[0])
+        if isinstance(claim, Ignored):
+            found.setdefault(claim.by, problem.tensor)
+    return found
 
 
 def _replacement(context: Context, wide: str) -> Iterator[Edit]:
     fmt = context.checkpoint.format
-    others = [entry for entry in fmt.ignore if entry != wide]
+    others = [entry for entry in fmt.ignore if entry not in _too_wide(context)]
     for module in sorted(stored_unquantized(context)):
         if fmt.covers(wide, module) and not any(fmt.covers(entry, module) for entry in others):
             yield from edit_list(context, "append", module)

@@ -138,15 +138,19 @@ def _exchanges(reader: WeightReader, sizes: Sizes, out: Sequence[WeightStats]) -
     pieces = {one.meta.name: reader.compared(one) for one in out} if len(out) > 1 else {}
     for one, two in combinations(out, 2):
         first, second = one.meta.name, two.meta.name
-        if _scale_shape(one) != _scale_shape(two) or len(pieces[first][0]) != len(pieces[second][0]):
+        if _scale_shape(one) != _scale_shape(two):
             continue
-        scales, codes, others, their_codes = finite(*pieces[first], *pieces[second])
-        if not scales.size:
-            continue
-        now = {
-            first: sizes.size[first] + _size(others + codes) - _size(scales + codes),
-            second: sizes.size[second] + _size(scales + their_codes) - _size(others + their_codes),
-        }
+        if len(pieces[first][0]) == len(pieces[second][0]):
+            scales, codes, others, their_codes = finite(*pieces[first], *pieces[second])
+            if not scales.size:
+                continue
+            now = {
+                first: sizes.size[first] + _size(others + codes) - _size(scales + codes),
+                second: sizes.size[second] + _size(scales + their_codes) - _size(others + their_codes),
+            }
+        else:  # one number for matrices of two sizes
+            step = two.fit.level - one.fit.level
+            now = {first: sizes.size[first] + step, second: sizes.size[second] - step}
         if all(sizes.is_in(name, now) for name in now):
             yield max(abs(sizes.away(name, now)) for name in now), first, second
 

@@ -47,7 +47,9 @@ def device_of(device: torch.device) -> Device:
 
 @dataclass(frozen=True, slots=True)
 class Yes:
-    """The backend runs this."""
+    """The backend runs this; `note` is what one may want to know of how, as it stands in `why`."""
+
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,8 @@ class Prepared:
     A tensor here is a view of a parameter (then a write into the parameter is seen at once) or a buffer of the
     backend's own (then `prepare` writes it again in place). All scales are in the form that the kernel wants, and
     `input_global_scale` is a multiplier, whichever way the file stores it. `grid_rows` [N]: in which row of a grid of
-    scales those of a row of the weight stand, where that has to be looked up.
+    scales those of a row of the weight stand, where that has to be looked up. `row_factor` [N], float32: what each row
+    of the product is multiplied by in the end.
     """
 
     weights: LinearWeights
@@ -179,6 +182,7 @@ class Prepared:
     input_scale: torch.Tensor | None = None
     input_global_scale: torch.Tensor | None = None
     grid_rows: torch.Tensor | None = None
+    row_factor: torch.Tensor | None = None
 
 
 class Backend(Protocol):
@@ -240,7 +244,7 @@ def choose(
             continue
         verdict = backend.supports(scheme, shape_NK, device)
         if isinstance(verdict, Yes):
-            return Choice(backend, (*why, f"{backend.name}: " + ("forced" if forced else "supports it")))
+            return Choice(backend, (*why, f"{backend.name}: {_said(verdict, forced=forced is not None)}"))
         why.append(f"{backend.name}: {verdict.reason}")
     raise BackendError(Problem(
         code="BKD801", module=layer,
@@ -248,3 +252,7 @@ def choose(
         expected="; ".join(why) or "a package that announces backends", got=f"{scheme}, {list(shape_NK)}, on {device}",
         hint="leave backend out to choose automatically" if forced else 'backend="reference" computes in float32',
     ))  # fmt: skip
+
+
+def _said(verdict: Yes, *, forced: bool) -> str:
+    return ("forced" if forced else "supports it") + (f"; {verdict.note}" if verdict.note else "")

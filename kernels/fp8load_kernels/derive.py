@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fp8load.runtime.backend import LinearWeights
-from fp8load.scheme import PerTensor
+from fp8load.scheme import PerBlock, PerTensor
 
 
 def largest_input_scale(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -45,6 +45,38 @@ def channel_scale(weights: LinearWeights, buffer: torch.Tensor | None = None) ->
         return row if row.dtype == torch.float32 else keep(row.float(), buffer)
     pieces = [scale[part.scale_rows].float().expand(_num_rows(part.rows)) for part in weights.parts]
     return keep(torch.cat(pieces).reshape(1, -1), buffer)
+
+
+def grid_rows(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
+    """For each row of W the row of the grid that its scales stand in, int32 [N]; None where that is row // block rows.
+
+    Parts that are whole blocks lie in the grid as one matrix does; behind one that is not, each begins a row anew.
+    """
+    block = weights.scheme.weight.granularity
+    if not isinstance(block, PerBlock):
+        raise TypeError(f"no blocks: {block}")
+    if all(part.rows.start // block.rows == part.scale_rows.start and part.rows.start % block.rows == 0
+           for part in weights.parts):  # fmt: skip
+        return None
+    found = torch.empty(weights.shape[0], dtype=torch.int32)
+    for part in weights.parts:
+        found[part.rows] = part.scale_rows.start + torch.arange(part.rows.stop - part.rows.start) // block.rows
+    return keep(found.to(weights.weight.device), buffer)
+
+
+def row_factor(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
+    """The second level of scales as a multiplier for each row, float32 [N]; None where the scheme has none.
+
+    Raises `ValueError` where it has one and the weights lack it.
+    """
+    second, stored = weights.scheme.second_level, weights.weight_global_scale
+    if second is None:
+        return None
+    if stored is None:
+        raise ValueError("the scheme stores a global scale of the weight, and there is none")
+    real = stored.float().reciprocal() if second.divides else stored.float()
+    pieces = [real[i].expand(_num_rows(part.rows)) for i, part in enumerate(weights.parts)]
+    return keep(torch.cat(pieces), buffer)
 
 
 def keep(value: torch.Tensor, buffer: torch.Tensor | None) -> torch.Tensor:

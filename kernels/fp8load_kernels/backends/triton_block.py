@@ -7,7 +7,7 @@ import torch
 from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
 from fp8load.scheme import LinearScheme, PerBlock
 from fp8load_kernels.blocks import refuses_blocks, scales_of
-from fp8load_kernels.derive import keep
+from fp8load_kernels.derive import grid_rows
 from fp8load_kernels.quantize import quantize_input
 from fp8load_kernels.shapes import NO_TRITON, as_rows, has_triton, like_input
 
@@ -64,20 +64,3 @@ def _refuses(scheme: LinearScheme) -> str:
     if isinstance(block, PerBlock) and (block.cols < 32 or block.cols & (block.cols - 1)):
         return f"takes blocks of 32, 64, 128 or more columns, a power of two, not {block.cols}"
     return refuses_blocks(scheme)
-
-
-def grid_rows(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
-    """For each row of W the row of the grid that its scales stand in, int32 [N]; None where that is row // block rows.
-
-    Parts that are whole blocks lie in the grid as one matrix does; behind one that is not, each begins a row anew.
-    """
-    block = weights.scheme.weight.granularity
-    if not isinstance(block, PerBlock):
-        raise TypeError(f"no blocks: {block}")
-    if all(part.rows.start // block.rows == part.scale_rows.start and part.rows.start % block.rows == 0
-           for part in weights.parts):  # fmt: skip
-        return None
-    found = torch.empty(weights.shape[0], dtype=torch.int32)
-    for part in weights.parts:
-        found[part.rows] = part.scale_rows.start + torch.arange(part.rows.stop - part.rows.start) // block.rows
-    return keep(found.to(weights.weight.device), buffer)

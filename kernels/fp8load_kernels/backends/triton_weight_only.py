@@ -1,0 +1,118 @@
+"""Weights of 8 and 4 bits under inputs of 16, in Triton: for GPUs without the units that a scheme was made for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fp8load.dtypes import DType
+from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
+from fp8load.runtime.dtypes import as_bytes
+from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor
+from fp8load_kernels.dequantizable import dequantizable
+from fp8load_kernels.derive import channel_scale, grid_rows, row_factor
+from fp8load_kernels.quantizable import EXPONENTS
+from fp8load_kernels.quantize import converts_to_e4m3
+from fp8load_kernels.shapes import NO_TRITON, as_rows, contiguous_columns, has_triton, like_input
+
+if TYPE_CHECKING:
+    from fp8load_kernels.gpu.weight_only import Coded
+
+CAPABILITY = (8, 0)
+KINDS = {DType.F8_E4M3: "e4m3", DType.F8_E5M2: "e5m2", DType.I8: "i8", DType.F4: "e2m1", DType.I4: "i4"}
+"""How codes are decoded; `fp8load_kernels.gpu.decode`."""
+
+NOTE = "the input stays in 16 bits, unquantized"
+
+
+class TritonWeightOnly:
+    """The input as it comes, the weight unpacked in the kernel: up to 64 tokens in one, for more by torch's product.
+
+    A scheme that quantizes its input runs too, more exactly than it says: as engines do on GPUs without FP8 or FP4.
+    """
+
+    name = "triton_weight_only"
+
+    def supports(self, scheme: LinearScheme, shape_NK: tuple[int, int], device: Device) -> Verdict:
+        """FP8, INT8, FP4 and INT4, scaled per tensor, channel, block or group; compute capability 8.0."""
+        reason = _refuses(scheme, shape_NK)
+        if reason:
+            return No(reason)
+        if device.kind != "cuda" or device.capability is None or device.capability < CAPABILITY:
+            return No(f"runs on compute capability 8.0 or higher, and this is {device}")
+        if not has_triton():
+            return No(NO_TRITON)
+        return Yes() if scheme.input is None else Yes(NOTE)
+
+    def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
+        """Everything as it lies; scales of the whole layer spread over its rows."""
+        by_row = isinstance(weights.scheme.weight.granularity, PerTensor | PerChannel)
+        old_rows, old_factor = (None, None) if previous is None else (previous.grid_rows, previous.row_factor)
+        if by_row:
+            old = None if old_factor is None else old_factor.reshape(1, -1)
+            factor: torch.Tensor | None = channel_scale(weights, old).reshape(-1)
+        else:
+            factor = row_factor(weights, old_factor)
+        return Prepared(
+            weights=weights,
+            weight=weights.weight,
+            weight_scale=None if by_row else weights.weight_scale,
+            grid_rows=grid_rows(weights, old_rows) if isinstance(weights.scheme.weight.granularity, PerBlock) else None,
+            row_factor=factor,
+        )
+
+    def apply(self, prepared: Prepared, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """x [..., K] -> [..., N] in x's dtype."""
+        from fp8load_kernels.gpu.tiles import FEW
+        from fp8load_kernels.gpu.weight_only import few_tokens, many_tokens
+
+        x_MK = contiguous_columns(as_rows(x))
+        few = x_MK.shape[0] <= FEW and x.dtype != torch.float32
+        return like_input((few_tokens if few else many_tokens)(x_MK, self.coded(prepared), bias), x)
+
+    def coded(self, prepared: Prepared) -> Coded:
+        """The weight as its kernels take it."""
+        from fp8load_kernels.gpu.weight_only import Coded
+
+        spec = prepared.weights.scheme.weight
+        hardware = spec.dtype is DType.F8_E4M3 and prepared.weight.is_cuda and converts_to_e4m3(prepared.weight.device)
+        scale, kind = prepared.weight_scale, "float"
+        if scale is not None and scale.dtype != torch.float32:
+            kind = "e8m0" if spec.scale_dtype in EXPONENTS else "e4m3" if spec.scale_dtype is DType.F8_E4M3 else "float"
+            scale = scale if kind == "float" else as_bytes(scale)
+        return Coded(
+            codes=prepared.weight if hardware else as_bytes(prepared.weight),
+            kind="hardware" if hardware else KINDS[spec.dtype],
+            shape=prepared.weights.shape,
+            scale=scale,
+            scale_kind=kind,
+            block=_block(spec.granularity),
+            row_of=prepared.grid_rows,
+            factor=prepared.row_factor,
+        )
+
+
+def _block(granularity: object) -> tuple[int, int]:
+    if isinstance(granularity, PerBlock):
+        return granularity.rows, granularity.cols
+    return (1, granularity.cols) if isinstance(granularity, PerGroup) else (1, 1)
+
+
+def _refuses(scheme: LinearScheme, shape_NK: tuple[int, int]) -> str:
+    dtype, (rows, cols) = scheme.weight.dtype, _block(scheme.weight.granularity)
+    if dtype not in KINDS:
+        return f"decodes weights of {', '.join(KINDS)}, not {dtype}"
+    plain = dequantizable(scheme)
+    if isinstance(plain, No):
+        return plain.reason
+    if scheme.transforms:
+        return "does not apply " + ", ".join(scheme.transforms)
+    if scheme.weight.scale_dtype is None:
+        return "takes weights with scales"
+    smallest = 16 if scheme.weight.scale_dtype is DType.F8_E4M3 else 32
+    if (rows, cols) != (1, 1) and (cols < smallest or cols & (cols - 1)):
+        return f"takes groups of {smallest}, {2 * smallest} or more columns, a power of two, not {cols}"
+    if min(shape_NK) < 1 or (dtype.bits < 8 and shape_NK[1] % 2):
+        return f"needs N and K of at least 1, and packed weights an even K, not {list(shape_NK)}"
+    return ""

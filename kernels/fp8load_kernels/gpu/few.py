@@ -1,0 +1,214 @@
+"""x @ W.T of FP8 for few tokens, in Triton, where x may come as it is and is quantized on the way.
+
+Floor: N * K bytes of the weight over the bandwidth. A separate quantization would cost a launch of its own and some
+microseconds of an otherwise idle GPU; here every program quantizes what it multiplies. Codes and scales of the input are
+those of `gpu.quantize` to the bit.
+
+Shape letters: M rows (tokens), N weight rows, K columns, G = ceil(K / g) groups of g columns, R rows of the grid of
+block scales, S pieces of the sum over K.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from fp8load.dtypes import LARGEST_FINITE, DType
+from fp8load_kernels.gpu.quantize import _divided, _magnitude, _number, _scale
+from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
+
+
+class Given(enum.IntEnum):
+    """What the input is. Closed.
+
+    CODES   FP8, with scales beside it: by token, or by group where the weight has blocks
+    GROUPS  floats, to be quantized in groups as wide as the weight's blocks
+    TOKENS  floats, to be quantized with one scale for each row
+    STATIC  floats, to be quantized with one stored scale
+    """
+
+    CODES = 0
+    GROUPS = 1
+    TOKENS = 2
+    STATIC = 3
+
+
+class Weight(NamedTuple):
+    """An FP8 weight [N, K] with scales: [N, 1] by row, or a grid [R, G] of blocks, float32 with any strides.
+
+    block   rows and columns of a block; None for scales by row
+    row_of  int32 [N]: which row of the grid a row of W has, where that is not its number over the block's rows
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    block: tuple[int, int] | None = None
+    row_of: torch.Tensor | None = None
+
+
+class Input(NamedTuple):
+    """An input [M, K], columns next to each other, and its scales: float32 [M, 1] or [M, G] of codes, [1] of STATIC."""
+
+    given: Given
+    values: torch.Tensor
+    scale: torch.Tensor | None = None
+    power_of_two: bool = False
+
+
+def tile_of(num_tokens: int, shape_NK: tuple[int, int], block: tuple[int, int] | None, processors: int) -> Tile:
+    """By size alone: measured on an H200, see docs/benchmarks."""
+    num_rows, num_cols = shape_NK
+    m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
+    k = 128 if block is None else min(block[1], 128)
+    tiles = triton.cdiv(num_rows, 64) * triton.cdiv(num_tokens, m)
+    return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), processors), 4, 5)
+
+
+def few_product(
+    x: Input, w: Weight, dtype: torch.dtype, bias: torch.Tensor | None = None, tile: Tile | None = None
+) -> torch.Tensor:
+    """[M, N] in `dtype`, summed, scaled and biased in float32, rounded once; the same bits whenever it is called.
+
+    Columns of blocks are a power of two of at least 32. `tile` is for measuring.
+    """
+    num_tokens, num_cols = x.values.shape
+    num_rows = w.codes.shape[0]
+    y_MN = torch.empty(num_tokens, num_rows, dtype=dtype, device=x.values.device)
+    if not y_MN.numel():
+        return y_MN
+    tile = tile or tile_of(num_tokens, (num_rows, num_cols), w.block, num_processors(y_MN.device))
+    steps = triton.cdiv(num_cols, tile.k)
+    splits = min(tile.splits, steps)
+    into = y_MN if splits == 1 else y_MN.new_empty(splits, num_tokens, num_rows, dtype=torch.float32)
+    x_scale = w.scale if x.scale is None else x.scale
+    strides = x.scale.stride() if x.scale is not None and x.scale.dim() == 2 else (0, 0)
+    block_n, block_k = w.block or (1, 1)
+    grid = (triton.cdiv(num_rows, tile.n), triton.cdiv(num_tokens, tile.m), splits)
+    _few[grid](
+        x.values, w.codes, into, x_scale, w.scale, w.codes if w.row_of is None else w.row_of,
+        w.codes if bias is None else bias, num_tokens, num_rows, num_cols, x.values.stride(0), w.codes.stride(0),
+        *strides, *w.scale.stride(), LARGEST_FINITE[DType.F8_E4M3], BLOCK_N=block_n, BLOCK_K=block_k,
+        BLOCKED=w.block is not None, MAPPED=w.row_of is not None, GIVEN=int(x.given), POWER_OF_TWO=x.power_of_two,
+        ONE_SCALE=w.row_of is None and block_n % tile.n == 0, BIASED=bias is not None and splits == 1,
+        WHOLE=num_cols % tile.k == 0, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1,
+        WIDTH=triton.cdiv(num_cols, 4096) * 4096, ONE_TOKEN=num_tokens == 1, M=tile.m, N=tile.n, K=tile.k, num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    return y_MN if splits == 1 else put_pieces_together(into, y_MN, bias)
+
+
+@triton.jit
+def _token_scales(
+    x_ptr, rows, num_tokens, num_cols, x_stride, largest, M: tl.constexpr, WIDTH: tl.constexpr,
+    ONE_TOKEN: tl.constexpr, POWER_OF_TWO: tl.constexpr,
+):  # fmt: skip
+    """The scale of each row, [M]: a pass over all of its columns, which every program makes."""
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    if ONE_TOKEN:
+        cols = tl.arange(0, 4096)
+        bits = _magnitude(tl.load(x_ptr + cols, mask=cols < num_cols, other=0.0))
+        for piece in range(1, WIDTH // 4096):
+            at = piece * 4096 + cols
+            more = _magnitude(tl.load(x_ptr + at, mask=at < num_cols, other=0.0))
+            bits = tl.maximum(bits, more)
+        amax = tl.zeros([M], dtype=tl.float32) + _number(tl.max(bits, axis=0), dtype)
+    else:
+        cols = tl.arange(0, 512)
+        at = x_ptr + rows.to(tl.int64)[:, None] * x_stride + cols[None, :]
+        inside = (rows < num_tokens)[:, None]
+        bits = _magnitude(tl.load(at, mask=inside & (cols < num_cols)[None, :], other=0.0))
+        for piece in range(1, WIDTH // 512):
+            mask = inside & (piece * 512 + cols < num_cols)[None, :]
+            bits = tl.maximum(bits, _magnitude(tl.load(at + piece * 512, mask=mask, other=0.0)))
+        amax = _number(tl.max(bits, axis=1), dtype)
+    return _scale(amax, largest, POWER_OF_TWO)
+
+
+@triton.jit
+def _codes(x, scale, dtype: tl.constexpr, largest, STATIC: tl.constexpr):
+    """x [M, K] over scale [M] as FP8."""
+    wide = x.to(tl.float32)
+    factor = tl.div_rn(tl.zeros_like(scale) + 1.0, scale)
+    spread, times = tl.zeros_like(wide) + scale[:, None], tl.zeros_like(wide) + factor[:, None]
+    y = _divided(wide, spread, times)
+    if STATIC:
+        # Far beyond the largest code there is no remainder, and none is needed.
+        y = tl.where(tl.abs(wide) <= spread * (2 * largest), y, wide * times)
+        y = tl.where(y > largest, largest, y)
+        y = tl.where(y < -largest, -largest, y)
+    return y.to(dtype)
+
+
+@triton.jit
+def _few(
+    x_ptr, w_ptr, y_ptr, xs_ptr, ws_ptr, row_ptr, bias_ptr, num_tokens, num_rows, num_cols, x_stride, w_stride,
+    xs_stride_m, xs_stride_g, ws_stride_r, ws_stride_g, largest, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCKED: tl.constexpr, MAPPED: tl.constexpr, GIVEN: tl.constexpr, POWER_OF_TWO: tl.constexpr,
+    ONE_SCALE: tl.constexpr, BIASED: tl.constexpr, WHOLE: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr,
+    WIDTH: tl.constexpr, ONE_TOKEN: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(1) * M + tl.arange(0, M)
+    cols = tl.program_id(0) * N + tl.arange(0, N)
+    first = tl.program_id(2) * STEPS * K
+    inner = tl.arange(0, K)
+    # Rows of W beyond the end read the last one: their results are not stored.
+    col_at = tl.minimum(cols, num_rows - 1).to(tl.int64)
+    row_at = tl.minimum(rows, num_tokens - 1).to(tl.int64)
+    w_at = w_ptr + col_at[:, None] * w_stride + first + inner[None, :]
+    if BLOCKED:
+        if MAPPED:
+            grid_row = tl.load(row_ptr + col_at).to(tl.int64)
+        elif ONE_SCALE:
+            grid_row = (tl.program_id(0) * N // BLOCK_N).to(tl.int64)
+        else:
+            grid_row = col_at // BLOCK_N
+        ws_at = ws_ptr + grid_row * ws_stride_r
+    if GIVEN == 2:
+        xs = _token_scales(x_ptr, rows, num_tokens, num_cols, x_stride, largest, M, WIDTH, ONE_TOKEN, POWER_OF_TWO)
+    elif GIVEN == 3:
+        stored = tl.load(xs_ptr)
+        xs = tl.zeros([M], dtype=tl.float32) + tl.where(stored < 1.1754943508222875e-38, 1.1754943508222875e-38, stored)
+    elif GIVEN == 0 and not BLOCKED:
+        xs = tl.load(xs_ptr + row_at * xs_stride_m)
+    total = tl.zeros([N, M], dtype=tl.float32)
+    for step in range(STEPS):
+        at = first + step * K
+        if WHOLE:
+            # Beyond the last column of a sum whose pieces are not equally long there is nothing to add.
+            more = at < num_cols if SPLIT else True
+            w = tl.load(w_at, mask=more, other=0.0) if SPLIT else tl.load(w_at)
+            some = (rows < num_tokens)[:, None] & more
+        else:
+            w = tl.load(w_at, mask=(at + inner < num_cols)[None, :], other=0.0)
+            some = (rows < num_tokens)[:, None] & (at + inner < num_cols)[None, :]
+        x = tl.load(x_ptr + row_at[:, None] * x_stride + (at + inner)[None, :], mask=some, other=0.0)
+        if BLOCKED:
+            group = tl.minimum(at, num_cols - 1) // BLOCK_K
+            ws = tl.load(ws_at + group * ws_stride_g)
+            if GIVEN == 0:
+                xs = tl.load(xs_ptr + row_at * xs_stride_m + group * xs_stride_g)
+            else:
+                xs = _scale(_number(tl.max(_magnitude(x), axis=1), x.dtype), largest, POWER_OF_TWO)
+        if GIVEN > 0:
+            x = _codes(x, xs, w.dtype, largest, GIVEN == 3)
+        part = tl.dot(w, tl.trans(x))
+        if BLOCKED:
+            if ONE_SCALE:
+                total += part * (xs * ws)[None, :]
+            else:
+                total += part * xs[None, :] * ws[:, None]
+        else:
+            total += part
+        w_at += K
+    if not BLOCKED:
+        total = total * xs[None, :] * tl.load(ws_ptr + col_at * ws_stride_r)[:, None]
+    if BIASED:
+        total += tl.load(bias_ptr + col_at).to(tl.float32)[:, None]
+    keep = (cols < num_rows)[:, None] & (rows < num_tokens)[None, :]
+    to = rows.to(tl.int64)[None, :] * num_rows + cols[:, None]
+    if SPLIT:
+        to += tl.program_id(2).to(tl.int64) * num_tokens * num_rows
+    tl.store(y_ptr + to, total.to(y_ptr.dtype.element_ty), mask=keep)

@@ -1,0 +1,70 @@
+"""What products for few tokens share: how work is cut up, and how the pieces of a long sum are put together.
+
+Such a product is bound by reading the weight, so W stands on the left: [N, K] @ [K, M]. The tensor cores of Hopper take
+64 rows of the left operand and as few as 8 columns of the right one, and W goes from memory to them as it lies.
+
+Shape letters: M rows (tokens), N weight rows, K columns, S pieces of a sum over K.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+FEW = 64
+"""Tokens up to which these products are asked."""
+
+
+class Tile(NamedTuple):
+    """What a program computes: [n, m] of the result over 1 / splits of the columns, `k` columns at a time."""
+
+    m: int
+    n: int
+    k: int
+    splits: int
+    num_warps: int
+    num_stages: int
+
+
+@cache
+def num_processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; as many as an H200 has where there is none."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+def splits_of(num_tiles: int, num_steps: int, processors: int, *, steps: int = 4) -> int:
+    """Into how many pieces a sum of `num_steps` is cut so that programs fill the GPU, each with `steps` or more."""
+    wanted = max(1, (processors * 3 // 2) // max(num_tiles, 1))
+    splits = 1
+    while splits * 2 <= wanted and num_steps // (splits * 2) >= steps:
+        splits *= 2
+    return splits
+
+
+@triton.jit
+def sum_pieces(
+    piece_ptr, y_ptr, bias_ptr, num_rows, num_elements, SPLITS: tl.constexpr, BIASED: tl.constexpr, BLOCK: tl.constexpr
+):
+    """y [M, N] = the sum of float32 pieces [S, M, N], always in the same order, and the bias; rounded once."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < num_elements
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    for piece in tl.static_range(SPLITS):
+        total += tl.load(piece_ptr + piece * num_elements + at, mask=mask, other=0.0)
+    if BIASED:
+        total += tl.load(bias_ptr + at % num_rows, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y_ptr + at, total.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+def put_pieces_together(pieces: torch.Tensor, y_MN: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """y [M, N] from float32 pieces [S, M, N], in one launch."""
+    block = 512
+    sum_pieces[(triton.cdiv(y_MN.numel(), block),)](
+        pieces, y_MN, y_MN if bias is None else bias, y_MN.shape[1], y_MN.numel(), SPLITS=pieces.shape[0],
+        BIASED=bias is not None, BLOCK=block, num_warps=4,
+    )  # fmt: skip
+    return y_MN

@@ -1,0 +1,252 @@
+"""x @ W.T where only W is quantized, in Triton: FP8, INT8, FP4 and INT4, unpacked in the kernel.
+
+Floor for few tokens: the bytes of W over the bandwidth. For many tokens W is unpacked once, some rows at a time so that
+they stay in the L2, and multiplied by torch's product of 16 bits, which is bound by its operations.
+
+Codes become F16, exactly. Scales of blocks multiply the sum over a block's columns, in float32. Those of groups of 16 or
+32 columns multiply the codes, where that is exact in x's dtype (E4M3 on E2M1: six bits of mantissa; E8M0: none, but only
+BF16 has the exponents); else the sum over a group.
+
+Shape letters: M rows (tokens), N weight rows, K columns, R rows of the grid of scales, G = ceil(K / g) groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from fp8load_kernels.gpu.decode import nibbles, scales, whole_bytes
+from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
+
+PIECE = 24 << 20
+"""Bytes of unpacked rows that are multiplied at once: half of the L2 of an H200."""
+
+
+class Coded(NamedTuple):
+    """A weight [N, K] as it is stored.
+
+    codes      bytes [N, K], or [N, K / 2] with the even element in the low half; FP8 under its own dtype or as bytes
+    kind       "hardware" where the GPU converts the dtype of `codes`; else "e4m3", "e5m2", "i8", "e2m1", "i4"
+    scale      [R, G] with any strides: floats, or bytes of `scale_kind` "e8m0" or "e4m3"; None where `factor` is all
+    block      rows and columns of W for a scale; columns are a power of two of at least 16
+    row_of     int32 [N]: which row of the grid a row of W has, where that is not its number over the block's rows
+    factor     float32 [N]: what each row of the product is multiplied by in the end; None for nothing
+    """
+
+    codes: torch.Tensor
+    kind: str
+    shape: tuple[int, int]
+    scale: torch.Tensor | None = None
+    scale_kind: str = "float"
+    block: tuple[int, int] = (1, 1)
+    row_of: torch.Tensor | None = None
+    factor: torch.Tensor | None = None
+
+    @property
+    def per_byte(self) -> int:
+        """Elements in a byte."""
+        return 2 if self.kind in ("e2m1", "i4") else 1
+
+    def multiplies_codes(self, dtype: torch.dtype) -> bool:
+        """Whether scales multiply codes, which is exact then, rather than sums over a group. For x of `dtype`."""
+        if self.scale is None or self.block[1] >= 64:
+            return False
+        return self.scale_kind == "e4m3" or (self.scale_kind == "e8m0" and dtype == torch.bfloat16)
+
+
+def tile_of(num_tokens: int, w: Coded, dtype: torch.dtype, processors: int) -> Tile:
+    """By size alone: measured on an H200, see docs/benchmarks."""
+    num_rows, num_cols = w.shape
+    m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
+    k = 128 * w.per_byte
+    if w.scale is not None and not w.multiplies_codes(dtype):
+        k = min(k, w.block[1])
+    tiles = triton.cdiv(num_rows, 64) * triton.cdiv(num_tokens, m)
+    return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), processors), 4, 4)
+
+
+def few_tokens(
+    x_MK: torch.Tensor, w: Coded, bias: torch.Tensor | None = None, tile: Tile | None = None
+) -> torch.Tensor:
+    """x [M, K], BF16 or F16 with columns next to each other -> [M, N], summed in float32, rounded once.
+
+    `tile` is for measuring. Raises `ValueError` for another dtype, and for rows of packed weights' inputs that do not
+    begin at a multiple of four bytes.
+    """
+    num_tokens, (num_rows, num_cols) = x_MK.shape[0], w.shape
+    if x_MK.dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError(f"weight-only products take BF16 or F16, not {x_MK.dtype}")
+    y_MN = x_MK.new_empty(num_tokens, num_rows)
+    if not y_MN.numel():
+        return y_MN
+    tile = tile or tile_of(num_tokens, w, x_MK.dtype, num_processors(x_MK.device))
+    steps = triton.cdiv(num_cols, tile.k)
+    splits = min(tile.splits, steps)
+    into = y_MN if splits == 1 else y_MN.new_empty(splits, num_tokens, num_rows, dtype=torch.float32)
+    pairs = x_MK if w.per_byte == 1 else paired(x_MK)
+    codes, strides = w.codes, (0, 0) if w.scale is None else w.scale.stride()
+    grid = (triton.cdiv(num_rows, tile.n), triton.cdiv(num_tokens, tile.m), splits)
+    _few[grid](
+        pairs, codes, into, codes if w.scale is None else w.scale, codes if w.row_of is None else w.row_of,
+        codes if w.factor is None else w.factor, codes if bias is None else bias, num_tokens, num_rows, num_cols,
+        pairs.stride(0), codes.stride(0), *strides, KIND=w.kind, PER_BYTE=w.per_byte, SCALE_KIND=w.scale_kind,
+        SCALED=w.scale is not None, BLOCK_N=w.block[0], COLS=w.block[1], MAPPED=w.row_of is not None,
+        IN_CODES=w.multiplies_codes(x_MK.dtype), HALF=x_MK.dtype == torch.float16, FACTOR=w.factor is not None,
+        BIASED=bias is not None and splits == 1, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1,
+        M=tile.m, N=tile.n, K=tile.k, num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    return y_MN if splits == 1 else put_pieces_together(into, y_MN, bias)
+
+
+def paired(x_MK: torch.Tensor) -> torch.Tensor:
+    """x [M, K] of 16 bits as int32 [M, K / 2]: two neighbours in a word; a copy where words would not be aligned."""
+    if x_MK.stride(0) % 2 or x_MK.data_ptr() % 4:
+        x_MK = x_MK.clone(memory_format=torch.contiguous_format)
+    return x_MK.view(torch.int32)
+
+
+def unpacked(w: Coded, dtype: torch.dtype, first: int = 0, last: int | None = None) -> torch.Tensor:
+    """Rows `first` to `last` of W in `dtype`: code * scale * factor in float32, rounded once."""
+    num_rows, num_cols = (w.shape[0] if last is None else last) - first, w.shape[1]
+    out = torch.empty(num_rows, num_cols, dtype=dtype, device=w.codes.device)
+    codes, strides, rows, cols = w.codes, (0, 0) if w.scale is None else w.scale.stride(), 32, 128 * w.per_byte
+    if out.numel():
+        _unpacked[(triton.cdiv(num_rows, rows), triton.cdiv(num_cols, cols))](
+            codes, out, codes if w.scale is None else w.scale, codes if w.row_of is None else w.row_of,
+            codes if w.factor is None else w.factor, first, first + num_rows, num_cols, codes.stride(0), *strides,
+            KIND=w.kind, PER_BYTE=w.per_byte, SCALE_KIND=w.scale_kind, SCALED=w.scale is not None,
+            BLOCK_N=w.block[0], COLS=w.block[1], MAPPED=w.row_of is not None, FACTOR=w.factor is not None,
+            N=rows, K=cols, num_warps=4,
+        )  # fmt: skip
+    return out
+
+
+def many_tokens(x_MK: torch.Tensor, w: Coded, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [M, K] -> [M, N] in x's dtype, of any float dtype: W in x's dtype, some rows at a time, by torch's product.
+
+    Beside the result it takes `PIECE` bytes of memory.
+    """
+    y_MN = x_MK.new_empty(x_MK.shape[0], w.shape[0])
+    for first, last in _pieces(w.shape, x_MK.dtype.itemsize):
+        w_KN = unpacked(w, x_MK.dtype, first, last).t()
+        out = y_MN[:, first:last]
+        if bias is None:
+            torch.mm(x_MK, w_KN, out=out)
+        else:
+            torch.addmm(bias[first:last].to(x_MK.dtype), x_MK, w_KN, out=out)
+    return y_MN
+
+
+def _pieces(shape_NK: tuple[int, int], itemsize: int) -> Iterator[tuple[int, int]]:
+    """Rows of about `PIECE` bytes, all of them multiples of 128 but the last."""
+    num_rows, num_cols = shape_NK
+    height = max(128, PIECE // max(1, num_cols * itemsize) // 128 * 128)
+    for first in range(0, num_rows, height):
+        yield first, min(first + height, num_rows)
+
+
+@triton.jit
+def _grid_row(row_ptr, at, BLOCK_N: tl.constexpr, MAPPED: tl.constexpr):
+    """In which row of the grid of scales the scales of rows `at` of W stand."""
+    return tl.load(row_ptr + at).to(tl.int64) if MAPPED else at // BLOCK_N
+
+
+@triton.jit
+def _spread(s, N: tl.constexpr, GROUPS: tl.constexpr, K: tl.constexpr):
+    """Scales [N, GROUPS] repeated to [N, K]."""
+    if GROUPS == K:
+        return s
+    return tl.reshape(tl.broadcast_to(s[:, :, None], [N, GROUPS, K // GROUPS]), [N, K])
+
+
+@triton.jit
+def _few(
+    x_ptr, w_ptr, y_ptr, s_ptr, row_ptr, factor_ptr, bias_ptr, num_tokens, num_rows, num_cols, x_stride, w_stride,
+    s_stride_r, s_stride_g, KIND: tl.constexpr, PER_BYTE: tl.constexpr, SCALE_KIND: tl.constexpr,
+    SCALED: tl.constexpr, BLOCK_N: tl.constexpr, COLS: tl.constexpr, MAPPED: tl.constexpr, IN_CODES: tl.constexpr,
+    HALF: tl.constexpr, FACTOR: tl.constexpr, BIASED: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    dtype: tl.constexpr = tl.float16 if HALF else tl.bfloat16
+    WIDTH: tl.constexpr = K // PER_BYTE
+    GROUPS: tl.constexpr = max(1, K // COLS) if SCALED else 1
+    rows, cols = tl.program_id(1) * M + tl.arange(0, M), tl.program_id(0) * N + tl.arange(0, N)
+    # Rows of W beyond the end read the last one: their results are not stored.
+    col_at = tl.minimum(cols, num_rows - 1).to(tl.int64)
+    row_at = tl.minimum(rows, num_tokens - 1).to(tl.int64)
+    inner, groups = tl.arange(0, WIDTH), tl.arange(0, GROUPS)
+    num_bytes, num_groups = num_cols // PER_BYTE, tl.cdiv(num_cols, COLS)
+    if SCALED:
+        s_at = s_ptr + _grid_row(row_ptr, col_at, BLOCK_N, MAPPED)[:, None] * s_stride_r
+    total = tl.zeros([N, M], dtype=tl.float32)
+    for step in range(STEPS):
+        index = tl.program_id(2) * STEPS + step
+        at = index * WIDTH + inner
+        data = tl.load(w_ptr + col_at[:, None] * w_stride + at[None, :], mask=(at < num_bytes)[None, :], other=0)
+        some = (rows < num_tokens)[:, None] & (at < num_bytes)[None, :]
+        x = tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0)
+        if SCALED:
+            group = tl.minimum(index * K // COLS + groups, num_groups - 1)
+            s = scales(tl.load(s_at + group[None, :] * s_stride_g), SCALE_KIND)
+        if PER_BYTE == 2:
+            bits = data.to(tl.int16)
+            low, high = nibbles(bits & 15, KIND), nibbles((bits >> 4) & 15, KIND)
+            even, odd = x.to(tl.int16).to(dtype, bitcast=True), (x >> 16).to(tl.int16).to(dtype, bitcast=True)
+            if IN_CODES:
+                wide = _spread(s, N, GROUPS, WIDTH)
+                low, high = low.to(tl.float32) * wide, high.to(tl.float32) * wide
+            part = tl.dot(low.to(dtype), tl.trans(even))
+            part = tl.dot(high.to(dtype), tl.trans(odd), part)
+        else:
+            number = whole_bytes(data, KIND)
+            if IN_CODES:
+                number = number.to(tl.float32) * _spread(s, N, GROUPS, WIDTH)
+            part = tl.dot(number.to(dtype), tl.trans(x))
+        if SCALED and not IN_CODES:
+            total += part * s
+        else:
+            total += part
+    if FACTOR:
+        total *= tl.load(factor_ptr + col_at)[:, None]
+    if BIASED:
+        total += tl.load(bias_ptr + col_at).to(tl.float32)[:, None]
+    keep = (cols < num_rows)[:, None] & (rows < num_tokens)[None, :]
+    to = rows.to(tl.int64)[None, :] * num_rows + cols[:, None]
+    if SPLIT:
+        to += tl.program_id(2).to(tl.int64) * num_tokens * num_rows
+    tl.store(y_ptr + to, total.to(y_ptr.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _unpacked(
+    w_ptr, out_ptr, s_ptr, row_ptr, factor_ptr, first, last, num_cols, w_stride, s_stride_r, s_stride_g,
+    KIND: tl.constexpr, PER_BYTE: tl.constexpr, SCALE_KIND: tl.constexpr, SCALED: tl.constexpr,
+    BLOCK_N: tl.constexpr, COLS: tl.constexpr, MAPPED: tl.constexpr, FACTOR: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    WIDTH: tl.constexpr = K // PER_BYTE
+    GROUPS: tl.constexpr = max(1, K // COLS) if SCALED else 1
+    rows = first + tl.program_id(0) * N + tl.arange(0, N)
+    row_at = tl.minimum(rows, last - 1).to(tl.int64)
+    at, start = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH), tl.program_id(1) * K
+    inside = (at < num_cols // PER_BYTE)[None, :]
+    data = tl.load(w_ptr + row_at[:, None] * w_stride + at[None, :], mask=inside, other=0)
+    if PER_BYTE == 2:
+        bits = data.to(tl.int16)
+        number = tl.interleave(nibbles(bits & 15, KIND), nibbles((bits >> 4) & 15, KIND)).to(tl.float32)
+    else:
+        number = whole_bytes(data, KIND).to(tl.float32)
+    if SCALED:
+        group = tl.minimum(start // COLS + tl.arange(0, GROUPS), tl.cdiv(num_cols, COLS) - 1)
+        s_at = s_ptr + _grid_row(row_ptr, row_at, BLOCK_N, MAPPED)[:, None] * s_stride_r
+        number *= _spread(scales(tl.load(s_at + group[None, :] * s_stride_g), SCALE_KIND), N, GROUPS, K)
+    if FACTOR:
+        number *= tl.load(factor_ptr + row_at)[:, None]
+    cols = start + tl.arange(0, K)
+    to = (rows - first).to(tl.int64)[:, None] * num_cols + cols[None, :]
+    keep = (rows < last)[:, None] & (cols < num_cols)[None, :]
+    tl.store(out_ptr + to, number.to(out_ptr.dtype.element_ty), mask=keep)

@@ -1,0 +1,160 @@
+"""Products for few tokens on a GPU: every way of cutting them up, beside the one that is chosen, torch's and bf16's.
+
+python tests/benchmarks/few.py OUT.json [MODE ...]. Microseconds of a captured graph, L2 flushed before each replay, medians.
+The kernels are compiled beforehand in as many processes as there are cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fp8load.dtypes import DType
+from fp8load_kernels.gpu import few, tiles, weight_only
+from fp8load_kernels.gpu.quantize import quantize_groups, quantize_rows
+
+SHAPES = {
+    "l8b.qkv": (6144, 4096), "l8b.gate_up": (28672, 4096), "l8b.down": (4096, 14336), "l70b.qkv": (10240, 8192),
+    "l70b.down": (8192, 28672), "ds3.q_b": (24576, 1536), "ds3.o": (7168, 16384), "ds3.sh_gate_up": (4096, 7168),
+}  # fmt: skip
+TOKENS = (1, 16, 64)
+MODES = ("tokens", "row codes", "groups", "block codes", "w8 channel", "w8 block", "nvfp4", "mxfp4")
+BF16 = torch.bfloat16
+Run = Callable[[], Any]
+
+
+def graph_us(run: Run, flush: torch.Tensor, num: int = 25) -> float:
+    """Median time of a captured call, the L2 flushed before each."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    times = []
+    for _ in range(num):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        flush.zero_()
+        start.record()
+        graph.replay()
+        end.record()
+        times.append((start, end))
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in times) * 1e3
+
+
+def weights(mode: str, shape: tuple[int, int]) -> few.Weight | weight_only.Coded:
+    num_rows, num_cols = shape
+    by_block = mode in ("groups", "block codes", "w8 block")
+    grid = (-(-num_rows // 128), -(-num_cols // 128)) if by_block else (num_rows, 1)
+    scale = torch.rand(grid, device="cuda") / 100
+    if mode in ("nvfp4", "mxfp4"):
+        codes = torch.randint(0, 256, (num_rows, num_cols // 2), dtype=torch.uint8, device="cuda")
+        cols = 16 if mode == "nvfp4" else 32
+        scales = torch.randint(100, 120, (num_rows, num_cols // cols), dtype=torch.uint8, device="cuda")
+        kind = "e4m3" if mode == "nvfp4" else "e8m0"
+        return weight_only.Coded(codes, "e2m1", shape, scales, kind, (1, cols), None, scale.reshape(-1))
+    codes = (torch.randn(num_rows, num_cols, device="cuda") * 30).to(torch.float8_e4m3fn)
+    if mode == "w8 block":
+        return weight_only.Coded(codes, "hardware", shape, scale, "float", (128, 128))
+    if mode == "w8 channel":
+        return weight_only.Coded(codes, "hardware", shape, factor=scale.reshape(-1))
+    return few.Weight(codes, scale, (128, 128) if by_block else None)
+
+
+def runs(mode: str, x: torch.Tensor, w: Any) -> Callable[[tiles.Tile | None], Run]:
+    if isinstance(w, weight_only.Coded):
+        return lambda tile: lambda: weight_only.few_tokens(x, w, None, tile)
+    if mode == "tokens":
+        return lambda tile: lambda: few.few_product(few.Input(few.Given.TOKENS, x), w, BF16, None, tile)
+    if mode == "groups":
+        return lambda tile: lambda: few.few_product(few.Input(few.Given.GROUPS, x), w, BF16, None, tile)
+    quantize = quantize_rows if mode == "row codes" else quantize_groups
+
+    def make(tile: tiles.Tile | None) -> Run:
+        def run() -> torch.Tensor:
+            q = quantize(x, DType.F8_E4M3)
+            return few.few_product(few.Input(few.Given.CODES, q.codes, q.scale), w, BF16, None, tile)
+
+        return run
+
+    return make
+
+
+def candidates(mode: str, num_tokens: int, shape: tuple[int, int]) -> Iterator[tiles.Tile]:
+    m = 16 if num_tokens <= 16 else 64
+    four_bits = mode in ("nvfp4", "mxfp4")
+    widths = (128,) if mode in ("groups", "block codes", "w8 block") else (128, 256)
+    for n, k, stages in product((64, 128), widths, (3, 5)):
+        base = tiles.splits_of(-(-shape[0] // n), -(-shape[1] // k), 132)
+        for splits in {max(1, base // 2), base, base * 2, base * 4}:
+            if shape[1] // k // splits >= 2:
+                yield tiles.Tile(m, n, k * (2 if four_bits and k == 128 else 1), splits, 4 if n == 64 else 8, stages)
+
+
+def compile_all(job: tuple[str, tuple[int, int]]) -> int:
+    """Run every candidate of a mode and shape once, which leaves the kernels in Triton's cache on disk."""
+    mode, shape = job
+    count = 0
+    for num_tokens in TOKENS:
+        x, w = torch.randn(num_tokens, shape[1], device="cuda", dtype=BF16), weights(mode, shape)
+        make = runs(mode, x, w)
+        for tile in (None, *candidates(mode, num_tokens, shape)):
+            try:
+                make(tile)()
+                count += 1
+            except Exception as error:  # what does not fit is left out below, too
+                print(mode, shape, tile, repr(error)[:120], flush=True)
+    torch.cuda.synchronize()
+    return count
+
+
+def main(out: Path, modes: tuple[str, ...]) -> None:
+    start = time.time()
+    jobs = list(product(modes, SHAPES.values()))
+    with ProcessPoolExecutor(min(15, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+        count = sum(pool.map(compile_all, jobs))
+    print(f"{count} compiled in {time.time() - start:.0f} s", flush=True)
+    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    rows = []
+    for mode, (name, shape) in product(modes, SHAPES.items()):
+        w = weights(mode, shape)
+        for num_tokens in TOKENS:
+            x = torch.randn(num_tokens, shape[1], device="cuda", dtype=BF16)
+            make, found = runs(mode, x, w), []
+            for tile in candidates(mode, num_tokens, shape):
+                try:
+                    found.append((graph_us(make(tile), flush), tile))
+                except Exception:
+                    continue
+            found.sort()
+            nbytes = w.codes.numel() + (0 if w.scale is None else w.scale.numel() * w.scale.element_size())
+            plain = torch.randn(shape, device="cuda", dtype=BF16)
+            row = {
+                "mode": mode, "shape": name, "M": num_tokens, "limit": nbytes / 4.3e6,
+                "chosen": graph_us(make(None), flush), "bf16": graph_us(lambda x=x, plain=plain: F.linear(x, plain), flush),
+                "best": [(round(us, 1), *tile) for us, tile in found[:4]], "all": [(round(us, 1), *tile) for us, tile in found],
+            }  # fmt: skip
+            rows.append(row)
+            print(f"{mode:11} {name:14} {num_tokens:3}  limit {row['limit']:5.1f} chosen {row['chosen']:6.1f} "
+                  f"bf16 {row['bf16']:6.1f}  best {row['best'][:2]}", flush=True)  # fmt: skip
+            out.write_text(json.dumps(rows))
+    print(f"{time.time() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), tuple(sys.argv[2:]) or MODES)

@@ -30,7 +30,7 @@ SHAPES = {
     "l70b.down": (8192, 28672), "ds3.q_b": (24576, 1536), "ds3.o": (7168, 16384), "ds3.sh_gate_up": (4096, 7168),
 }  # fmt: skip
 TOKENS = (1, 16, 64)
-MODES = ("tokens", "row codes", "groups", "block codes", "w8 channel", "w8 block", "nvfp4", "mxfp4")
+MODES = ("token", "row codes", "groups", "block codes", "w8 channel", "w8 block", "nvfp4", "mxfp4")
 BF16 = torch.bfloat16
 Run = Callable[[], Any]
 
@@ -79,8 +79,8 @@ def weights(mode: str, shape: tuple[int, int]) -> few.Weight | weight_only.Coded
 def runs(mode: str, x: torch.Tensor, w: Any) -> Callable[[tiles.Tile | None], Run]:
     if isinstance(w, weight_only.Coded):
         return lambda tile: lambda: weight_only.few_tokens(x, w, None, tile)
-    if mode == "tokens":
-        return lambda tile: lambda: few.few_product(few.Input(few.Given.TOKENS, x), w, BF16, None, tile)
+    if mode == "token":
+        return lambda tile: lambda: few.few_product(few.Input(few.Given.TOKEN, x), w, BF16, None, tile)
     if mode == "groups":
         return lambda tile: lambda: few.few_product(few.Input(few.Given.GROUPS, x), w, BF16, None, tile)
     quantize = quantize_rows if mode == "row codes" else quantize_groups
@@ -95,13 +95,17 @@ def runs(mode: str, x: torch.Tensor, w: Any) -> Callable[[tiles.Tile | None], Ru
     return make
 
 
+def tokens_of(mode: str) -> tuple[int, ...]:
+    return TOKENS[:1] if mode in ("token", "groups") else TOKENS
+
+
 def candidates(mode: str, num_tokens: int, shape: tuple[int, int]) -> Iterator[tiles.Tile]:
     m = 16 if num_tokens <= 16 else 64
     four_bits = mode in ("nvfp4", "mxfp4")
     widths = (128,) if mode in ("groups", "block codes", "w8 block") else (128, 256)
-    for n, k, stages in product((64, 128), widths, (3, 5)):
+    for n, k, stages in product((64, 128) if four_bits else (64,), widths, (3, 5, 7)):
         base = tiles.splits_of(-(-shape[0] // n), -(-shape[1] // k), 132)
-        for splits in {max(1, base // 2), base, base * 2, base * 4}:
+        for splits in {max(1, base // 2), base, base * 2}:
             if shape[1] // k // splits >= 2:
                 yield tiles.Tile(m, n, k * (2 if four_bits and k == 128 else 1), splits, 4 if n == 64 else 8, stages)
 
@@ -110,7 +114,7 @@ def compile_all(job: tuple[str, tuple[int, int]]) -> int:
     """Run every candidate of a mode and shape once, which leaves the kernels in Triton's cache on disk."""
     mode, shape = job
     count = 0
-    for num_tokens in TOKENS:
+    for num_tokens in tokens_of(mode):
         x, w = torch.randn(num_tokens, shape[1], device="cuda", dtype=BF16), weights(mode, shape)
         make = runs(mode, x, w)
         for tile in (None, *candidates(mode, num_tokens, shape)):
@@ -133,7 +137,7 @@ def main(out: Path, modes: tuple[str, ...]) -> None:
     rows = []
     for mode, (name, shape) in product(modes, SHAPES.items()):
         w = weights(mode, shape)
-        for num_tokens in TOKENS:
+        for num_tokens in tokens_of(mode):
             x = torch.randn(num_tokens, shape[1], device="cuda", dtype=BF16)
             make, found = runs(mode, x, w), []
             for tile in candidates(mode, num_tokens, shape):

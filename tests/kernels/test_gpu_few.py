@@ -1,4 +1,4 @@
-"""The product for few tokens, which quantizes its input, against float64: on a GPU where there is one, else interpreted."""
+"""The product for few tokens, which quantizes one, against float64: on a GPU where there is one, else interpreted."""
 
 from __future__ import annotations
 
@@ -60,8 +60,9 @@ def exact(q: Quantized, w: kernels.Weight) -> torch.Tensor:
 
 
 CASES = [
-    (None, Given.TOKENS), (None, Given.STATIC), (None, Given.CODES),
-    ((128, 128), Given.GROUPS), ((128, 128), Given.CODES), ((24, 64), Given.GROUPS), ((256, 256), Given.CODES),
+    (None, Given.TOKEN), (None, Given.STATIC), (None, Given.CODES),
+    ((128, 128), Given.GROUPS), ((128, 128), Given.CODES), ((24, 64), Given.GROUPS), ((24, 64), Given.CODES),
+    ((256, 256), Given.CODES),
 ]  # fmt: skip
 
 
@@ -71,7 +72,7 @@ CASES = [
 def test_the_product_is_that_of_the_quantized_operands(
     sizes: tuple[int, int, int], block: tuple[int, int] | None, given: int, dtype: torch.dtype
 ) -> None:
-    num_tokens, num_rows, num_cols = sizes
+    num_tokens, num_rows, num_cols = sizes if given == Given.CODES else (1, *sizes[1:])
     w, x = weight(num_rows, num_cols, block), tokens(num_tokens, num_cols, dtype)
     stored = x.abs().amax().float().reshape(1) / 1000
     bias = torch.linspace(-5, 5, num_rows, device=DEVICE).to(dtype)
@@ -87,3 +88,12 @@ def test_the_product_is_that_of_the_quantized_operands(
     error = (y.double() - reference).norm() / reference.norm()
     assert error < {torch.float32: 1e-3 if GPU else 1e-6, torch.float16: 1e-3, torch.bfloat16: 4e-3}[dtype]
     assert torch.equal(y, again)
+
+
+def test_more_than_one_token_and_wide_groups_have_to_be_quantized_before() -> None:
+    x = tokens(2, 512, torch.bfloat16)
+
+    with pytest.raises(ValueError, match="one token"):
+        kernels.few_product(kernels.Input(Given.TOKEN, x), weight(64, 512, None), torch.bfloat16)
+    with pytest.raises(ValueError, match="groups of up to"):
+        kernels.few_product(kernels.Input(Given.GROUPS, x[:1]), weight(64, 512, (256, 256)), torch.bfloat16)

@@ -1,8 +1,8 @@
-"""x @ W.T of FP8 for few tokens, in Triton, where x may come as it is and is quantized on the way.
+"""x @ W.T of FP8 for few tokens, in Triton; one token may come as it is, and is quantized on the way.
 
-Floor: N * K bytes of the weight over the bandwidth. A separate quantization would cost a launch of its own and some
-microseconds of an otherwise idle GPU; here every program quantizes what it multiplies. Codes and scales of the input are
-those of `gpu.quantize` to the bit.
+Floor: N * K bytes of the weight over the bandwidth. For one token every program quantizes what it multiplies, which is
+little and saves a launch; of more tokens there would be as much to quantize in each program as to multiply (measured on
+an H200, see docs/benchmarks). Codes and scales of the input are those of `gpu.quantize` to the bit.
 
 Shape letters: M rows (tokens), N weight rows, K columns, G = ceil(K / g) groups of g columns, R rows of the grid of
 block scales, S pieces of the sum over K.
@@ -21,19 +21,22 @@ from fp8load.dtypes import LARGEST_FINITE, DType
 from fp8load_kernels.gpu.quantize import _divided, _magnitude, _number, _scale
 from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
 
+LONGEST_GROUP = 128
+"""Columns of a group that a program quantizes in one step."""
+
 
 class Given(enum.IntEnum):
     """What the input is. Closed.
 
     CODES   FP8, with scales beside it: by token, or by group where the weight has blocks
-    GROUPS  floats, to be quantized in groups as wide as the weight's blocks
-    TOKENS  floats, to be quantized with one scale for each row
-    STATIC  floats, to be quantized with one stored scale
+    GROUPS  floats of one token, to be quantized in groups as wide as the weight's blocks
+    TOKEN   floats of one token, to be quantized with one scale
+    STATIC  floats of one token, to be quantized with a stored scale
     """
 
     CODES = 0
     GROUPS = 1
-    TOKENS = 2
+    TOKEN = 2
     STATIC = 3
 
 
@@ -63,9 +66,10 @@ def tile_of(num_tokens: int, shape_NK: tuple[int, int], block: tuple[int, int] |
     """By size alone: measured on an H200, see docs/benchmarks."""
     num_rows, num_cols = shape_NK
     m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
-    k = 128 if block is None else min(block[1], 128)
     tiles = triton.cdiv(num_rows, 64) * triton.cdiv(num_tokens, m)
-    return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), processors), 4, 5)
+    k, num_stages = (128, 3) if tiles > 2 * processors else (256, 5)
+    k = k if block is None else min(block[1], k)
+    return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), processors), 4, num_stages)
 
 
 def few_product(
@@ -73,9 +77,14 @@ def few_product(
 ) -> torch.Tensor:
     """[M, N] in `dtype`, summed, scaled and biased in float32, rounded once; the same bits whenever it is called.
 
-    Columns of blocks are a power of two of at least 32. `tile` is for measuring.
+    Columns of blocks are a power of two of at least 32. `tile` is for measuring. Raises `ValueError` for more than one
+    token that is to be quantized here, or groups of more than `LONGEST_GROUP` columns.
     """
     num_tokens, num_cols = x.values.shape
+    if x.given is not Given.CODES and num_tokens > 1:
+        raise ValueError(f"one token is quantized within the product, not {num_tokens}")
+    if x.given is Given.GROUPS and (w.block is None or w.block[1] > LONGEST_GROUP):
+        raise ValueError(f"groups of up to {LONGEST_GROUP} columns are quantized within the product, not {w.block}")
     num_rows = w.codes.shape[0]
     y_MN = torch.empty(num_tokens, num_rows, dtype=dtype, device=x.values.device)
     if not y_MN.numel():
@@ -94,52 +103,37 @@ def few_product(
         *strides, *w.scale.stride(), LARGEST_FINITE[DType.F8_E4M3], BLOCK_N=block_n, BLOCK_K=block_k,
         BLOCKED=w.block is not None, MAPPED=w.row_of is not None, GIVEN=int(x.given), POWER_OF_TWO=x.power_of_two,
         ONE_SCALE=w.row_of is None and block_n % tile.n == 0, BIASED=bias is not None and splits == 1,
-        WHOLE=num_cols % tile.k == 0, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1,
-        WIDTH=triton.cdiv(num_cols, 4096) * 4096, ONE_TOKEN=num_tokens == 1, M=tile.m, N=tile.n, K=tile.k, num_warps=tile.num_warps, num_stages=tile.num_stages,
+        WHOLE=num_cols % (tile.k * splits) == 0, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1,
+        WIDTH=triton.cdiv(num_cols, 4096) * 4096, M=tile.m, N=tile.n, K=tile.k, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     return y_MN if splits == 1 else put_pieces_together(into, y_MN, bias)
 
 
 @triton.jit
-def _token_scales(
-    x_ptr, rows, num_tokens, num_cols, x_stride, largest, M: tl.constexpr, WIDTH: tl.constexpr,
-    ONE_TOKEN: tl.constexpr, POWER_OF_TWO: tl.constexpr,
-):  # fmt: skip
-    """The scale of each row, [M]: a pass over all of its columns, which every program makes."""
-    dtype: tl.constexpr = x_ptr.dtype.element_ty
-    if ONE_TOKEN:
-        cols = tl.arange(0, 4096)
-        bits = _magnitude(tl.load(x_ptr + cols, mask=cols < num_cols, other=0.0))
-        for piece in range(1, WIDTH // 4096):
-            at = piece * 4096 + cols
-            more = _magnitude(tl.load(x_ptr + at, mask=at < num_cols, other=0.0))
-            bits = tl.maximum(bits, more)
-        amax = tl.zeros([M], dtype=tl.float32) + _number(tl.max(bits, axis=0), dtype)
-    else:
-        cols = tl.arange(0, 512)
-        at = x_ptr + rows.to(tl.int64)[:, None] * x_stride + cols[None, :]
-        inside = (rows < num_tokens)[:, None]
-        bits = _magnitude(tl.load(at, mask=inside & (cols < num_cols)[None, :], other=0.0))
-        for piece in range(1, WIDTH // 512):
-            mask = inside & (piece * 512 + cols < num_cols)[None, :]
-            bits = tl.maximum(bits, _magnitude(tl.load(at + piece * 512, mask=mask, other=0.0)))
-        amax = _number(tl.max(bits, axis=1), dtype)
-    return _scale(amax, largest, POWER_OF_TWO)
+def _scale_of_token(x_ptr, num_cols, largest, WIDTH: tl.constexpr, POWER_OF_TWO: tl.constexpr):
+    """The scale of one token: a pass over all of its columns, which every program makes."""
+    cols = tl.arange(0, 4096)
+    bits = _magnitude(tl.load(x_ptr + cols, mask=cols < num_cols, other=0.0))
+    for piece in range(1, WIDTH // 4096):
+        at = piece * 4096 + cols
+        bits = tl.maximum(bits, _magnitude(tl.load(x_ptr + at, mask=at < num_cols, other=0.0)))
+    return _scale(_number(tl.max(bits, axis=0), x_ptr.dtype.element_ty), largest, POWER_OF_TWO)
 
 
 @triton.jit
-def _codes(x, scale, dtype: tl.constexpr, largest, STATIC: tl.constexpr):
-    """x [M, K] over scale [M] as FP8."""
+def _codes(x, scale, dtype: tl.constexpr, largest, STATIC: tl.constexpr, M: tl.constexpr):
+    """x [K] over a scale as FP8, as the first of M columns, the others being zeros: [K, M]."""
     wide = x.to(tl.float32)
-    factor = tl.div_rn(tl.zeros_like(scale) + 1.0, scale)
-    spread, times = tl.zeros_like(wide) + scale[:, None], tl.zeros_like(wide) + factor[:, None]
+    spread = tl.zeros_like(wide) + scale
+    times = tl.zeros_like(wide) + tl.div_rn(1.0, scale)
     y = _divided(wide, spread, times)
     if STATIC:
         # Far beyond the largest code there is no remainder, and none is needed.
         y = tl.where(tl.abs(wide) <= spread * (2 * largest), y, wide * times)
         y = tl.where(y > largest, largest, y)
         y = tl.where(y < -largest, -largest, y)
-    return y.to(dtype)
+    bits = y.to(dtype).to(tl.uint8, bitcast=True)
+    return tl.where((tl.arange(0, M) == 0)[None, :], bits[:, None], 0).to(tl.uint8).to(dtype, bitcast=True)
 
 
 @triton.jit
@@ -148,7 +142,7 @@ def _few(
     xs_stride_m, xs_stride_g, ws_stride_r, ws_stride_g, largest, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCKED: tl.constexpr, MAPPED: tl.constexpr, GIVEN: tl.constexpr, POWER_OF_TWO: tl.constexpr,
     ONE_SCALE: tl.constexpr, BIASED: tl.constexpr, WHOLE: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr,
-    WIDTH: tl.constexpr, ONE_TOKEN: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(1) * M + tl.arange(0, M)
     cols = tl.program_id(0) * N + tl.arange(0, N)
@@ -167,44 +161,41 @@ def _few(
             grid_row = col_at // BLOCK_N
         ws_at = ws_ptr + grid_row * ws_stride_r
     if GIVEN == 2:
-        xs = _token_scales(x_ptr, rows, num_tokens, num_cols, x_stride, largest, M, WIDTH, ONE_TOKEN, POWER_OF_TWO)
+        xs = _scale_of_token(x_ptr, num_cols, largest, WIDTH, POWER_OF_TWO)
     elif GIVEN == 3:
         stored = tl.load(xs_ptr)
-        xs = tl.zeros([M], dtype=tl.float32) + tl.where(stored < 1.1754943508222875e-38, 1.1754943508222875e-38, stored)
-    elif GIVEN == 0 and not BLOCKED:
-        xs = tl.load(xs_ptr + row_at * xs_stride_m)
+        xs = tl.where(stored < 1.1754943508222875e-38, 1.1754943508222875e-38, stored)
     total = tl.zeros([N, M], dtype=tl.float32)
     for step in range(STEPS):
-        at = first + step * K
-        if WHOLE:
-            # Beyond the last column of a sum whose pieces are not equally long there is nothing to add.
-            more = at < num_cols if SPLIT else True
-            w = tl.load(w_at, mask=more, other=0.0) if SPLIT else tl.load(w_at)
-            some = (rows < num_tokens)[:, None] & more
-        else:
-            w = tl.load(w_at, mask=(at + inner < num_cols)[None, :], other=0.0)
-            some = (rows < num_tokens)[:, None] & (at + inner < num_cols)[None, :]
-        x = tl.load(x_ptr + row_at[:, None] * x_stride + (at + inner)[None, :], mask=some, other=0.0)
+        at = first + step * K + inner
+        # Nothing is added where a piece of a sum ends behind the last column.
+        inside = at < num_cols
+        w = tl.load(w_at) if WHOLE else tl.load(w_at, mask=inside[None, :], other=0.0)
         if BLOCKED:
-            group = tl.minimum(at, num_cols - 1) // BLOCK_K
+            group = tl.minimum(first + step * K, num_cols - 1) // BLOCK_K
             ws = tl.load(ws_at + group * ws_stride_g)
-            if GIVEN == 0:
-                xs = tl.load(xs_ptr + row_at * xs_stride_m + group * xs_stride_g)
-            else:
-                xs = _scale(_number(tl.max(_magnitude(x), axis=1), x.dtype), largest, POWER_OF_TWO)
-        if GIVEN > 0:
-            x = _codes(x, xs, w.dtype, largest, GIVEN == 3)
-        part = tl.dot(w, tl.trans(x))
-        if BLOCKED:
-            if ONE_SCALE:
-                total += part * (xs * ws)[None, :]
-            else:
-                total += part * xs[None, :] * ws[:, None]
+        if GIVEN == 0:
+            some = (rows < num_tokens)[:, None] & inside[None, :]
+            x = tl.trans(tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0.0))
+            if BLOCKED:
+                xs = tl.load(xs_ptr + row_at * xs_stride_m + group * xs_stride_g)[None, :]
         else:
+            token = tl.load(x_ptr + at, mask=inside, other=0.0)
+            if BLOCKED:
+                xs = _scale(_number(tl.max(_magnitude(token), axis=0), token.dtype), largest, POWER_OF_TWO)
+            x = _codes(token, xs, w.dtype, largest, GIVEN == 3, M)
+        part = tl.dot(w, x)
+        if not BLOCKED:
             total += part
+        elif ONE_SCALE:
+            total += part * (xs * ws)
+        else:
+            total += part * xs * ws[:, None]
         w_at += K
     if not BLOCKED:
-        total = total * xs[None, :] * tl.load(ws_ptr + col_at * ws_stride_r)[:, None]
+        if GIVEN == 0:
+            xs = tl.load(xs_ptr + row_at * xs_stride_m)[None, :]
+        total = total * xs * tl.load(ws_ptr + col_at * ws_stride_r)[:, None]
     if BIASED:
         total += tl.load(bias_ptr + col_at).to(tl.float32)[:, None]
     keep = (cols < num_rows)[:, None] & (rows < num_tokens)[None, :]

@@ -37,10 +37,12 @@ def num_processors(device: torch.device) -> int:
 
 
 def splits_of(num_tiles: int, num_steps: int, processors: int, *, steps: int = 4) -> int:
-    """Into how many pieces a sum of `num_steps` is cut so that programs fill the GPU, each with `steps` or more."""
-    wanted = max(1, (processors * 3 // 2) // max(num_tiles, 1))
+    """Into how many pieces a sum of `num_steps` is cut: where tiles leave a third of the GPU idle, until there are two
+    programs for a processor, each with `steps` or more. Measured on an H200, see docs/benchmarks."""
     splits = 1
-    while splits * 2 <= wanted and num_steps // (splits * 2) >= steps:
+    if 3 * num_tiles > 2 * processors:
+        return splits
+    while num_tiles * splits * 2 <= 2 * processors and num_steps // (splits * 2) >= steps:
         splits *= 2
     return splits
 

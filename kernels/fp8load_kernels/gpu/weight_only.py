@@ -173,6 +173,7 @@ def _few(
 ):  # fmt: skip
     dtype: tl.constexpr = tl.float16 if HALF else tl.bfloat16
     WIDTH: tl.constexpr = K // PER_BYTE
+    NOTHING: tl.constexpr = 0.0 if KIND == "hardware" else 0  # of the codes' own type
     GROUPS: tl.constexpr = max(1, K // COLS) if SCALED else 1
     rows, cols = tl.program_id(1) * M + tl.arange(0, M), tl.program_id(0) * N + tl.arange(0, N)
     # Rows of W beyond the end read the last one: their results are not stored.
@@ -186,9 +187,9 @@ def _few(
     for step in range(STEPS):
         index = tl.program_id(2) * STEPS + step
         at = index * WIDTH + inner
-        data = tl.load(w_ptr + col_at[:, None] * w_stride + at[None, :], mask=(at < num_bytes)[None, :], other=0)
+        data = tl.load(w_ptr + col_at[:, None] * w_stride + at[None, :], mask=(at < num_bytes)[None, :], other=NOTHING)
         some = (rows < num_tokens)[:, None] & (at < num_bytes)[None, :]
-        x = tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0)
+        x = tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0 if PER_BYTE == 2 else 0.0)
         if SCALED:
             group = tl.minimum(index * K // COLS + groups, num_groups - 1)
             s = scales(tl.load(s_at + group[None, :] * s_stride_g), SCALE_KIND)
@@ -229,12 +230,13 @@ def _unpacked(
     N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     WIDTH: tl.constexpr = K // PER_BYTE
+    NOTHING: tl.constexpr = 0.0 if KIND == "hardware" else 0  # of the codes' own type
     GROUPS: tl.constexpr = max(1, K // COLS) if SCALED else 1
     rows = first + tl.program_id(0) * N + tl.arange(0, N)
     row_at = tl.minimum(rows, last - 1).to(tl.int64)
     at, start = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH), tl.program_id(1) * K
     inside = (at < num_cols // PER_BYTE)[None, :]
-    data = tl.load(w_ptr + row_at[:, None] * w_stride + at[None, :], mask=inside, other=0)
+    data = tl.load(w_ptr + row_at[:, None] * w_stride + at[None, :], mask=inside, other=NOTHING)
     if PER_BYTE == 2:
         bits = data.to(tl.int16)
         number = tl.interleave(nibbles(bits & 15, KIND), nibbles((bits >> 4) & 15, KIND)).to(tl.float32)

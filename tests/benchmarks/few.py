@@ -30,7 +30,7 @@ SHAPES = {
     "l70b.down": (8192, 28672), "ds3.q_b": (24576, 1536), "ds3.o": (7168, 16384), "ds3.sh_gate_up": (4096, 7168),
 }  # fmt: skip
 TOKENS = (1, 16, 64)
-MODES = ("token", "row codes", "groups", "block codes", "w8 channel", "w8 block", "nvfp4", "mxfp4")
+MODES = ("token", "row codes", "block codes", "w8 channel", "w8 block", "mxfp8", "nvfp4", "mxfp4")
 BF16 = torch.bfloat16
 Run = Callable[[], Any]
 
@@ -59,7 +59,7 @@ def graph_us(run: Run, flush: torch.Tensor, num: int = 25) -> float:
 
 def weights(mode: str, shape: tuple[int, int]) -> few.Weight | weight_only.Coded:
     num_rows, num_cols = shape
-    by_block = mode in ("groups", "block codes", "w8 block")
+    by_block = mode in ("block codes", "w8 block")
     grid = (-(-num_rows // 128), -(-num_cols // 128)) if by_block else (num_rows, 1)
     scale = torch.rand(grid, device="cuda") / 100
     if mode in ("nvfp4", "mxfp4"):
@@ -69,6 +69,9 @@ def weights(mode: str, shape: tuple[int, int]) -> few.Weight | weight_only.Coded
         kind = "e4m3" if mode == "nvfp4" else "e8m0"
         return weight_only.Coded(codes, "e2m1", shape, scales, kind, (1, cols), None, scale.reshape(-1))
     codes = (torch.randn(num_rows, num_cols, device="cuda") * 30).to(torch.float8_e4m3fn)
+    if mode == "mxfp8":
+        scales = torch.randint(100, 120, (num_rows, num_cols // 32), dtype=torch.uint8, device="cuda")
+        return weight_only.Coded(codes, "hardware", shape, scales, "e8m0", (1, 32))
     if mode == "w8 block":
         return weight_only.Coded(codes, "hardware", shape, scale, "float", (128, 128))
     if mode == "w8 channel":
@@ -81,8 +84,6 @@ def runs(mode: str, x: torch.Tensor, w: Any) -> Callable[[tiles.Tile | None], Ru
         return lambda tile: lambda: weight_only.few_tokens(x, w, None, tile)
     if mode == "token":
         return lambda tile: lambda: few.few_product(few.Input(few.Given.TOKEN, x), w, BF16, None, tile)
-    if mode == "groups":
-        return lambda tile: lambda: few.few_product(few.Input(few.Given.GROUPS, x), w, BF16, None, tile)
     quantize = quantize_rows if mode == "row codes" else quantize_groups
 
     def make(tile: tiles.Tile | None) -> Run:
@@ -96,18 +97,18 @@ def runs(mode: str, x: torch.Tensor, w: Any) -> Callable[[tiles.Tile | None], Ru
 
 
 def tokens_of(mode: str) -> tuple[int, ...]:
-    return TOKENS[:1] if mode in ("token", "groups") else TOKENS
+    return TOKENS[:1] if mode in ("token",) else TOKENS
 
 
 def candidates(mode: str, num_tokens: int, shape: tuple[int, int]) -> Iterator[tiles.Tile]:
     m = 16 if num_tokens <= 16 else 64
-    four_bits = mode in ("nvfp4", "mxfp4")
-    widths = (128,) if mode in ("groups", "block codes", "w8 block") else (128, 256)
-    for n, k, stages in product((64, 128) if four_bits else (64,), widths, (3, 5, 7)):
-        base = tiles.splits_of(-(-shape[0] // n), -(-shape[1] // k), 132)
-        for splits in {max(1, base // 2), base, base * 2}:
-            if shape[1] // k // splits >= 2:
-                yield tiles.Tile(m, n, k * (2 if four_bits and k == 128 else 1), splits, 4 if n == 64 else 8, stages)
+    four_bits, blocks = mode in ("nvfp4", "mxfp4"), mode in ("block codes", "w8 block")
+    widths = (256,) if four_bits else (128,) if blocks else (128, 256)
+    weight_only = mode not in ("token", "row codes", "block codes")
+    for n, k, stages in product((64, 128) if weight_only and num_tokens > 16 else (64,), widths, (3, 5)):
+        for splits in (1, 2, 4, 8):
+            if 96 <= -(-shape[0] // n) * splits <= 700 and shape[1] // k // splits >= 2:
+                yield tiles.Tile(m, n, k, splits, 4 if n == 64 else 8, stages)
 
 
 def compile_all(job: tuple[str, tuple[int, int]]) -> int:

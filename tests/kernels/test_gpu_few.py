@@ -26,14 +26,14 @@ def weight(num_rows: int, num_cols: int, block: tuple[int, int] | None) -> kerne
     codes = torch.randn(num_rows, num_cols, generator=rng) * 30
     codes[:, ::31] *= 8
     grid = (num_rows, 1) if block is None else (-(-num_rows // block[0]), -(-num_cols // block[1]))
-    scale = (torch.rand(grid, generator=rng) + 0.1) / 100
+    scale = (torch.rand(grid, generator=rng) + 0.1) / 1000  # products that F16 holds
     return kernels.Weight(codes.clamp(-448, 448).to(torch.float8_e4m3fn).to(DEVICE), scale.to(DEVICE), block)
 
 
 def tokens(num_tokens: int, num_cols: int, dtype: torch.dtype) -> torch.Tensor:
     """Rows of very different magnitudes, a row of zeros among several."""
     x = torch.randn(num_tokens, num_cols, generator=torch.Generator().manual_seed(num_tokens))
-    x *= torch.logspace(-2, 2, num_tokens)[:, None]
+    x *= torch.logspace(-2, 1, num_tokens)[:, None]
     x[:, ::17] *= 20
     if num_tokens > 2:
         x[1] = 0
@@ -61,8 +61,7 @@ def exact(q: Quantized, w: kernels.Weight) -> torch.Tensor:
 
 CASES = [
     (None, Given.TOKEN), (None, Given.STATIC), (None, Given.CODES),
-    ((128, 128), Given.GROUPS), ((128, 128), Given.CODES), ((24, 64), Given.GROUPS), ((24, 64), Given.CODES),
-    ((256, 256), Given.CODES),
+    ((128, 128), Given.CODES), ((24, 64), Given.CODES), ((256, 256), Given.CODES),
 ]  # fmt: skip
 
 
@@ -90,10 +89,10 @@ def test_the_product_is_that_of_the_quantized_operands(
     assert torch.equal(y, again)
 
 
-def test_more_than_one_token_and_wide_groups_have_to_be_quantized_before() -> None:
+def test_more_than_one_token_and_groups_have_to_be_quantized_before() -> None:
     x = tokens(2, 512, torch.bfloat16)
 
     with pytest.raises(ValueError, match="one token"):
         kernels.few_product(kernels.Input(Given.TOKEN, x), weight(64, 512, None), torch.bfloat16)
-    with pytest.raises(ValueError, match="groups of up to"):
-        kernels.few_product(kernels.Input(Given.GROUPS, x[:1]), weight(64, 512, (256, 256)), torch.bfloat16)
+    with pytest.raises(ValueError, match="scales by row"):
+        kernels.few_product(kernels.Input(Given.TOKEN, x[:1]), weight(64, 512, (128, 128)), torch.bfloat16)

@@ -54,7 +54,7 @@ def scales_of(spec: QuantSpec, shape: tuple[int, ...], rng: torch.Generator) -> 
         exponents = torch.randint(118, 126, shape, generator=rng, dtype=torch.uint8)
         return exponents if spec.scale_dtype is DType.U8 else exponents.view(torch.float8_e8m0fnu)
     scale = (torch.rand(shape, generator=rng) + 0.1) / 100
-    return (scale * 1000).to(torch.float8_e4m3fn) if spec.scale_dtype is DType.F8_E4M3 else scale
+    return (scale * 100).to(torch.float8_e4m3fn) if spec.scale_dtype is DType.F8_E4M3 else scale
 
 
 def made(name: str, rows: tuple[int, ...], num_cols: int, seed: int = 0) -> LinearWeights:

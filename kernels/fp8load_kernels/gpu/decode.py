@@ -1,7 +1,7 @@
 """Codes of weights and scales as numbers, within Triton kernels. Every one is exact, NaNs included.
 
-E4M3 is converted by the hardware from compute capability 8.9 on; before, and for the other forms, its bits are put where
-F16 has them and the difference of the exponents' biases is multiplied in, which keeps subnormal numbers.
+E4M3 is converted by the hardware from compute capability 8.9 on; before, and for the other forms, its bits are put
+where F16 has them and the difference of the exponents' biases is multiplied in, which keeps subnormal numbers.
 """
 
 from __future__ import annotations
@@ -82,3 +82,46 @@ def scales(data, KIND: tl.constexpr):
     else:
         number = data.to(tl.float32)
     return number
+
+
+@triton.jit
+def e2m1_times(data, scale):
+    """Bytes of two E2M1 codes, and a BF16 scale for each byte -> the even and the odd elements, BF16, times 2 ** -126.
+
+    Two elements at a time: sign and exponent and mantissa of a nibble are moved to where BF16 has them, which makes
+    code * 2 ** -126, and multiplied by the scale in one instruction. Exact while the product is a normal number, so
+    scales come times a large power of two.
+    """
+    return tl.inline_asm_elementwise(
+        asm="""
+        {
+        .reg .b32 lo, hi, t, zero;
+        mov.b32 zero, 0x80008000;
+        prmt.b32 lo, $4, 0, 0x1404;
+        prmt.b32 hi, $4, 0, 0x3424;
+        shr.b32 t, lo, 6;
+        and.b32 t, t, 0x01C001C0;
+        lop3.b32 t, lo, 0x80008000, t, 0xEA;
+        fma.rn.bf16x2 $2, t, $5, zero;
+        shr.b32 t, hi, 6;
+        and.b32 t, t, 0x01C001C0;
+        lop3.b32 t, hi, 0x80008000, t, 0xEA;
+        fma.rn.bf16x2 $3, t, $6, zero;
+        shr.b32 t, lo, 2;
+        shl.b32 lo, lo, 4;
+        and.b32 t, t, 0x01C001C0;
+        lop3.b32 t, lo, 0x80008000, t, 0xEA;
+        fma.rn.bf16x2 $0, t, $5, zero;
+        shr.b32 t, hi, 2;
+        shl.b32 hi, hi, 4;
+        and.b32 t, t, 0x01C001C0;
+        lop3.b32 t, hi, 0x80008000, t, 0xEA;
+        fma.rn.bf16x2 $1, t, $6, zero;
+        }
+        """,
+        constraints="=r,=r,=r,=r,r,r,r",
+        args=[data, scale],
+        dtype=(tl.bfloat16, tl.bfloat16),
+        is_pure=True,
+        pack=4,
+    )

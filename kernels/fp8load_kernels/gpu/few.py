@@ -1,8 +1,7 @@
 """x @ W.T of FP8 for few tokens, in Triton; one token may come as it is, and is quantized on the way.
 
 Floor: N * K bytes of the weight over the bandwidth. For one token every program quantizes what it multiplies, which is
-little and saves a launch; of more tokens there would be as much to quantize in each program as to multiply (measured on
-an H200, see docs/benchmarks). Codes and scales of the input are those of `gpu.quantize` to the bit.
+little and saves a launch; more tokens, or groups, are quantized before: it was faster on an H200, see docs/benchmarks. Codes and scales of the input are those of `gpu.quantize` to the bit.
 
 Shape letters: M rows (tokens), N weight rows, K columns, G = ceil(K / g) groups of g columns, R rows of the grid of
 block scales, S pieces of the sum over K.
@@ -16,28 +15,24 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
 from fp8load.dtypes import LARGEST_FINITE, DType
 from fp8load_kernels.gpu.quantize import _divided, _magnitude, _number, _scale
-from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
-
-LONGEST_GROUP = 128
-"""Columns of a group that a program quantizes in one step."""
+from fp8load_kernels.gpu.tiles import Tile, num_processors, overlaps, put_pieces_together, splits_of
 
 
 class Given(enum.IntEnum):
     """What the input is. Closed.
 
     CODES   FP8, with scales beside it: by token, or by group where the weight has blocks
-    GROUPS  floats of one token, to be quantized in groups as wide as the weight's blocks
     TOKEN   floats of one token, to be quantized with one scale
     STATIC  floats of one token, to be quantized with a stored scale
     """
 
     CODES = 0
-    GROUPS = 1
-    TOKEN = 2
-    STATIC = 3
+    TOKEN = 1
+    STATIC = 2
 
 
 class Weight(NamedTuple):
@@ -68,8 +63,10 @@ def tile_of(num_tokens: int, shape_NK: tuple[int, int], block: tuple[int, int] |
     m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
     tiles = triton.cdiv(num_rows, 64) * triton.cdiv(num_tokens, m)
     k, num_stages = (128, 3) if tiles > 2 * processors else (256, 5)
-    k = k if block is None else min(block[1], k)
-    return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), processors), 4, num_stages)
+    programs = 2 * processors if 3 * tiles < 2 * processors else 0
+    if block is not None:
+        k, programs = min(block[1], 128), 5 * processors // 2
+    return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), programs), 4, num_stages)
 
 
 def few_product(
@@ -78,13 +75,11 @@ def few_product(
     """[M, N] in `dtype`, summed, scaled and biased in float32, rounded once; the same bits whenever it is called.
 
     Columns of blocks are a power of two of at least 32. `tile` is for measuring. Raises `ValueError` for more than one
-    token that is to be quantized here, or groups of more than `LONGEST_GROUP` columns.
+    token that is to be quantized here, or one by groups.
     """
     num_tokens, num_cols = x.values.shape
-    if x.given is not Given.CODES and num_tokens > 1:
-        raise ValueError(f"one token is quantized within the product, not {num_tokens}")
-    if x.given is Given.GROUPS and (w.block is None or w.block[1] > LONGEST_GROUP):
-        raise ValueError(f"groups of up to {LONGEST_GROUP} columns are quantized within the product, not {w.block}")
+    if x.given is not Given.CODES and (num_tokens > 1 or w.block is not None):
+        raise ValueError(f"one token is quantized here, for scales by row, not {num_tokens} with blocks of {w.block}")
     num_rows = w.codes.shape[0]
     y_MN = torch.empty(num_tokens, num_rows, dtype=dtype, device=x.values.device)
     if not y_MN.numel():
@@ -96,6 +91,7 @@ def few_product(
     x_scale = w.scale if x.scale is None else x.scale
     strides = x.scale.stride() if x.scale is not None and x.scale.dim() == 2 else (0, 0)
     block_n, block_k = w.block or (1, 1)
+    early = overlaps(y_MN.device)
     grid = (triton.cdiv(num_rows, tile.n), triton.cdiv(num_tokens, tile.m), splits)
     _few[grid](
         x.values, w.codes, into, x_scale, w.scale, w.codes if w.row_of is None else w.row_of,
@@ -104,7 +100,8 @@ def few_product(
         BLOCKED=w.block is not None, MAPPED=w.row_of is not None, GIVEN=int(x.given), POWER_OF_TWO=x.power_of_two,
         ONE_SCALE=w.row_of is None and block_n % tile.n == 0, BIASED=bias is not None and splits == 1,
         WHOLE=num_cols % (tile.k * splits) == 0, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1,
-        WIDTH=triton.cdiv(num_cols, 4096) * 4096, M=tile.m, N=tile.n, K=tile.k, num_warps=tile.num_warps, num_stages=tile.num_stages,
+        WIDTH=triton.cdiv(num_cols, 4096) * 4096, M=tile.m, N=tile.n, K=tile.k,
+        num_warps=tile.num_warps, num_stages=tile.num_stages, WAIT=early, launch_pdl=early,
     )  # fmt: skip
     return y_MN if splits == 1 else put_pieces_together(into, y_MN, bias)
 
@@ -121,8 +118,8 @@ def _scale_of_token(x_ptr, num_cols, largest, WIDTH: tl.constexpr, POWER_OF_TWO:
 
 
 @triton.jit
-def _codes(x, scale, dtype: tl.constexpr, largest, STATIC: tl.constexpr, M: tl.constexpr):
-    """x [K] over a scale as FP8, as the first of M columns, the others being zeros: [K, M]."""
+def _codes(x, scale, dtype: tl.constexpr, largest, STATIC: tl.constexpr):
+    """x over one scale as FP8."""
     wide = x.to(tl.float32)
     spread = tl.zeros_like(wide) + scale
     times = tl.zeros_like(wide) + tl.div_rn(1.0, scale)
@@ -132,8 +129,7 @@ def _codes(x, scale, dtype: tl.constexpr, largest, STATIC: tl.constexpr, M: tl.c
         y = tl.where(tl.abs(wide) <= spread * (2 * largest), y, wide * times)
         y = tl.where(y > largest, largest, y)
         y = tl.where(y < -largest, -largest, y)
-    bits = y.to(dtype).to(tl.uint8, bitcast=True)
-    return tl.where((tl.arange(0, M) == 0)[None, :], bits[:, None], 0).to(tl.uint8).to(dtype, bitcast=True)
+    return y.to(dtype)
 
 
 @triton.jit
@@ -142,8 +138,10 @@ def _few(
     xs_stride_m, xs_stride_g, ws_stride_r, ws_stride_g, largest, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCKED: tl.constexpr, MAPPED: tl.constexpr, GIVEN: tl.constexpr, POWER_OF_TWO: tl.constexpr,
     ONE_SCALE: tl.constexpr, BIASED: tl.constexpr, WHOLE: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr,
-    WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, WAIT: tl.constexpr,
 ):  # fmt: skip
+    if WAIT:
+        gdc_wait()
     rows = tl.program_id(1) * M + tl.arange(0, M)
     cols = tl.program_id(0) * N + tl.arange(0, N)
     first = tl.program_id(2) * STEPS * K
@@ -160,9 +158,9 @@ def _few(
         else:
             grid_row = col_at // BLOCK_N
         ws_at = ws_ptr + grid_row * ws_stride_r
-    if GIVEN == 2:
+    if GIVEN == 1:
         xs = _scale_of_token(x_ptr, num_cols, largest, WIDTH, POWER_OF_TWO)
-    elif GIVEN == 3:
+    elif GIVEN == 2:
         stored = tl.load(xs_ptr)
         xs = tl.where(stored < 1.1754943508222875e-38, 1.1754943508222875e-38, stored)
     total = tl.zeros([N, M], dtype=tl.float32)
@@ -174,17 +172,13 @@ def _few(
         if BLOCKED:
             group = tl.minimum(first + step * K, num_cols - 1) // BLOCK_K
             ws = tl.load(ws_at + group * ws_stride_g)
-        if GIVEN == 0:
-            some = (rows < num_tokens)[:, None] & inside[None, :]
-            x = tl.trans(tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0.0))
-            if BLOCKED:
-                xs = tl.load(xs_ptr + row_at * xs_stride_m + group * xs_stride_g)[None, :]
-        else:
-            token = tl.load(x_ptr + at, mask=inside, other=0.0)
-            if BLOCKED:
-                xs = _scale(_number(tl.max(_magnitude(token), axis=0), token.dtype), largest, POWER_OF_TWO)
-            x = _codes(token, xs, w.dtype, largest, GIVEN == 3, M)
-        part = tl.dot(w, x)
+        some = (rows < num_tokens)[:, None] & inside[None, :]
+        x = tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0.0)
+        if BLOCKED:
+            xs = tl.load(xs_ptr + row_at * xs_stride_m + group * xs_stride_g)[None, :]
+        if GIVEN > 0:
+            x = _codes(x, xs, w.dtype, largest, GIVEN == 2)
+        part = tl.dot(w, tl.trans(x))
         if not BLOCKED:
             total += part
         elif ONE_SCALE:

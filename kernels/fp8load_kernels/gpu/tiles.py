@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
 FEW = 64
 """Tokens up to which these products are asked."""
@@ -36,22 +37,31 @@ def num_processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
-def splits_of(num_tiles: int, num_steps: int, processors: int, *, steps: int = 4) -> int:
-    """Into how many pieces a sum of `num_steps` is cut: where tiles leave a third of the GPU idle, until there are two
-    programs for a processor, each with `steps` or more. Measured on an H200, see docs/benchmarks."""
+def splits_of(num_tiles: int, num_steps: int, programs: int, *, steps: int = 4) -> int:
+    """Into how many pieces a sum of `num_steps` is cut: as many as give up to `programs`, each with `steps` or more."""
     splits = 1
-    if 3 * num_tiles > 2 * processors:
-        return splits
-    while num_tiles * splits * 2 <= 2 * processors and num_steps // (splits * 2) >= steps:
+    while num_tiles * splits * 2 <= programs and num_steps // (splits * 2) >= steps:
         splits *= 2
     return splits
 
 
+@cache
+def overlaps(device: torch.device) -> bool:
+    """Whether a kernel may begin while the one before it ends (programmatic dependent launch): NVIDIA's from 9.0 on.
+
+    A kernel that is launched so waits before it touches memory, hence nothing changes but the gap between them.
+    """
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 @triton.jit
 def sum_pieces(
-    piece_ptr, y_ptr, bias_ptr, num_rows, num_elements, SPLITS: tl.constexpr, BIASED: tl.constexpr, BLOCK: tl.constexpr
-):
+    piece_ptr, y_ptr, bias_ptr, num_rows, num_elements, SPLITS: tl.constexpr, BIASED: tl.constexpr,
+    BLOCK: tl.constexpr, WAIT: tl.constexpr,
+):  # fmt: skip
     """y [M, N] = the sum of float32 pieces [S, M, N], always in the same order, and the bias; rounded once."""
+    if WAIT:
+        gdc_wait()
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < num_elements
     total = tl.zeros([BLOCK], dtype=tl.float32)
@@ -67,6 +77,6 @@ def put_pieces_together(pieces: torch.Tensor, y_MN: torch.Tensor, bias: torch.Te
     block = 512
     sum_pieces[(triton.cdiv(y_MN.numel(), block),)](
         pieces, y_MN, y_MN if bias is None else bias, y_MN.shape[1], y_MN.numel(), SPLITS=pieces.shape[0],
-        BIASED=bias is not None, BLOCK=block, num_warps=4,
+        BIASED=bias is not None, BLOCK=block, num_warps=4, WAIT=overlaps(y_MN.device), launch_pdl=overlaps(y_MN.device),
     )  # fmt: skip
     return y_MN

@@ -3,9 +3,9 @@
 Floor for few tokens: the bytes of W over the bandwidth. For many tokens W is unpacked once, some rows at a time so that
 they stay in the L2, and multiplied by torch's product of 16 bits, which is bound by its operations.
 
-Codes become F16, exactly. Scales of blocks multiply the sum over a block's columns, in float32. Those of groups of 16 or
-32 columns multiply the codes, where that is exact in x's dtype (E4M3 on E2M1: six bits of mantissa; E8M0: none, but only
-BF16 has the exponents); else the sum over a group.
+Codes become F16, exactly. Scales of blocks multiply the sum over a block's columns, in float32. Those of groups of 16
+or 32 columns multiply the codes, where that is exact in x's dtype (E4M3 on E2M1: six bits of mantissa; E8M0: none, but
+only BF16 has the exponents); else the sum over a group.
 
 Shape letters: M rows (tokens), N weight rows, K columns, R rows of the grid of scales, G = ceil(K / g) groups.
 """
@@ -18,9 +18,10 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
-from fp8load_kernels.gpu.decode import nibbles, scales, whole_bytes
-from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
+from fp8load_kernels.gpu.decode import e2m1_times, nibbles, scales, whole_bytes
+from fp8load_kernels.gpu.tiles import Tile, num_processors, overlaps, put_pieces_together, splits_of
 
 PIECE = 24 << 20
 """Bytes of unpacked rows that are multiplied at once: half of the L2 of an H200."""
@@ -66,7 +67,7 @@ def tile_of(num_tokens: int, w: Coded, dtype: torch.dtype, processors: int) -> T
     if w.scale is not None and not w.multiplies_codes(dtype):
         k = min(k, w.block[1])
     tiles = triton.cdiv(num_rows, 64) * triton.cdiv(num_tokens, m)
-    return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), processors), 4, 4)
+    return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), 4 * processors), 4, 3)
 
 
 def few_tokens(
@@ -89,6 +90,8 @@ def few_tokens(
     into = y_MN if splits == 1 else y_MN.new_empty(splits, num_tokens, num_rows, dtype=torch.float32)
     pairs = x_MK if w.per_byte == 1 else paired(x_MK)
     codes, strides = w.codes, (0, 0) if w.scale is None else w.scale.stride()
+    early = overlaps(y_MN.device)
+    packed = w.kind == "e2m1" and w.multiplies_codes(x_MK.dtype) and x_MK.dtype == torch.bfloat16 and runs_ptx(y_MN)
     grid = (triton.cdiv(num_rows, tile.n), triton.cdiv(num_tokens, tile.m), splits)
     _few[grid](
         pairs, codes, into, codes if w.scale is None else w.scale, codes if w.row_of is None else w.row_of,
@@ -97,9 +100,15 @@ def few_tokens(
         SCALED=w.scale is not None, BLOCK_N=w.block[0], COLS=w.block[1], MAPPED=w.row_of is not None,
         IN_CODES=w.multiplies_codes(x_MK.dtype), HALF=x_MK.dtype == torch.float16, FACTOR=w.factor is not None,
         BIASED=bias is not None and splits == 1, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1,
-        M=tile.m, N=tile.n, K=tile.k, num_warps=tile.num_warps, num_stages=tile.num_stages,
+        PACKED=packed, M=tile.m, N=tile.n, K=tile.k, num_warps=tile.num_warps, num_stages=tile.num_stages,
+        WAIT=early, launch_pdl=early,
     )  # fmt: skip
     return y_MN if splits == 1 else put_pieces_together(into, y_MN, bias)
+
+
+def runs_ptx(tensor: torch.Tensor) -> bool:
+    """Whether kernels on a tensor's device may have instructions of NVIDIA's; not where they are interpreted."""
+    return tensor.is_cuda and torch.version.hip is None
 
 
 def paired(x_MK: torch.Tensor) -> torch.Tensor:
@@ -169,8 +178,10 @@ def _few(
     s_stride_r, s_stride_g, KIND: tl.constexpr, PER_BYTE: tl.constexpr, SCALE_KIND: tl.constexpr,
     SCALED: tl.constexpr, BLOCK_N: tl.constexpr, COLS: tl.constexpr, MAPPED: tl.constexpr, IN_CODES: tl.constexpr,
     HALF: tl.constexpr, FACTOR: tl.constexpr, BIASED: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    PACKED: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, WAIT: tl.constexpr,
 ):  # fmt: skip
+    if WAIT:
+        gdc_wait()
     dtype: tl.constexpr = tl.float16 if HALF else tl.bfloat16
     WIDTH: tl.constexpr = K // PER_BYTE
     NOTHING: tl.constexpr = 0.0 if KIND == "hardware" else 0  # of the codes' own type
@@ -194,12 +205,15 @@ def _few(
             group = tl.minimum(index * K // COLS + groups, num_groups - 1)
             s = scales(tl.load(s_at + group[None, :] * s_stride_g), SCALE_KIND)
         if PER_BYTE == 2:
-            bits = data.to(tl.int16)
-            low, high = nibbles(bits & 15, KIND), nibbles((bits >> 4) & 15, KIND)
+            if PACKED:
+                low, high = e2m1_times(data, _spread((s * 9223372036854775808.0).to(dtype), N, GROUPS, WIDTH))
+            else:
+                bits = data.to(tl.int16)
+                low, high = nibbles(bits & 15, KIND), nibbles((bits >> 4) & 15, KIND)
+                if IN_CODES:
+                    wide = _spread(s, N, GROUPS, WIDTH)
+                    low, high = low.to(tl.float32) * wide, high.to(tl.float32) * wide
             even, odd = x.to(tl.int16).to(dtype, bitcast=True), (x >> 16).to(tl.int16).to(dtype, bitcast=True)
-            if IN_CODES:
-                wide = _spread(s, N, GROUPS, WIDTH)
-                low, high = low.to(tl.float32) * wide, high.to(tl.float32) * wide
             part = tl.dot(low.to(dtype), tl.trans(even))
             part = tl.dot(high.to(dtype), tl.trans(odd), part)
         else:
@@ -211,6 +225,8 @@ def _few(
             total += part * s
         else:
             total += part
+    if PACKED:
+        total *= 9223372036854775808.0  # 2 ** 63, as the scales: together they undo the codes' 2 ** -126
     if FACTOR:
         total *= tl.load(factor_ptr + col_at)[:, None]
     if BIASED:

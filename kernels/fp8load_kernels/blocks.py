@@ -12,6 +12,7 @@ from fp8load.dtypes import DType
 from fp8load.runtime.backend import Device, LinearWeights, Prepared
 from fp8load.scheme import LinearScheme, PerBlock, PerGroup
 from fp8load_kernels.derive import keep
+from fp8load_kernels.few import by_blocks
 from fp8load_kernels.padding import aligned
 from fp8load_kernels.quantizable import powers_of_two
 from fp8load_kernels.quantized import Quantized
@@ -66,14 +67,10 @@ def triton_product(
     prepared: Prepared, quantized: Quantized, dtype: torch.dtype, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """The product by the own kernel, for what another does not take; biased in float32, rounded once."""
-    from fp8load_kernels.gpu.block import block_product
-
     if prepared.weight_scale is None:
         raise ValueError("the weight has no scale")
-    y_MN = block_product(
-        quantized.codes, quantized.scale, prepared.weight, prepared.weight_scale, None, (BLOCK, BLOCK),
-        dtype if bias is None else torch.float32,
-    )  # fmt: skip
+    weight = (prepared.weight, prepared.weight_scale)
+    y_MN = by_blocks(quantized, weight, (BLOCK, BLOCK), dtype=dtype if bias is None else torch.float32)
     y_MN = put_together(y_MN, prepared.weights)
     return y_MN if bias is None else (y_MN + bias.float()).to(dtype)
 

@@ -8,7 +8,8 @@ import torch
 from fp8load.dtypes import DType
 from fp8load.runtime.backend import Device, LinearWeights, No, Part, Yes
 from fp8load.scheme import LinearScheme, PerBlock, PerGroup, QuantSpec
-from fp8load_kernels.backends.triton_block import TritonBlock, grid_rows
+from fp8load_kernels.backends.triton_block import TritonBlock
+from fp8load_kernels.derive import grid_rows
 
 GPU = torch.cuda.is_available()
 kernels = pytest.importorskip("fp8load_kernels.gpu.block", reason="needs triton", exc_type=ImportError)

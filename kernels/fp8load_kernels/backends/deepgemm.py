@@ -18,6 +18,7 @@ from fp8load_kernels.blocks import (
     scales_of,
     triton_product,
 )
+from fp8load_kernels.few import FEW_BLOCKS
 from fp8load_kernels.shapes import as_rows, contiguous_columns, like_input
 
 ALIGNMENT = 64
@@ -26,7 +27,7 @@ ALIGNMENT = 64
 class DeepGemm:
     """`deep_gemm.fp8_gemm_nt`, compiled for each size when it first comes; scales written as it wants them.
 
-    For BF16 without a bias; other layers' calls go to the Triton product, which rounds once.
+    For BF16 without a bias and more than 32 tokens; other calls go to the Triton product, which rounds once.
     """
 
     name = "deepgemm"
@@ -38,7 +39,7 @@ class DeepGemm:
             return No(reason)
         if find_spec("deep_gemm") is None:
             return No("needs deep_gemm, which is not installed: pip install fp8load[deepgemm]")
-        return Yes()
+        return Yes(f"up to {FEW_BLOCKS} tokens, and for other dtypes than BF16, the Triton product")
 
     def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
         """Weight and scales as views; a copy where fused parts end within a block."""
@@ -51,10 +52,10 @@ class DeepGemm:
         num_tokens, num_cols = x_MK.shape
         if num_tokens == 0:
             return like_input(x.new_empty(0, prepared.weights.shape[0]), x)
+        if num_tokens <= FEW_BLOCKS or x.dtype != torch.bfloat16 or bias is not None:
+            return like_input(triton_product(prepared, quantized_groups(prepared, x_MK), x.dtype, bias), x)
         column = column_scales(num_tokens, num_cols, x.device)
         quantized = quantized_groups(prepared, x_MK, column)
-        if x.dtype != torch.bfloat16 or bias is not None:
-            return like_input(triton_product(prepared, quantized, x.dtype, bias), x)
         import deep_gemm
 
         y_MN = torch.empty(num_tokens, prepared.weight.shape[0], dtype=x.dtype, device=x.device)

@@ -16,12 +16,11 @@ from fp8load_kernels.blocks import (
     scales_of,
     triton_product,
 )
+from fp8load_kernels.few import FEW_BLOCKS
 from fp8load_kernels.padding import aligned
 from fp8load_kernels.shapes import as_rows, contiguous_columns, like_input
 
 ALIGNMENT = 16
-FEW = 64
-"""Tokens up to which the Triton product is as fast or faster: measured on an H200, see docs/benchmarks."""
 
 
 class TorchBlock:
@@ -39,7 +38,7 @@ class TorchBlock:
             return No(reason)
         if not hasattr(torch.nn.functional, "scaled_mm"):
             return No(f"needs torch.nn.functional.scaled_mm, which torch {torch.__version__} does not have")
-        return Yes()
+        return Yes(f"up to {FEW_BLOCKS} tokens, and for other dtypes than BF16, the Triton product")
 
     def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
         """The weight as it lies, or laid apart; its scales [R, G] in memory with room for a multiple of four."""
@@ -59,7 +58,7 @@ class TorchBlock:
         """x [..., K] -> [..., N] in x's dtype."""
         x_MK, scale = contiguous_columns(as_rows(x)), prepared.weight_scale
         num_tokens = x_MK.shape[0]
-        if scale is None or num_tokens <= FEW or x.dtype != torch.bfloat16 or bias is not None:
+        if scale is None or num_tokens <= FEW_BLOCKS or x.dtype != torch.bfloat16 or bias is not None:
             return like_input(triton_product(prepared, quantized_groups(prepared, x_MK), x.dtype, bias), x)
         rows = aligned(num_tokens, 4)
         if rows != num_tokens:

@@ -8,9 +8,10 @@ from fp8load.dtypes import DType
 from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
 from fp8load.scheme import LinearScheme, PerChannel, PerTensor, PerToken, QuantSpec
 from fp8load_kernels.derive import channel_scale, largest_input_scale
+from fp8load_kernels.few import FEW_ROWS, by_rows
 from fp8load_kernels.padding import pad_columns, padded_weight
-from fp8load_kernels.quantize import quantize_input
-from fp8load_kernels.shapes import as_rows, like_input
+from fp8load_kernels.quantize import converts_to_e4m3, quantize_input
+from fp8load_kernels.shapes import as_rows, contiguous_columns, has_triton, like_input
 
 CUDA_CAPABILITY = (8, 9)
 CUDA_ALIGNMENT = 16
@@ -21,7 +22,8 @@ class TorchScaledMM:
 
     A fused layer runs with a scale for each row, so parts whose per-tensor scales differ stay exact. Weights are used
     where they lie: [N, K] row by row is what the kernel wants as its second operand, transposed. Only where CUDA needs
-    multiples of 16 and N or K is none, they are copied into a padded buffer.
+    multiples of 16 and N or K is none, they are copied into a padded buffer. BF16 is summed within the tensor cores, as
+    engines do (`use_fast_accum`): up to a tenth faster, and 0.5 % of error at K = 28,672 where float32 has 0.2.
     """
 
     name = "torch_scaled_mm"
@@ -60,12 +62,14 @@ class TorchScaledMM:
         num_tokens, num_rows = x_MK.shape[0], prepared.weights.shape[0]
         if num_tokens == 0 or s_w is None:
             return like_input(x.new_empty(num_tokens, num_rows), x)
+        if num_tokens <= FEW_ROWS and x.is_cuda and converts_to_e4m3(x.device):
+            return like_input(by_rows(prepared, contiguous_columns(x_MK), bias), x)
         quantized = quantize_input(x_MK, prepared.weights.scheme, prepared.input_scale)
         by_row, codes = _by_row(prepared.weights), pad_columns(quantized.codes, prepared.weight.shape[0])
         padded = prepared.weight.shape[1] > num_rows
         s_x = quantized.scale.expand(num_tokens, 1).contiguous() if by_row else quantized.scale
         if x.is_cuda and not padded and _rounds_itself(x.dtype, bias, by_row=by_row):
-            y_MN = torch._scaled_mm(codes, prepared.weight, s_x, s_w, bias=bias, out_dtype=x.dtype)
+            y_MN = torch._scaled_mm(codes, prepared.weight, s_x, s_w, bias=bias, out_dtype=x.dtype, use_fast_accum=True)
             return like_input(y_MN, x)
         y_MN = _float32_product(codes, prepared.weight, (s_x, s_w), num_rows, by_row=by_row)
         if bias is not None:
@@ -108,7 +112,7 @@ def _supports_cuda(device: Device) -> Verdict:
         return No(f"runs on CPU and CUDA, not on {device}")
     if device.capability is None or device.capability < CUDA_CAPABILITY:
         return No(f"needs compute capability 8.9, and this is {device}")
-    return Yes()
+    return Yes(f"up to {FEW_ROWS} tokens the Triton product") if has_triton() else Yes()
 
 
 def _by_row(weights: LinearWeights) -> bool:

@@ -8,6 +8,7 @@ from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict
 from fp8load.scheme import LinearScheme, PerBlock
 from fp8load_kernels.blocks import refuses_blocks, scales_of
 from fp8load_kernels.derive import grid_rows
+from fp8load_kernels.few import by_blocks
 from fp8load_kernels.quantize import quantize_input
 from fp8load_kernels.shapes import NO_TRITON, as_rows, has_triton, like_input
 
@@ -45,17 +46,15 @@ class TritonBlock:
 
     def apply(self, prepared: Prepared, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x [..., K] -> [..., N] in x's dtype."""
-        from fp8load_kernels.gpu.block import block_product
-
         x_MK, scheme = as_rows(x), prepared.weights.scheme
         block, scale = scheme.weight.granularity, prepared.weight_scale
         if not isinstance(block, PerBlock) or scale is None:
             raise TypeError(f"blocks have scales: {scheme}")
         quantized = quantize_input(x_MK, scheme, None)
-        y_MN = block_product(
-            quantized.codes, quantized.scale, prepared.weight, scale, prepared.grid_rows, (block.rows, block.cols),
-            x.dtype, bias,
-        )  # fmt: skip
+        sizes = (block.rows, block.cols)
+        y_MN = by_blocks(
+            quantized, (prepared.weight, scale), sizes, dtype=x.dtype, bias=bias, row_of=prepared.grid_rows
+        )
         return like_input(y_MN, x)
 
 

@@ -8,7 +8,6 @@ import torch
 
 from fp8load.dtypes import DType
 from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
-from fp8load.runtime.dtypes import as_bytes
 from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor
 from fp8load_kernels.dequantizable import dequantizable
 from fp8load_kernels.derive import channel_scale, grid_rows, row_factor
@@ -80,9 +79,9 @@ class TritonWeightOnly:
         scale, kind = prepared.weight_scale, "float"
         if scale is not None and scale.dtype != torch.float32:
             kind = "e8m0" if spec.scale_dtype in EXPONENTS else "e4m3" if spec.scale_dtype is DType.F8_E4M3 else "float"
-            scale = scale if kind == "float" else as_bytes(scale)
+            scale = scale if kind == "float" else scale.view(torch.uint8)
         return Coded(
-            codes=prepared.weight if hardware else as_bytes(prepared.weight),
+            codes=prepared.weight if hardware else prepared.weight.view(torch.uint8),
             kind="hardware" if hardware else KINDS[spec.dtype],
             shape=prepared.weights.shape,
             scale=scale,

@@ -1,7 +1,8 @@
 """x @ W.T of FP8 for few tokens, in Triton; one token may come as it is, and is quantized on the way.
 
 Floor: N * K bytes of the weight over the bandwidth. For one token every program quantizes what it multiplies, which is
-little and saves a launch; more tokens, or groups, are quantized before: it was faster on an H200, see docs/benchmarks. Codes and scales of the input are those of `gpu.quantize` to the bit.
+little and saves a launch; more tokens, or groups, are quantized before: it was faster on an H200, see docs/benchmarks.
+Codes and scales of the input are those of `gpu.quantize` to the bit.
 
 Shape letters: M rows (tokens), N weight rows, K columns, G = ceil(K / g) groups of g columns, R rows of the grid of
 block scales, S pieces of the sum over K.
@@ -62,10 +63,16 @@ def tile_of(num_tokens: int, shape_NK: tuple[int, int], block: tuple[int, int] |
     num_rows, num_cols = shape_NK
     m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
     tiles = triton.cdiv(num_rows, 64) * triton.cdiv(num_tokens, m)
-    k, num_stages = (128, 3) if tiles > 2 * processors else (256, 5)
-    programs = 2 * processors if 3 * tiles < 2 * processors else 0
     if block is not None:
-        k, programs = min(block[1], 128), 5 * processors // 2
+        k, num_stages, programs = min(block[1], 128), 5, 5 * processors // 2
+    elif tiles > 2 * processors:
+        k, num_stages, programs = 128, 3, 0
+    elif tiles > processors and m > 16:
+        k, num_stages, programs = 128, 5, 0
+    else:
+        # A sum is cut where a third of the GPU would be idle; a tile of more tokens fills a multiprocessor alone.
+        k, num_stages, programs = 256, 5, 2 * processors if m == 16 else processors
+        programs = programs if 3 * tiles < 2 * processors else 0
     return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), programs), 4, num_stages)
 
 

@@ -63,11 +63,12 @@ def tile_of(num_tokens: int, w: Coded, dtype: torch.dtype, processors: int) -> T
     """By size alone: measured on an H200, see docs/benchmarks."""
     num_rows, num_cols = w.shape
     m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
+    n, programs = (64, 5 * processors) if m < 64 else (128, 3 * processors // 2)
     k = 128 * w.per_byte
     if w.scale is not None and not w.multiplies_codes(dtype):
         k = min(k, w.block[1])
-    tiles = triton.cdiv(num_rows, 64) * triton.cdiv(num_tokens, m)
-    return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), 4 * processors), 4, 3)
+    tiles = triton.cdiv(num_rows, n) * triton.cdiv(num_tokens, m)
+    return Tile(m, n, k, splits_of(tiles, triton.cdiv(num_cols, k), programs), n // 16, 3)
 
 
 def few_tokens(
@@ -75,8 +76,7 @@ def few_tokens(
 ) -> torch.Tensor:
     """x [M, K], BF16 or F16 with columns next to each other -> [M, N], summed in float32, rounded once.
 
-    `tile` is for measuring. Raises `ValueError` for another dtype, and for rows of packed weights' inputs that do not
-    begin at a multiple of four bytes.
+    `tile` is for measuring. Raises `ValueError` for another dtype.
     """
     num_tokens, (num_rows, num_cols) = x_MK.shape[0], w.shape
     if x_MK.dtype not in (torch.bfloat16, torch.float16):
@@ -88,20 +88,22 @@ def few_tokens(
     steps = triton.cdiv(num_cols, tile.k)
     splits = min(tile.splits, steps)
     into = y_MN if splits == 1 else y_MN.new_empty(splits, num_tokens, num_rows, dtype=torch.float32)
-    pairs = x_MK if w.per_byte == 1 else paired(x_MK)
-    codes, strides = w.codes, (0, 0) if w.scale is None else w.scale.stride()
+    x, codes = x_MK if w.per_byte == 1 else apart(x_MK), w.codes
+    in_words = words(w.scale) if tile.k >= 4 * w.block[1] else None
+    scale = w.scale if in_words is None else in_words
+    strides = (0, 0) if scale is None else scale.stride()
     early = overlaps(y_MN.device)
     packed = w.kind == "e2m1" and w.multiplies_codes(x_MK.dtype) and x_MK.dtype == torch.bfloat16 and runs_ptx(y_MN)
     grid = (triton.cdiv(num_rows, tile.n), triton.cdiv(num_tokens, tile.m), splits)
     _few[grid](
-        pairs, codes, into, codes if w.scale is None else w.scale, codes if w.row_of is None else w.row_of,
+        x, codes, into, codes if scale is None else scale, codes if w.row_of is None else w.row_of,
         codes if w.factor is None else w.factor, codes if bias is None else bias, num_tokens, num_rows, num_cols,
-        pairs.stride(0), codes.stride(0), *strides, KIND=w.kind, PER_BYTE=w.per_byte, SCALE_KIND=w.scale_kind,
+        x.stride(-2), codes.stride(0), *strides, KIND=w.kind, PER_BYTE=w.per_byte, SCALE_KIND=w.scale_kind,
         SCALED=w.scale is not None, BLOCK_N=w.block[0], COLS=w.block[1], MAPPED=w.row_of is not None,
-        IN_CODES=w.multiplies_codes(x_MK.dtype), HALF=x_MK.dtype == torch.float16, FACTOR=w.factor is not None,
-        BIASED=bias is not None and splits == 1, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1,
-        PACKED=packed, M=tile.m, N=tile.n, K=tile.k, num_warps=tile.num_warps, num_stages=tile.num_stages,
-        WAIT=early, launch_pdl=early,
+        WORDS=in_words is not None, IN_CODES=w.multiplies_codes(x_MK.dtype), HALF=x_MK.dtype == torch.float16,
+        FACTOR=w.factor is not None, BIASED=bias is not None and splits == 1, STEPS=triton.cdiv(steps, splits),
+        SPLIT=splits > 1, PACKED=packed, M=tile.m, N=tile.n, K=tile.k, WAIT=early, num_warps=tile.num_warps,
+        num_stages=tile.num_stages, launch_pdl=early,
     )  # fmt: skip
     return y_MN if splits == 1 else put_pieces_together(into, y_MN, bias)
 
@@ -111,11 +113,20 @@ def runs_ptx(tensor: torch.Tensor) -> bool:
     return tensor.is_cuda and torch.version.hip is None
 
 
-def paired(x_MK: torch.Tensor) -> torch.Tensor:
-    """x [M, K] of 16 bits as int32 [M, K / 2]: two neighbours in a word; a copy where words would not be aligned."""
-    if x_MK.stride(0) % 2 or x_MK.data_ptr() % 4:
-        x_MK = x_MK.clone(memory_format=torch.contiguous_format)
-    return x_MK.view(torch.int32)
+def apart(x_MK: torch.Tensor) -> torch.Tensor:
+    """x [M, K] as [2, M, K / 2]: the even columns, and the odd ones, as packed weights want them."""
+    num_tokens, num_cols = x_MK.shape
+    return x_MK.reshape(num_tokens, num_cols // 2, 2).permute(2, 0, 1).contiguous()
+
+
+def words(scale: torch.Tensor | None) -> torch.Tensor | None:
+    """Scales of a byte each, [R, G], four to a word: int32 [R, G / 4], which is what is copied asynchronously.
+
+    None where they cannot be seen so: other scales, and rows that do not begin with a word.
+    """
+    if scale is None or scale.itemsize > 1 or scale.shape[1] % 4 or scale.stride() != (scale.shape[1], 1):
+        return None
+    return scale.view(torch.int32) if scale.data_ptr() % 4 == 0 else None
 
 
 def unpacked(w: Coded, dtype: torch.dtype, first: int = 0, last: int | None = None) -> torch.Tensor:
@@ -176,8 +187,9 @@ def _spread(s, N: tl.constexpr, GROUPS: tl.constexpr, K: tl.constexpr):
 def _few(
     x_ptr, w_ptr, y_ptr, s_ptr, row_ptr, factor_ptr, bias_ptr, num_tokens, num_rows, num_cols, x_stride, w_stride,
     s_stride_r, s_stride_g, KIND: tl.constexpr, PER_BYTE: tl.constexpr, SCALE_KIND: tl.constexpr,
-    SCALED: tl.constexpr, BLOCK_N: tl.constexpr, COLS: tl.constexpr, MAPPED: tl.constexpr, IN_CODES: tl.constexpr,
-    HALF: tl.constexpr, FACTOR: tl.constexpr, BIASED: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr,
+    SCALED: tl.constexpr, BLOCK_N: tl.constexpr, COLS: tl.constexpr, MAPPED: tl.constexpr, WORDS: tl.constexpr,
+    IN_CODES: tl.constexpr, HALF: tl.constexpr, FACTOR: tl.constexpr, BIASED: tl.constexpr, STEPS: tl.constexpr,
+    SPLIT: tl.constexpr,
     PACKED: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, WAIT: tl.constexpr,
 ):  # fmt: skip
     if WAIT:
@@ -200,10 +212,16 @@ def _few(
         at = index * WIDTH + inner
         data = tl.load(w_ptr + col_at[:, None] * w_stride + at[None, :], mask=(at < num_bytes)[None, :], other=NOTHING)
         some = (rows < num_tokens)[:, None] & (at < num_bytes)[None, :]
-        x = tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0 if PER_BYTE == 2 else 0.0)
+        x = tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0.0)
         if SCALED:
-            group = tl.minimum(index * K // COLS + groups, num_groups - 1)
-            s = scales(tl.load(s_at + group[None, :] * s_stride_g), SCALE_KIND)
+            if WORDS:
+                word = tl.minimum(index * (GROUPS // 4) + tl.arange(0, GROUPS // 4), num_groups // 4 - 1)
+                four = tl.load(s_at + word[None, :] * s_stride_g)
+                bits = (four[:, :, None] >> (tl.arange(0, 4) * 8)[None, None, :]) & 255
+                s = scales(tl.reshape(bits, [N, GROUPS]), SCALE_KIND)
+            else:
+                group = tl.minimum(index * K // COLS + groups, num_groups - 1)
+                s = scales(tl.load(s_at + group[None, :] * s_stride_g), SCALE_KIND)
         if PER_BYTE == 2:
             if PACKED:
                 low, high = e2m1_times(data, _spread((s * 9223372036854775808.0).to(dtype), N, GROUPS, WIDTH))
@@ -213,8 +231,8 @@ def _few(
                 if IN_CODES:
                     wide = _spread(s, N, GROUPS, WIDTH)
                     low, high = low.to(tl.float32) * wide, high.to(tl.float32) * wide
-            even, odd = x.to(tl.int16).to(dtype, bitcast=True), (x >> 16).to(tl.int16).to(dtype, bitcast=True)
-            part = tl.dot(low.to(dtype), tl.trans(even))
+            odd = tl.load(x_ptr + (num_tokens + row_at)[:, None] * x_stride + at[None, :], mask=some, other=0.0)
+            part = tl.dot(low.to(dtype), tl.trans(x))
             part = tl.dot(high.to(dtype), tl.trans(odd), part)
         else:
             number = whole_bytes(data, KIND)

@@ -1,0 +1,57 @@
+"""The product for few tokens, for the backends that have another for many: what it is given, and when it is asked.
+
+Every product of others is made for many tokens; up to 64 the own Triton kernel takes the least time, which is measured
+(docs/benchmarks), needs no padding and takes any size, dtype and bias.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fp8load.runtime.backend import Prepared
+from fp8load_kernels.quantizable import powers_of_two
+from fp8load_kernels.quantize import quantize_input
+from fp8load_kernels.quantized import Quantized
+
+FEW_ROWS = 64
+"""Tokens up to which a product with scales by row goes to the own kernel."""
+
+FEW_BLOCKS = 32
+"""The same with blocks of scales: DeepGEMM's and torch's are faster from some 64 on."""
+
+
+def by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [M, K] -> [M, N] with one scale for each row of either operand; one token is quantized in the same launch."""
+    from fp8load_kernels.gpu.few import Given, Input, Weight, few_product
+
+    weights, scale = prepared.weights, prepared.weight_scale
+    scheme = weights.scheme
+    if scale is None or scheme.input is None:
+        raise ValueError(f"no scales of either operand: {scheme}")
+    w = Weight(weights.weight, scale.reshape(-1, 1).expand(weights.shape[0], 1))
+    if len(x_MK) == 1:
+        given = Given.TOKEN if prepared.input_scale is None else Given.STATIC
+        power = powers_of_two(scheme, scheme.input)
+        return few_product(Input(given, x_MK, prepared.input_scale, power), w, x_MK.dtype, bias)
+    q = quantize_input(x_MK, scheme, prepared.input_scale)
+    return few_product(Input(Given.CODES, q.codes, q.scale.expand(len(x_MK), 1)), w, x_MK.dtype, bias)
+
+
+def by_blocks(
+    quantized: Quantized,
+    weight: tuple[torch.Tensor, torch.Tensor],
+    block: tuple[int, int],
+    *,
+    dtype: torch.dtype,
+    bias: torch.Tensor | None = None,
+    row_of: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Codes of few tokens, or of many, times a weight with a grid of scales: the own kernel for either."""
+    if len(quantized.codes) > FEW_ROWS:
+        from fp8load_kernels.gpu.block import block_product
+
+        return block_product(quantized.codes, quantized.scale, *weight, row_of, block, dtype, bias)
+    from fp8load_kernels.gpu.few import Given, Input, Weight, few_product
+
+    x = Input(Given.CODES, quantized.codes, quantized.scale)
+    return few_product(x, Weight(*weight, block, row_of), dtype, bias)

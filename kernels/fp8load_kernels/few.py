@@ -9,19 +9,21 @@ from __future__ import annotations
 import torch
 
 from fp8load.runtime.backend import Prepared
-from fp8load_kernels.quantizable import powers_of_two
 from fp8load_kernels.quantize import quantize_input
 from fp8load_kernels.quantized import Quantized
 
 FEW_ROWS = 64
 """Tokens up to which a product with scales by row goes to the own kernel."""
 
+FEW_STATIC = 1
+"""Tokens up to which a stored scale of the input is applied within the product."""
+
 FEW_BLOCKS = 32
 """The same with blocks of scales: DeepGEMM's and torch's are faster from some 64 on."""
 
 
 def by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """x [M, K] -> [M, N] with one scale for each row of either operand; one token is quantized in the same launch."""
+    """x [M, K] -> [M, N] with one scale for each row of either operand."""
     from fp8load_kernels.gpu.few import Given, Input, Weight, few_product
 
     weights, scale = prepared.weights, prepared.weight_scale
@@ -29,10 +31,8 @@ def by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -
     if scale is None or scheme.input is None:
         raise ValueError(f"no scales of either operand: {scheme}")
     w = Weight(weights.weight, scale.reshape(-1, 1).expand(weights.shape[0], 1))
-    if len(x_MK) == 1:
-        given = Given.TOKEN if prepared.input_scale is None else Given.STATIC
-        power = powers_of_two(scheme, scheme.input)
-        return few_product(Input(given, x_MK, prepared.input_scale, power), w, x_MK.dtype, bias)
+    if prepared.input_scale is not None and len(x_MK) <= FEW_STATIC:
+        return few_product(Input(Given.STATIC, x_MK, prepared.input_scale), w, x_MK.dtype, bias)
     q = quantize_input(x_MK, scheme, prepared.input_scale)
     return few_product(Input(Given.CODES, q.codes, q.scale.expand(len(x_MK), 1)), w, x_MK.dtype, bias)
 

@@ -1,7 +1,7 @@
 """Products for few tokens on a GPU: every way of cutting them up, beside the one that is chosen, torch's and bf16's.
 
-python tests/benchmarks/few.py OUT.json [MODE ...]. Microseconds of a captured graph, L2 flushed before each replay, medians.
-The kernels are compiled beforehand in as many processes as there are cores.
+python tests/benchmarks/few.py OUT.json [MODE ...]. Microseconds of a captured graph, L2 flushed before each replay,
+medians. The kernels are compiled beforehand in as many processes as there are cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHAPES = {
     "l70b.down": (8192, 28672), "ds3.q_b": (24576, 1536), "ds3.o": (7168, 16384), "ds3.sh_gate_up": (4096, 7168),
 }  # fmt: skip
 TOKENS = (1, 16, 64)
-MODES = ("token", "row codes", "block codes", "w8 channel", "w8 block", "mxfp8", "nvfp4", "mxfp4")
+MODES = ("static", "row codes", "block codes", "w8 channel", "w8 block", "mxfp8", "nvfp4", "mxfp4")
 BF16 = torch.bfloat16
 Run = Callable[[], Any]
 
@@ -82,8 +82,9 @@ def weights(mode: str, shape: tuple[int, int]) -> few.Weight | weight_only.Coded
 def runs(mode: str, x: torch.Tensor, w: Any) -> Callable[[tiles.Tile | None], Run]:
     if isinstance(w, weight_only.Coded):
         return lambda tile: lambda: weight_only.few_tokens(x, w, None, tile)
-    if mode == "token":
-        return lambda tile: lambda: few.few_product(few.Input(few.Given.TOKEN, x), w, BF16, None, tile)
+    if mode == "static":
+        given = few.Input(few.Given.STATIC, x, torch.ones(1, device="cuda"))
+        return lambda tile: lambda: few.few_product(given, w, BF16, None, tile)
     quantize = quantize_rows if mode == "row codes" else quantize_groups
 
     def make(tile: tiles.Tile | None) -> Run:
@@ -96,26 +97,24 @@ def runs(mode: str, x: torch.Tensor, w: Any) -> Callable[[tiles.Tile | None], Ru
     return make
 
 
-def tokens_of(mode: str) -> tuple[int, ...]:
-    return TOKENS[:1] if mode in ("token",) else TOKENS
-
-
 def candidates(mode: str, num_tokens: int, shape: tuple[int, int]) -> Iterator[tiles.Tile]:
+    """The chosen tile's neighbours."""
     m = 16 if num_tokens <= 16 else 64
-    four_bits, blocks = mode in ("nvfp4", "mxfp4"), mode in ("block codes", "w8 block")
-    widths = (256,) if four_bits else (128,) if blocks else (128, 256)
-    weight_only = mode not in ("token", "row codes", "block codes")
-    for n, k, stages in product((64, 128) if weight_only and num_tokens > 16 else (64,), widths, (3, 5)):
+    four_bits, by_block = mode in ("nvfp4", "mxfp4"), mode in ("block codes", "w8 block")
+    widths = (256, 512) if four_bits else (128,) if by_block else (128, 256)
+    alone = mode not in ("static", "row codes", "block codes")
+    heights = (64, 128) if alone and (num_tokens > 16 or four_bits) else (64,)
+    for n, k, stages in product(heights, widths, (3, 5)):
         for splits in (1, 2, 4, 8):
             if 96 <= -(-shape[0] // n) * splits <= 700 and shape[1] // k // splits >= 2:
-                yield tiles.Tile(m, n, k, splits, 4 if n == 64 else 8, stages)
+                yield tiles.Tile(m, n, k, splits, n // 16, stages)
 
 
 def compile_all(job: tuple[str, tuple[int, int]]) -> int:
     """Run every candidate of a mode and shape once, which leaves the kernels in Triton's cache on disk."""
     mode, shape = job
     count = 0
-    for num_tokens in tokens_of(mode):
+    for num_tokens in TOKENS:
         x, w = torch.randn(num_tokens, shape[1], device="cuda", dtype=BF16), weights(mode, shape)
         make = runs(mode, x, w)
         for tile in (None, *candidates(mode, num_tokens, shape)):
@@ -138,7 +137,7 @@ def main(out: Path, modes: tuple[str, ...]) -> None:
     rows = []
     for mode, (name, shape) in product(modes, SHAPES.items()):
         w = weights(mode, shape)
-        for num_tokens in tokens_of(mode):
+        for num_tokens in TOKENS:
             x = torch.randn(num_tokens, shape[1], device="cuda", dtype=BF16)
             make, found = runs(mode, x, w), []
             for tile in candidates(mode, num_tokens, shape):

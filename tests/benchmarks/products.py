@@ -190,6 +190,7 @@ def show(kind: str, rows: list[dict[str, Any]]) -> None:
     """What the first backend in order, and the fastest one, are beside the fastest peer: geometric mean and worst cell."""
     for suffix in ("", " eager"):
         for title, ours in (("first", lambda row: first(row, suffix)), ("best", lambda row: min(mine(row, suffix)))):
+            rows = [row for row in rows if peers(row, suffix)]
             ratios = [min(peers(row, suffix)) / ours(row) for row in rows]
             worst = min(range(len(rows)), key=ratios.__getitem__)
             mean = math.exp(sum(map(math.log, ratios)) / len(ratios))

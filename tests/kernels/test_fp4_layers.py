@@ -240,7 +240,7 @@ def test_inputs_keep_their_dtype_and_axes_and_may_be_empty() -> None:
 def test_cuda_quantizes_and_decodes_to_the_same_bits_as_the_cpu(scheme: LinearScheme) -> None:
     one = stored(scheme, 48, 320, 10)
     here = fill(ColumnParallelLinear(320, 48, scheme=scheme), [one])
-    there = fill(ColumnParallelLinear(320, 48, scheme=scheme, device="cuda"), [one])
+    there = fill(ColumnParallelLinear(320, 48, scheme=scheme, device="cuda", backend="emulated"), [one])
     x = torch.randn(40, 320) * torch.logspace(-12, 12, 40, base=10).reshape(-1, 1)
     assert torch.equal(there.dequantize().cpu(), here.dequantize())
     if scheme.input is not None:
@@ -266,3 +266,17 @@ def test_a_captured_graph_runs(scheme: LinearScheme) -> None:
         y = layer(x)
     graph.replay()
     assert torch.equal(y, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("num_tokens", [1, 5, 70])
+@EVERY_SCHEME
+def test_cuda_runs_it_without_emulation(scheme: LinearScheme, num_tokens: int) -> None:
+    one = stored(scheme, 48, 320, 12)
+    layer = fill(ColumnParallelLinear(320, 48, scheme=scheme, device="cuda"), [one])
+    x = torch.randn(num_tokens, 320, device="cuda", dtype=torch.bfloat16)
+    expected = x.double() @ layer.dequantize().double().T
+
+    assert layer.backend.name == "triton_weight_only"
+    assert (layer(x).double() - expected).norm() <= 5e-3 * expected.norm()

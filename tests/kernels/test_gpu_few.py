@@ -60,7 +60,7 @@ def exact(q: Quantized, w: kernels.Weight) -> torch.Tensor:
 
 
 CASES = [
-    (None, Given.TOKEN), (None, Given.STATIC), (None, Given.CODES),
+    (None, Given.STATIC), (None, Given.CODES),
     ((128, 128), Given.CODES), ((24, 64), Given.CODES), ((256, 256), Given.CODES),
 ]  # fmt: skip
 
@@ -71,13 +71,12 @@ CASES = [
 def test_the_product_is_that_of_the_quantized_operands(
     sizes: tuple[int, int, int], block: tuple[int, int] | None, given: int, dtype: torch.dtype
 ) -> None:
-    num_tokens, num_rows, num_cols = sizes if given == Given.CODES else (1, *sizes[1:])
+    num_tokens, num_rows, num_cols = sizes
     w, x = weight(num_rows, num_cols, block), tokens(num_tokens, num_cols, dtype)
     stored = x.abs().amax().float().reshape(1) / 1000
     bias = torch.linspace(-5, 5, num_rows, device=DEVICE).to(dtype)
     q = quantized(x, given, block, stored, power=dtype == torch.float16)
-    values, scale = (q.codes, q.scale) if given == Given.CODES else (x, stored if given == Given.STATIC else None)
-    given_x = kernels.Input(given, values, scale, power_of_two=dtype == torch.float16)
+    given_x = kernels.Input(given, q.codes, q.scale) if given == Given.CODES else kernels.Input(given, x, stored)
     reference = exact(q, w) + bias.double()
 
     y = kernels.few_product(given_x, w, dtype, bias)
@@ -89,10 +88,8 @@ def test_the_product_is_that_of_the_quantized_operands(
     assert torch.equal(y, again)
 
 
-def test_more_than_one_token_and_groups_have_to_be_quantized_before() -> None:
-    x = tokens(2, 512, torch.bfloat16)
+def test_a_static_scale_goes_with_scales_by_row() -> None:
+    x = kernels.Input(Given.STATIC, tokens(2, 512, torch.bfloat16), torch.ones(1, device=DEVICE))
 
-    with pytest.raises(ValueError, match="one token"):
-        kernels.few_product(kernels.Input(Given.TOKEN, x), weight(64, 512, None), torch.bfloat16)
     with pytest.raises(ValueError, match="scales by row"):
-        kernels.few_product(kernels.Input(Given.TOKEN, x[:1]), weight(64, 512, (128, 128)), torch.bfloat16)
+        kernels.few_product(x, weight(64, 512, (128, 128)), torch.bfloat16)

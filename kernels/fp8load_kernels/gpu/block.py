@@ -15,6 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
+from fp8load_kernels.gpu.launch import kernel
+
 
 class Tile(NamedTuple):
     """How much of the result a program computes, and with how many warps and buffers of operands."""
@@ -57,11 +59,12 @@ def block_product(
     if not y_MN.numel():
         return y_MN
     tile = tile_of(num_tokens, num_rows)
-    grid = (triton.cdiv(num_tokens, tile.m) * triton.cdiv(num_rows, tile.n),)
-    _product[grid](
-        x_MK, w_NK, y_MN, x_scale_MG, w_scale_RG, w_NK if scale_row_N is None else scale_row_N,
-        w_NK if bias is None else bias, num_tokens, num_rows, num_cols, x_MK.stride(0), w_NK.stride(0),
-        *x_scale_MG.stride(), *w_scale_RG.stride(), BLOCK_N=block[0], BLOCK_K=block[1], M=tile.m, N=tile.n,
+    _product(
+        (triton.cdiv(num_tokens, tile.m) * triton.cdiv(num_rows, tile.n), 1, 1),
+        (x_MK, w_NK, y_MN, x_scale_MG, w_scale_RG, w_NK if scale_row_N is None else scale_row_N,
+         w_NK if bias is None else bias, num_tokens, num_rows, num_cols, x_MK.stride(0), w_NK.stride(0),
+         *x_scale_MG.stride(), *w_scale_RG.stride()),
+        BLOCK_N=block[0], BLOCK_K=block[1], M=tile.m, N=tile.n,
         MAPPED=scale_row_N is not None, BIASED=bias is not None, WHOLE=num_cols % block[1] == 0,
         ONE_SCALE=scale_row_N is None and block[0] % tile.n == 0, GROUPS=triton.cdiv(num_cols, block[1]),
         num_warps=tile.num_warps,
@@ -81,7 +84,7 @@ def _tile(num_tokens, num_rows, M: tl.constexpr, N: tl.constexpr):
     return first + within % height, within // height
 
 
-@triton.jit
+@kernel
 def _product(
     x_ptr, w_ptr, y_ptr, xs_ptr, ws_ptr, row_ptr, bias_ptr, num_tokens, num_rows, num_cols, x_stride, w_stride,
     xs_stride_m, xs_stride_g, ws_stride_r, ws_stride_g, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,

@@ -1,8 +1,9 @@
-"""x @ W.T of FP8 for few tokens, in Triton; one token may come as it is, and is quantized on the way.
+"""x @ W.T of FP8 for few tokens, in Triton.
 
-Floor: N * K bytes of the weight over the bandwidth. For one token every program quantizes what it multiplies, which is
-little and saves a launch; more tokens, or groups, are quantized before: it was faster on an H200, see docs/benchmarks.
-Codes and scales of the input are those of `gpu.quantize` to the bit.
+Floor: N * K bytes of the weight over the bandwidth. The kernel begins while the one that quantizes the input ends, and
+asks for its part of the weight meanwhile. With a stored scale it quantizes by itself. With scales that are computed it
+does not: each program would have to look at the whole row first, or, for groups, quantize as much as it multiplies, and
+both took longer than a kernel of their own (docs/benchmarks).
 
 Shape letters: M rows (tokens), N weight rows, K columns, G = ceil(K / g) groups of g columns, R rows of the grid of
 block scales, S pieces of the sum over K.
@@ -19,21 +20,20 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
 from fp8load.dtypes import LARGEST_FINITE, DType
-from fp8load_kernels.gpu.quantize import _divided, _magnitude, _number, _scale
-from fp8load_kernels.gpu.tiles import Tile, num_processors, overlaps, put_pieces_together, splits_of
+from fp8load_kernels.gpu.launch import kernel, overlaps, prefetch
+from fp8load_kernels.gpu.quantize import _divided
+from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
 
 
 class Given(enum.IntEnum):
     """What the input is. Closed.
 
     CODES   FP8, with scales beside it: by token, or by group where the weight has blocks
-    TOKEN   floats of one token, to be quantized with one scale
-    STATIC  floats of one token, to be quantized with a stored scale
+    STATIC  floats, to be quantized with one stored scale: for a few tokens at most, since every program does it
     """
 
     CODES = 0
-    TOKEN = 1
-    STATIC = 2
+    STATIC = 1
 
 
 class Weight(NamedTuple):
@@ -54,8 +54,7 @@ class Input(NamedTuple):
 
     given: Given
     values: torch.Tensor
-    scale: torch.Tensor | None = None
-    power_of_two: bool = False
+    scale: torch.Tensor
 
 
 def tile_of(num_tokens: int, shape_NK: tuple[int, int], block: tuple[int, int] | None, processors: int) -> Tile:
@@ -81,12 +80,12 @@ def few_product(
 ) -> torch.Tensor:
     """[M, N] in `dtype`, summed, scaled and biased in float32, rounded once; the same bits whenever it is called.
 
-    Columns of blocks are a power of two of at least 32. `tile` is for measuring. Raises `ValueError` for more than one
-    token that is to be quantized here, or one by groups.
+    Columns of blocks are a power of two of at least 32. `tile` is for measuring. Raises `ValueError` for a static
+    scale beside blocks.
     """
     num_tokens, num_cols = x.values.shape
-    if x.given is not Given.CODES and (num_tokens > 1 or w.block is not None):
-        raise ValueError(f"one token is quantized here, for scales by row, not {num_tokens} with blocks of {w.block}")
+    if x.given is Given.STATIC and w.block is not None:
+        raise ValueError(f"a static scale goes with scales by row, not with blocks of {w.block}")
     num_rows = w.codes.shape[0]
     y_MN = torch.empty(num_tokens, num_rows, dtype=dtype, device=x.values.device)
     if not y_MN.numel():
@@ -95,60 +94,44 @@ def few_product(
     steps = triton.cdiv(num_cols, tile.k)
     splits = min(tile.splits, steps)
     into = y_MN if splits == 1 else y_MN.new_empty(splits, num_tokens, num_rows, dtype=torch.float32)
-    x_scale = w.scale if x.scale is None else x.scale
-    strides = x.scale.stride() if x.scale is not None and x.scale.dim() == 2 else (0, 0)
+    x_scale, strides = x.scale, x.scale.stride() if x.scale.dim() == 2 else (0, 0)
     block_n, block_k = w.block or (1, 1)
     early = overlaps(y_MN.device)
     grid = (triton.cdiv(num_rows, tile.n), triton.cdiv(num_tokens, tile.m), splits)
-    _few[grid](
-        x.values, w.codes, into, x_scale, w.scale, w.codes if w.row_of is None else w.row_of,
-        w.codes if bias is None else bias, num_tokens, num_rows, num_cols, x.values.stride(0), w.codes.stride(0),
-        *strides, *w.scale.stride(), LARGEST_FINITE[DType.F8_E4M3], BLOCK_N=block_n, BLOCK_K=block_k,
-        BLOCKED=w.block is not None, MAPPED=w.row_of is not None, GIVEN=int(x.given), POWER_OF_TWO=x.power_of_two,
+    _few(
+        grid,
+        (x.values, w.codes, into, x_scale, w.scale, w.codes if w.row_of is None else w.row_of,
+         w.codes if bias is None else bias, num_tokens, num_rows, num_cols, x.values.stride(0), w.codes.stride(0),
+         *strides, *w.scale.stride(), LARGEST_FINITE[DType.F8_E4M3]),
+        BLOCK_N=block_n, BLOCK_K=block_k, BLOCKED=w.block is not None, MAPPED=w.row_of is not None, GIVEN=int(x.given),
         ONE_SCALE=w.row_of is None and block_n % tile.n == 0, BIASED=bias is not None and splits == 1,
         WHOLE=num_cols % (tile.k * splits) == 0, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1,
-        WIDTH=triton.cdiv(num_cols, 4096) * 4096, M=tile.m, N=tile.n, K=tile.k,
-        num_warps=tile.num_warps, num_stages=tile.num_stages, WAIT=early, launch_pdl=early,
+        M=tile.m, N=tile.n, K=tile.k, AHEAD=tile.num_stages - 1, WAIT=early, num_warps=tile.num_warps,
+        num_stages=tile.num_stages, launch_pdl=early,
     )  # fmt: skip
     return y_MN if splits == 1 else put_pieces_together(into, y_MN, bias)
 
 
 @triton.jit
-def _scale_of_token(x_ptr, num_cols, largest, WIDTH: tl.constexpr, POWER_OF_TWO: tl.constexpr):
-    """The scale of one token: a pass over all of its columns, which every program makes."""
-    cols = tl.arange(0, 4096)
-    bits = _magnitude(tl.load(x_ptr + cols, mask=cols < num_cols, other=0.0))
-    for piece in range(1, WIDTH // 4096):
-        at = piece * 4096 + cols
-        bits = tl.maximum(bits, _magnitude(tl.load(x_ptr + at, mask=at < num_cols, other=0.0)))
-    return _scale(_number(tl.max(bits, axis=0), x_ptr.dtype.element_ty), largest, POWER_OF_TWO)
-
-
-@triton.jit
-def _codes(x, scale, dtype: tl.constexpr, largest, STATIC: tl.constexpr):
+def _codes(x, scale, dtype: tl.constexpr, largest):
     """x over one scale as FP8."""
     wide = x.to(tl.float32)
     spread = tl.zeros_like(wide) + scale
     times = tl.zeros_like(wide) + tl.div_rn(1.0, scale)
-    y = _divided(wide, spread, times)
-    if STATIC:
-        # Far beyond the largest code there is no remainder, and none is needed.
-        y = tl.where(tl.abs(wide) <= spread * (2 * largest), y, wide * times)
-        y = tl.where(y > largest, largest, y)
-        y = tl.where(y < -largest, -largest, y)
-    return y.to(dtype)
+    # Far beyond the largest code there is no remainder, and none is needed.
+    y = tl.where(tl.abs(wide) <= spread * (2 * largest), _divided(wide, spread, times), wide * times)
+    y = tl.where(y > largest, largest, y)
+    return tl.where(y < -largest, -largest, y).to(dtype)
 
 
-@triton.jit
+@kernel
 def _few(
     x_ptr, w_ptr, y_ptr, xs_ptr, ws_ptr, row_ptr, bias_ptr, num_tokens, num_rows, num_cols, x_stride, w_stride,
     xs_stride_m, xs_stride_g, ws_stride_r, ws_stride_g, largest, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    BLOCKED: tl.constexpr, MAPPED: tl.constexpr, GIVEN: tl.constexpr, POWER_OF_TWO: tl.constexpr,
-    ONE_SCALE: tl.constexpr, BIASED: tl.constexpr, WHOLE: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr,
-    WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, WAIT: tl.constexpr,
+    BLOCKED: tl.constexpr, MAPPED: tl.constexpr, GIVEN: tl.constexpr, ONE_SCALE: tl.constexpr, BIASED: tl.constexpr,
+    WHOLE: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    AHEAD: tl.constexpr, WAIT: tl.constexpr,
 ):  # fmt: skip
-    if WAIT:
-        gdc_wait()
     rows = tl.program_id(1) * M + tl.arange(0, M)
     cols = tl.program_id(0) * N + tl.arange(0, N)
     first = tl.program_id(2) * STEPS * K
@@ -157,6 +140,11 @@ def _few(
     col_at = tl.minimum(cols, num_rows - 1).to(tl.int64)
     row_at = tl.minimum(rows, num_tokens - 1).to(tl.int64)
     w_at = w_ptr + col_at[:, None] * w_stride + first + inner[None, :]
+    if WAIT:
+        # The weight is on its way while the input is still being quantized.
+        lines = tl.minimum(first + tl.arange(0, AHEAD * K // 128) * 128, num_cols - 1)
+        prefetch((w_ptr + col_at[:, None] * w_stride + lines[None, :]).to(tl.uint64, bitcast=True))
+        gdc_wait()
     if BLOCKED:
         if MAPPED:
             grid_row = tl.load(row_ptr + col_at).to(tl.int64)
@@ -166,8 +154,6 @@ def _few(
             grid_row = col_at // BLOCK_N
         ws_at = ws_ptr + grid_row * ws_stride_r
     if GIVEN == 1:
-        xs = _scale_of_token(x_ptr, num_cols, largest, WIDTH, POWER_OF_TWO)
-    elif GIVEN == 2:
         stored = tl.load(xs_ptr)
         xs = tl.where(stored < 1.1754943508222875e-38, 1.1754943508222875e-38, stored)
     total = tl.zeros([N, M], dtype=tl.float32)
@@ -184,7 +170,7 @@ def _few(
         if BLOCKED:
             xs = tl.load(xs_ptr + row_at * xs_stride_m + group * xs_stride_g)[None, :]
         if GIVEN > 0:
-            x = _codes(x, xs, w.dtype, largest, GIVEN == 2)
+            x = _codes(x, xs, w.dtype, largest)
         part = tl.dot(w, tl.trans(x))
         if not BLOCKED:
             total += part

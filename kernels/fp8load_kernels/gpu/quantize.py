@@ -13,8 +13,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from fp8load.dtypes import LARGEST_FINITE, DType
+from fp8load_kernels.gpu.launch import kernel, overlaps
 from fp8load_kernels.quantized import FP8_DTYPES, Quantized
 
 LONGEST_ROW = 1 << 16
@@ -43,9 +45,10 @@ def quantize_rows(
     codes, scale = _outputs(x_MK, dtype, 1)
     if x_MK.numel():
         block = triton.next_power_of_2(num_cols)
-        _rows[(num_rows,)](
-            x_MK, codes, scale, x_MK if upper is None else upper, x_MK.stride(0), num_cols, LARGEST_FINITE[dtype],
-            BLOCK=block, POWER_OF_TWO=power_of_two, BOUNDED=upper is not None,
+        _rows(
+            (num_rows, 1, 1),
+            (x_MK, codes, scale, x_MK if upper is None else upper, x_MK.stride(0), num_cols, LARGEST_FINITE[dtype]),
+            BLOCK=block, POWER_OF_TWO=power_of_two, BOUNDED=upper is not None, EARLY=overlaps(x_MK.device),
             num_warps=max(4, block // 4096) if num_rows >= MANY_ROWS else min(32, max(1, block // 1024)),
         )  # fmt: skip
     return Quantized(codes=codes, dtype=dtype, scale=scale, cols=max(num_cols, 1))
@@ -69,9 +72,11 @@ def quantize_groups(
         raise ValueError(f"scales are float32 {[num_rows, num_groups]}, not {written.dtype} {list(written.shape)}")
     if x_MK.numel():
         together = max(1, TILE // cols)
-        _groups[(triton.cdiv(num_rows * num_groups, together),)](
-            x_MK, codes, written, x_MK.stride(0), *written.stride(), num_rows, num_cols, num_groups,
-            LARGEST_FINITE[dtype], GROUPS=together, COLS=cols, POWER_OF_TWO=power_of_two, num_warps=4,
+        _groups(
+            (triton.cdiv(num_rows * num_groups, together), 1, 1),
+            (x_MK, codes, written, x_MK.stride(0), *written.stride(), num_rows, num_cols, num_groups,
+             LARGEST_FINITE[dtype]),
+            GROUPS=together, COLS=cols, POWER_OF_TWO=power_of_two, EARLY=overlaps(x_MK.device), num_warps=4,
         )  # fmt: skip
     return Quantized(codes=codes, dtype=dtype, scale=written, cols=cols)
 
@@ -82,9 +87,11 @@ def quantize_tensor(x_MK: torch.Tensor, dtype: DType, scale: torch.Tensor) -> Qu
     codes = x_MK.new_empty(num_rows, num_cols, dtype=FP8_DTYPES[dtype])
     if x_MK.numel():
         block = min(4096, triton.next_power_of_2(num_cols))
-        _static[(num_rows, triton.cdiv(num_cols, block))](
-            x_MK, codes, scale, x_MK.stride(0), num_cols, LARGEST_FINITE[dtype], BLOCK=block, num_warps=4
-        )
+        _static(
+            (num_rows, triton.cdiv(num_cols, block), 1),
+            (x_MK, codes, scale, x_MK.stride(0), num_cols, LARGEST_FINITE[dtype]),
+            BLOCK=block, EARLY=overlaps(x_MK.device), num_warps=4,
+        )  # fmt: skip
     return Quantized(codes=codes, dtype=dtype, scale=scale.reshape(1, 1), cols=max(num_cols, 1))
 
 
@@ -95,8 +102,8 @@ def largest_scale(x_MK: torch.Tensor, dtype: DType, *, power_of_two: bool = Fals
     scale = torch.empty(1, dtype=torch.float32, device=x_MK.device)
     if x_MK.numel():
         block = min(8192, triton.next_power_of_2(num_cols))
-        _largest[(num_rows, triton.cdiv(num_cols, block))](x_MK, amax, x_MK.stride(0), num_cols, BLOCK=block)
-    _scale_of[(1,)](amax, scale, LARGEST_FINITE[dtype], POWER_OF_TWO=power_of_two, num_warps=1)
+        _largest((num_rows, triton.cdiv(num_cols, block), 1), (x_MK, amax, x_MK.stride(0), num_cols), BLOCK=block)
+    _scale_of((1, 1, 1), (amax, scale, LARGEST_FINITE[dtype]), POWER_OF_TWO=power_of_two, num_warps=1)
     return scale
 
 
@@ -156,11 +163,13 @@ def _divided(x, scale, factor):
     return tl.fma(tl.fma(-y, scale, x), factor, y)
 
 
-@triton.jit
+@kernel
 def _rows(
     x_ptr, codes_ptr, scale_ptr, upper_ptr, stride, num_cols, largest,
-    BLOCK: tl.constexpr, POWER_OF_TWO: tl.constexpr, BOUNDED: tl.constexpr,
+    BLOCK: tl.constexpr, POWER_OF_TWO: tl.constexpr, BOUNDED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     mask = cols < num_cols
@@ -178,11 +187,13 @@ def _rows(
     tl.store(scale_ptr + row, scale)
 
 
-@triton.jit
+@kernel
 def _groups(
     x_ptr, codes_ptr, scale_ptr, stride, scale_stride_m, scale_stride_g, num_rows, num_cols, num_groups, largest,
-    GROUPS: tl.constexpr, COLS: tl.constexpr, POWER_OF_TWO: tl.constexpr,
+    GROUPS: tl.constexpr, COLS: tl.constexpr, POWER_OF_TWO: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        gdc_launch_dependents()
     pieces = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
     # 32 bits are enough for the number of a group, and a division in 64 bits would cost more than all the rest.
     row, groups = pieces // num_groups, pieces % num_groups
@@ -205,8 +216,10 @@ def _clamped(y, largest):
     return tl.where(y < -largest, -largest, y)
 
 
-@triton.jit
-def _static(x_ptr, codes_ptr, scale_ptr, stride, num_cols, largest, BLOCK: tl.constexpr):
+@kernel
+def _static(x_ptr, codes_ptr, scale_ptr, stride, num_cols, largest, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    if EARLY:
+        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = cols < num_cols
@@ -221,7 +234,7 @@ def _static(x_ptr, codes_ptr, scale_ptr, stride, num_cols, largest, BLOCK: tl.co
     tl.store(codes_ptr + row * num_cols + cols, y.to(codes_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@kernel
 def _largest(x_ptr, amax_ptr, stride, num_cols, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -230,6 +243,6 @@ def _largest(x_ptr, amax_ptr, stride, num_cols, BLOCK: tl.constexpr):
     tl.atomic_max(amax_ptr, amax.to(tl.int32, bitcast=True))  # bits of floats without a sign grow with them
 
 
-@triton.jit
+@kernel
 def _scale_of(amax_ptr, scale_ptr, largest, POWER_OF_TWO: tl.constexpr):
     tl.store(scale_ptr, _scale(tl.load(amax_ptr).to(tl.float32, bitcast=True), largest, POWER_OF_TWO))

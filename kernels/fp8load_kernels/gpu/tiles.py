@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
+from fp8load_kernels.gpu.launch import kernel, overlaps
+
 FEW = 64
 """Tokens up to which these products are asked."""
 
@@ -45,16 +47,7 @@ def splits_of(num_tiles: int, num_steps: int, programs: int, *, steps: int = 4) 
     return splits
 
 
-@cache
-def overlaps(device: torch.device) -> bool:
-    """Whether a kernel may begin while the one before it ends (programmatic dependent launch): NVIDIA's from 9.0 on.
-
-    A kernel that is launched so waits before it touches memory, hence nothing changes but the gap between them.
-    """
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-@triton.jit
+@kernel
 def sum_pieces(
     piece_ptr, y_ptr, bias_ptr, num_rows, num_elements, SPLITS: tl.constexpr, BIASED: tl.constexpr,
     BLOCK: tl.constexpr, WAIT: tl.constexpr,
@@ -75,8 +68,10 @@ def sum_pieces(
 def put_pieces_together(pieces: torch.Tensor, y_MN: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """y [M, N] from float32 pieces [S, M, N], in one launch."""
     block = 512
-    sum_pieces[(triton.cdiv(y_MN.numel(), block),)](
-        pieces, y_MN, y_MN if bias is None else bias, y_MN.shape[1], y_MN.numel(), SPLITS=pieces.shape[0],
-        BIASED=bias is not None, BLOCK=block, num_warps=4, WAIT=overlaps(y_MN.device), launch_pdl=overlaps(y_MN.device),
+    early = overlaps(y_MN.device)
+    sum_pieces(
+        (triton.cdiv(y_MN.numel(), block), 1, 1),
+        (pieces, y_MN, y_MN if bias is None else bias, y_MN.shape[1], y_MN.numel()),
+        SPLITS=pieces.shape[0], BIASED=bias is not None, BLOCK=block, WAIT=early, num_warps=4, launch_pdl=early,
     )  # fmt: skip
     return y_MN

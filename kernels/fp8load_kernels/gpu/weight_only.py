@@ -21,7 +21,8 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
 from fp8load_kernels.gpu.decode import e2m1_times, nibbles, scales, whole_bytes
-from fp8load_kernels.gpu.tiles import Tile, num_processors, overlaps, put_pieces_together, splits_of
+from fp8load_kernels.gpu.launch import kernel, overlaps
+from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
 
 PIECE = 24 << 20
 """Bytes of unpacked rows that are multiplied at once: half of the L2 of an H200."""
@@ -95,15 +96,17 @@ def few_tokens(
     early = overlaps(y_MN.device)
     packed = w.kind == "e2m1" and w.multiplies_codes(x_MK.dtype) and x_MK.dtype == torch.bfloat16 and runs_ptx(y_MN)
     grid = (triton.cdiv(num_rows, tile.n), triton.cdiv(num_tokens, tile.m), splits)
-    _few[grid](
-        x, codes, into, codes if scale is None else scale, codes if w.row_of is None else w.row_of,
-        codes if w.factor is None else w.factor, codes if bias is None else bias, num_tokens, num_rows, num_cols,
-        x.stride(-2), codes.stride(0), *strides, KIND=w.kind, PER_BYTE=w.per_byte, SCALE_KIND=w.scale_kind,
-        SCALED=w.scale is not None, BLOCK_N=w.block[0], COLS=w.block[1], MAPPED=w.row_of is not None,
-        WORDS=in_words is not None, IN_CODES=w.multiplies_codes(x_MK.dtype), HALF=x_MK.dtype == torch.float16,
-        FACTOR=w.factor is not None, BIASED=bias is not None and splits == 1, STEPS=triton.cdiv(steps, splits),
-        SPLIT=splits > 1, PACKED=packed, M=tile.m, N=tile.n, K=tile.k, WAIT=early, num_warps=tile.num_warps,
-        num_stages=tile.num_stages, launch_pdl=early,
+    _few(
+        grid,
+        (x, codes, into, codes if scale is None else scale, codes if w.row_of is None else w.row_of,
+         codes if w.factor is None else w.factor, codes if bias is None else bias, num_tokens, num_rows, num_cols,
+         x.stride(-2), codes.stride(0), *strides),
+        KIND=w.kind, PER_BYTE=w.per_byte, SCALE_KIND=w.scale_kind, SCALED=w.scale is not None, BLOCK_N=w.block[0],
+        COLS=w.block[1], MAPPED=w.row_of is not None, WORDS=in_words is not None,
+        IN_CODES=w.multiplies_codes(x_MK.dtype), HALF=x_MK.dtype == torch.float16, FACTOR=w.factor is not None,
+        BIASED=bias is not None and splits == 1, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1, PACKED=packed,
+        M=tile.m, N=tile.n, K=tile.k, WAIT=early, num_warps=tile.num_warps, num_stages=tile.num_stages,
+        launch_pdl=early,
     )  # fmt: skip
     return y_MN if splits == 1 else put_pieces_together(into, y_MN, bias)
 
@@ -135,9 +138,10 @@ def unpacked(w: Coded, dtype: torch.dtype, first: int = 0, last: int | None = No
     out = torch.empty(num_rows, num_cols, dtype=dtype, device=w.codes.device)
     codes, strides, rows, cols = w.codes, (0, 0) if w.scale is None else w.scale.stride(), 32, 128 * w.per_byte
     if out.numel():
-        _unpacked[(triton.cdiv(num_rows, rows), triton.cdiv(num_cols, cols))](
-            codes, out, codes if w.scale is None else w.scale, codes if w.row_of is None else w.row_of,
-            codes if w.factor is None else w.factor, first, first + num_rows, num_cols, codes.stride(0), *strides,
+        _unpacked(
+            (triton.cdiv(num_rows, rows), triton.cdiv(num_cols, cols), 1),
+            (codes, out, codes if w.scale is None else w.scale, codes if w.row_of is None else w.row_of,
+             codes if w.factor is None else w.factor, first, first + num_rows, num_cols, codes.stride(0), *strides),
             KIND=w.kind, PER_BYTE=w.per_byte, SCALE_KIND=w.scale_kind, SCALED=w.scale is not None,
             BLOCK_N=w.block[0], COLS=w.block[1], MAPPED=w.row_of is not None, FACTOR=w.factor is not None,
             N=rows, K=cols, num_warps=4,
@@ -183,7 +187,7 @@ def _spread(s, N: tl.constexpr, GROUPS: tl.constexpr, K: tl.constexpr):
     return tl.reshape(tl.broadcast_to(s[:, :, None], [N, GROUPS, K // GROUPS]), [N, K])
 
 
-@triton.jit
+@kernel
 def _few(
     x_ptr, w_ptr, y_ptr, s_ptr, row_ptr, factor_ptr, bias_ptr, num_tokens, num_rows, num_cols, x_stride, w_stride,
     s_stride_r, s_stride_g, KIND: tl.constexpr, PER_BYTE: tl.constexpr, SCALE_KIND: tl.constexpr,
@@ -256,7 +260,7 @@ def _few(
     tl.store(y_ptr + to, total.to(y_ptr.dtype.element_ty), mask=keep)
 
 
-@triton.jit
+@kernel
 def _unpacked(
     w_ptr, out_ptr, s_ptr, row_ptr, factor_ptr, first, last, num_cols, w_stride, s_stride_r, s_stride_g,
     KIND: tl.constexpr, PER_BYTE: tl.constexpr, SCALE_KIND: tl.constexpr, SCALED: tl.constexpr,

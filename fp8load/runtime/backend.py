@@ -173,7 +173,8 @@ class Prepared:
     backend's own (then `prepare` writes it again in place). All scales are in the form that the kernel wants, and
     `input_global_scale` is a multiplier, whichever way the file stores it. `grid_rows` [N]: in which row of a grid of
     scales those of a row of the weight stand, where that has to be looked up. `row_factor` [N], float32: what each row
-    of the product is multiplied by in the end.
+    of the product is multiplied by in the end. `other`: the same weights as another backend of the package prepared
+    them, for the calls that it computes faster.
     """
 
     weights: LinearWeights
@@ -183,6 +184,7 @@ class Prepared:
     input_global_scale: torch.Tensor | None = None
     grid_rows: torch.Tensor | None = None
     row_factor: torch.Tensor | None = None
+    other: Prepared | None = None
 
 
 class Backend(Protocol):

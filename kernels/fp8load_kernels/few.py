@@ -15,26 +15,21 @@ from fp8load_kernels.quantized import Quantized
 FEW_ROWS = 64
 """Tokens up to which a product with scales by row goes to the own kernel."""
 
-FEW_STATIC = 1
-"""Tokens up to which a stored scale of the input is applied within the product."""
-
 FEW_BLOCKS = 32
-"""The same with blocks of scales: DeepGEMM's and torch's are faster from some 64 on."""
+"""The same with blocks of scales beside torch's product."""
 
 
 def by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x [M, K] -> [M, N] with one scale for each row of either operand."""
-    from fp8load_kernels.gpu.few import Given, Input, Weight, few_product
+    from fp8load_kernels.gpu.few import Weight, few_product
 
     weights, scale = prepared.weights, prepared.weight_scale
     scheme = weights.scheme
     if scale is None or scheme.input is None:
         raise ValueError(f"no scales of either operand: {scheme}")
     w = Weight(weights.weight, scale.reshape(-1, 1).expand(weights.shape[0], 1))
-    if prepared.input_scale is not None and len(x_MK) <= FEW_STATIC:
-        return few_product(Input(Given.STATIC, x_MK, prepared.input_scale), w, x_MK.dtype, bias)
     q = quantize_input(x_MK, scheme, prepared.input_scale)
-    return few_product(Input(Given.CODES, q.codes, q.scale.expand(len(x_MK), 1)), w, x_MK.dtype, bias)
+    return few_product(q.codes, q.scale.expand(len(x_MK), 1), w, x_MK.dtype, bias)
 
 
 def by_blocks(
@@ -51,7 +46,6 @@ def by_blocks(
         from fp8load_kernels.gpu.block import block_product
 
         return block_product(quantized.codes, quantized.scale, *weight, row_of, block, dtype, bias)
-    from fp8load_kernels.gpu.few import Given, Input, Weight, few_product
+    from fp8load_kernels.gpu.few import Weight, few_product
 
-    x = Input(Given.CODES, quantized.codes, quantized.scale)
-    return few_product(x, Weight(*weight, block, row_of), dtype, bias)
+    return few_product(quantized.codes, quantized.scale, Weight(*weight, block, row_of), dtype, bias)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from triton.runtime.errors import OutOfResources
 
 from fp8load.dtypes import DType
 from fp8load_kernels.gpu import few, tiles, weight_only
@@ -30,7 +31,7 @@ SHAPES = {
     "l70b.down": (8192, 28672), "ds3.q_b": (24576, 1536), "ds3.o": (7168, 16384), "ds3.sh_gate_up": (4096, 7168),
 }  # fmt: skip
 TOKENS = (1, 16, 64)
-MODES = ("static", "row codes", "block codes", "w8 channel", "w8 block", "mxfp8", "nvfp4", "mxfp4")
+MODES = ("row codes", "block codes", "w8 channel", "w8 block", "mxfp8", "nvfp4", "mxfp4")
 BF16 = torch.bfloat16
 Run = Callable[[], Any]
 
@@ -82,15 +83,12 @@ def weights(mode: str, shape: tuple[int, int]) -> few.Weight | weight_only.Coded
 def runs(mode: str, x: torch.Tensor, w: Any) -> Callable[[tiles.Tile | None], Run]:
     if isinstance(w, weight_only.Coded):
         return lambda tile: lambda: weight_only.few_tokens(x, w, None, tile)
-    if mode == "static":
-        given = few.Input(few.Given.STATIC, x, torch.ones(1, device="cuda"))
-        return lambda tile: lambda: few.few_product(given, w, BF16, None, tile)
     quantize = quantize_rows if mode == "row codes" else quantize_groups
 
     def make(tile: tiles.Tile | None) -> Run:
         def run() -> torch.Tensor:
             q = quantize(x, DType.F8_E4M3)
-            return few.few_product(few.Input(few.Given.CODES, q.codes, q.scale), w, BF16, None, tile)
+            return few.few_product(q.codes, q.scale, w, BF16, tile=tile)
 
         return run
 
@@ -102,7 +100,7 @@ def candidates(mode: str, num_tokens: int, shape: tuple[int, int]) -> Iterator[t
     m = 16 if num_tokens <= 16 else 64
     four_bits, by_block = mode in ("nvfp4", "mxfp4"), mode in ("block codes", "w8 block")
     widths = (256, 512) if four_bits else (128,) if by_block else (128, 256)
-    alone = mode not in ("static", "row codes", "block codes")
+    alone = mode not in ("row codes", "block codes")
     heights = (64, 128) if alone and (num_tokens > 16 or four_bits) else (64,)
     for n, k, stages in product(heights, widths, (3, 5)):
         for splits in (1, 2, 4, 8):
@@ -121,7 +119,7 @@ def compile_all(job: tuple[str, tuple[int, int]]) -> int:
             try:
                 make(tile)()
                 count += 1
-            except Exception as error:  # what does not fit is left out below, too
+            except OutOfResources as error:  # what does not fit is left out below, too
                 print(mode, shape, tile, repr(error)[:120], flush=True)
     torch.cuda.synchronize()
     return count
@@ -143,7 +141,7 @@ def main(out: Path, modes: tuple[str, ...]) -> None:
             for tile in candidates(mode, num_tokens, shape):
                 try:
                     found.append((graph_us(make(tile), flush), tile))
-                except Exception:
+                except OutOfResources:
                     continue
             found.sort()
             nbytes = w.codes.numel() + (0 if w.scale is None else w.scale.numel() * w.scale.element_size())

@@ -8,7 +8,7 @@ import torch
 from fp8load.dtypes import DType
 from fp8load.scheme import PerGroup, PerToken, QuantSpec
 from fp8load_kernels.quantized import Quantized, by_column
-from fp8load_kernels.torch_quantize import torch_dynamic, torch_static
+from fp8load_kernels.torch_quantize import torch_dynamic
 
 GPU = torch.cuda.is_available()
 kernels = pytest.importorskip("fp8load_kernels.gpu.few", reason="needs triton", exc_type=ImportError)
@@ -17,7 +17,6 @@ SIZES = [(1, 128, 256), (3, 64, 512), (5, 200, 300), (17, 130, 1024), (2, 100, 5
 if GPU:
     SIZES += [(1, 28672, 4096), (16, 4096, 14336), (64, 6144, 4096), (33, 3420, 1000), (8, 512, 16384), (70, 576, 7168)]
 F8 = DType.F8_E4M3
-Given = kernels.Given
 
 
 def weight(num_rows: int, num_cols: int, block: tuple[int, int] | None) -> kernels.Weight:
@@ -40,12 +39,8 @@ def tokens(num_tokens: int, num_cols: int, dtype: torch.dtype) -> torch.Tensor:
     return x.to(dtype).to(DEVICE)
 
 
-def quantized(
-    x: torch.Tensor, given: int, block: tuple[int, int] | None, stored: torch.Tensor, power: bool
-) -> Quantized:
-    """What the kernel makes of its input, by torch's operations."""
-    if given == Given.STATIC:
-        return torch_static(x, F8, stored)
+def quantized(x: torch.Tensor, block: tuple[int, int] | None, *, power: bool) -> Quantized:
+    """The input as its scheme quantizes it, by torch's operations."""
     granularity = PerToken() if block is None else PerGroup(block[1])
     return torch_dynamic(x, QuantSpec(dtype=F8, granularity=granularity), power_of_two=power)
 
@@ -59,28 +54,20 @@ def exact(q: Quantized, w: kernels.Weight) -> torch.Tensor:
     return q.dequantize().double() @ (w.codes.double() * scale).T
 
 
-CASES = [
-    (None, Given.STATIC), (None, Given.CODES),
-    ((128, 128), Given.CODES), ((24, 64), Given.CODES), ((256, 256), Given.CODES),
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize(("block", "given"), CASES)
+@pytest.mark.parametrize("block", [None, (128, 128), (24, 64), (256, 256)])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_the_product_is_that_of_the_quantized_operands(
-    sizes: tuple[int, int, int], block: tuple[int, int] | None, given: int, dtype: torch.dtype
+    sizes: tuple[int, int, int], block: tuple[int, int] | None, dtype: torch.dtype
 ) -> None:
     num_tokens, num_rows, num_cols = sizes
     w, x = weight(num_rows, num_cols, block), tokens(num_tokens, num_cols, dtype)
-    stored = x.abs().amax().float().reshape(1) / 1000
     bias = torch.linspace(-5, 5, num_rows, device=DEVICE).to(dtype)
-    q = quantized(x, given, block, stored, power=dtype == torch.float16)
-    given_x = kernels.Input(given, q.codes, q.scale) if given == Given.CODES else kernels.Input(given, x, stored)
+    q = quantized(x, block, power=dtype == torch.float16)
     reference = exact(q, w) + bias.double()
 
-    y = kernels.few_product(given_x, w, dtype, bias)
-    again = kernels.few_product(given_x, w, dtype, bias)
+    y = kernels.few_product(q.codes, q.scale, w, dtype, bias)
+    again = kernels.few_product(q.codes, q.scale.t().contiguous().t(), w, dtype, bias)
 
     assert y.dtype == dtype
     error = (y.double() - reference).norm() / reference.norm()
@@ -88,8 +75,19 @@ def test_the_product_is_that_of_the_quantized_operands(
     assert torch.equal(y, again)
 
 
-def test_a_static_scale_goes_with_scales_by_row() -> None:
-    x = kernels.Input(Given.STATIC, tokens(2, 512, torch.bfloat16), torch.ones(1, device=DEVICE))
+def test_one_scale_for_all_rows_needs_no_copy() -> None:
+    w, x = weight(100, 512, None), tokens(3, 512, torch.bfloat16)
+    q = quantized(x, None, power=False)
+    one = kernels.Weight(w.codes, w.scale[:1].expand(100, 1))
 
-    with pytest.raises(ValueError, match="scales by row"):
-        kernels.few_product(x, weight(64, 512, (128, 128)), torch.bfloat16)
+    y = kernels.few_product(q.codes, q.scale, one, torch.float32)
+    same = kernels.few_product(q.codes, q.scale, kernels.Weight(w.codes, one.scale.contiguous()), torch.float32)
+
+    assert torch.equal(y, same)
+
+
+def test_no_tokens_are_no_launch() -> None:
+    w = weight(64, 256, None)
+    nothing = torch.empty(0, 256, dtype=torch.float8_e4m3fn, device=DEVICE)
+
+    assert kernels.few_product(nothing, torch.ones(0, 1, device=DEVICE), w, torch.bfloat16).shape == (0, 64)

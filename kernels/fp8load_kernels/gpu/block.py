@@ -9,13 +9,14 @@ block scales.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from fp8load_kernels.gpu.launch import kernel
+from fp8load_kernels.gpu.launch import Constants, kernel
 
 
 class Tile(NamedTuple):
@@ -62,15 +63,20 @@ def block_product(
     _product(
         (triton.cdiv(num_tokens, tile.m) * triton.cdiv(num_rows, tile.n), 1, 1),
         (x_MK, w_NK, y_MN, x_scale_MG, w_scale_RG, w_NK if scale_row_N is None else scale_row_N,
-         w_NK if bias is None else bias, num_tokens, num_rows, num_cols, x_MK.stride(0), w_NK.stride(0),
-         *x_scale_MG.stride(), *w_scale_RG.stride()),
-        BLOCK_N=block[0], BLOCK_K=block[1], M=tile.m, N=tile.n,
-        MAPPED=scale_row_N is not None, BIASED=bias is not None, WHOLE=num_cols % block[1] == 0,
-        ONE_SCALE=scale_row_N is None and block[0] % tile.n == 0, GROUPS=triton.cdiv(num_cols, block[1]),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+         w_NK if bias is None else bias),
+        (num_tokens, num_rows, num_cols, x_MK.stride(0), w_NK.stride(0), *x_scale_MG.stride(), *w_scale_RG.stride()),
+        _constants(tile, block, num_cols, mapped=scale_row_N is not None, biased=bias is not None),
     )  # fmt: skip
     return y_MN
+
+
+@lru_cache(4096)
+def _constants(tile: Tile, block: tuple[int, int], num_cols: int, *, mapped: bool, biased: bool) -> Constants:
+    return Constants(
+        BLOCK_N=block[0], BLOCK_K=block[1], M=tile.m, N=tile.n, MAPPED=mapped, BIASED=biased,
+        WHOLE=num_cols % block[1] == 0, ONE_SCALE=not mapped and block[0] % tile.n == 0,
+        GROUPS=triton.cdiv(num_cols, block[1]), num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
 
 
 @triton.jit

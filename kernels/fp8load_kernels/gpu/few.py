@@ -1,9 +1,8 @@
-"""x @ W.T of FP8 for few tokens, in Triton.
+"""x @ W.T of FP8 codes for few tokens, in Triton.
 
 Floor: N * K bytes of the weight over the bandwidth. The kernel begins while the one that quantizes the input ends, and
-asks for its part of the weight meanwhile. With a stored scale it quantizes by itself. With scales that are computed it
-does not: each program would have to look at the whole row first, or, for groups, quantize as much as it multiplies, and
-both took longer than a kernel of their own (docs/benchmarks).
+asks for its part of the weight meanwhile. It does not quantize by itself: each program would look at whole rows first,
+or quantize as much as it multiplies, and even with a stored scale that took longer on an H200 (docs/benchmarks).
 
 Shape letters: M rows (tokens), N weight rows, K columns, G = ceil(K / g) groups of g columns, R rows of the grid of
 block scales, S pieces of the sum over K.
@@ -11,7 +10,7 @@ block scales, S pieces of the sum over K.
 
 from __future__ import annotations
 
-import enum
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -19,21 +18,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
-from fp8load.dtypes import LARGEST_FINITE, DType
-from fp8load_kernels.gpu.launch import kernel, overlaps, prefetch
-from fp8load_kernels.gpu.quantize import _divided
+from fp8load_kernels.gpu.launch import Constants, Plan, kernel, overlaps, prefetch
 from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
-
-
-class Given(enum.IntEnum):
-    """What the input is. Closed.
-
-    CODES   FP8, with scales beside it: by token, or by group where the weight has blocks
-    STATIC  floats, to be quantized with one stored scale: for a few tokens at most, since every program does it
-    """
-
-    CODES = 0
-    STATIC = 1
 
 
 class Weight(NamedTuple):
@@ -47,14 +33,6 @@ class Weight(NamedTuple):
     scale: torch.Tensor
     block: tuple[int, int] | None = None
     row_of: torch.Tensor | None = None
-
-
-class Input(NamedTuple):
-    """An input [M, K], columns next to each other, and its scales: float32 [M, 1] or [M, G] of codes, [1] of STATIC."""
-
-    given: Given
-    values: torch.Tensor
-    scale: torch.Tensor
 
 
 def tile_of(num_tokens: int, shape_NK: tuple[int, int], block: tuple[int, int] | None, processors: int) -> Tile:
@@ -75,60 +53,69 @@ def tile_of(num_tokens: int, shape_NK: tuple[int, int], block: tuple[int, int] |
     return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), programs), 4, num_stages)
 
 
+@lru_cache(4096)
+def plan_of(
+    sizes_MNK: tuple[int, int, int],
+    block: tuple[int, int] | None,
+    *,
+    mapped: bool,
+    biased: bool,
+    device: torch.device,
+    tile: Tile | None = None,
+) -> Plan:
+    """The launch of a product; `tile` is for measuring."""
+    num_tokens, num_rows, num_cols = sizes_MNK
+    tile = tile or tile_of(num_tokens, (num_rows, num_cols), block, num_processors(device))
+    steps, (block_n, block_k) = triton.cdiv(num_cols, tile.k), block or (1, 1)
+    splits, early = min(tile.splits, steps), overlaps(device)
+    constants = Constants(
+        BLOCK_N=block_n, BLOCK_K=block_k, BLOCKED=block is not None, MAPPED=mapped,
+        ONE_SCALE=not mapped and block_n % tile.n == 0, BIASED=biased and splits == 1,
+        WHOLE=num_cols % (tile.k * splits) == 0, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1, M=tile.m,
+        N=tile.n, K=tile.k, AHEAD=tile.num_stages - 1, WAIT=early, num_warps=tile.num_warps,
+        num_stages=tile.num_stages, launch_pdl=early,
+    )  # fmt: skip
+    return Plan((triton.cdiv(num_rows, tile.n), triton.cdiv(num_tokens, tile.m), splits), splits, constants)
+
+
 def few_product(
-    x: Input, w: Weight, dtype: torch.dtype, bias: torch.Tensor | None = None, tile: Tile | None = None
+    x_MK: torch.Tensor,
+    x_scale: torch.Tensor,
+    w: Weight,
+    dtype: torch.dtype,
+    bias: torch.Tensor | None = None,
+    *,
+    tile: Tile | None = None,
 ) -> torch.Tensor:
     """[M, N] in `dtype`, summed, scaled and biased in float32, rounded once; the same bits whenever it is called.
 
-    Columns of blocks are a power of two of at least 32. `tile` is for measuring. Raises `ValueError` for a static
-    scale beside blocks.
+    Codes x [M, K], columns next to each other; its scales, float32 with any strides: [M, 1], or [M, G] where the weight
+    has blocks. Columns of blocks are a power of two of at least 32.
     """
-    num_tokens, num_cols = x.values.shape
-    if x.given is Given.STATIC and w.block is not None:
-        raise ValueError(f"a static scale goes with scales by row, not with blocks of {w.block}")
-    num_rows = w.codes.shape[0]
-    y_MN = torch.empty(num_tokens, num_rows, dtype=dtype, device=x.values.device)
-    if not y_MN.numel():
+    num_tokens, num_cols = x_MK.shape
+    codes, w_scale, num_rows = w.codes, w.scale, len(w.codes)
+    y_MN = torch.empty(num_tokens, num_rows, dtype=dtype, device=x_MK.device)
+    if not num_tokens or not num_rows:
         return y_MN
-    tile = tile or tile_of(num_tokens, (num_rows, num_cols), w.block, num_processors(y_MN.device))
-    steps = triton.cdiv(num_cols, tile.k)
-    splits = min(tile.splits, steps)
-    into = y_MN if splits == 1 else y_MN.new_empty(splits, num_tokens, num_rows, dtype=torch.float32)
-    x_scale, strides = x.scale, x.scale.stride() if x.scale.dim() == 2 else (0, 0)
-    block_n, block_k = w.block or (1, 1)
-    early = overlaps(y_MN.device)
-    grid = (triton.cdiv(num_rows, tile.n), triton.cdiv(num_tokens, tile.m), splits)
+    sizes, mapped = (num_tokens, num_rows, num_cols), w.row_of is not None
+    plan = plan_of(sizes, w.block, mapped=mapped, biased=bias is not None, device=x_MK.device, tile=tile)
+    into = y_MN
+    if plan.splits > 1:
+        into = torch.empty(plan.splits, num_tokens, num_rows, dtype=torch.float32, device=x_MK.device)
     _few(
-        grid,
-        (x.values, w.codes, into, x_scale, w.scale, w.codes if w.row_of is None else w.row_of,
-         w.codes if bias is None else bias, num_tokens, num_rows, num_cols, x.values.stride(0), w.codes.stride(0),
-         *strides, *w.scale.stride(), LARGEST_FINITE[DType.F8_E4M3]),
-        BLOCK_N=block_n, BLOCK_K=block_k, BLOCKED=w.block is not None, MAPPED=w.row_of is not None, GIVEN=int(x.given),
-        ONE_SCALE=w.row_of is None and block_n % tile.n == 0, BIASED=bias is not None and splits == 1,
-        WHOLE=num_cols % (tile.k * splits) == 0, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1,
-        M=tile.m, N=tile.n, K=tile.k, AHEAD=tile.num_stages - 1, WAIT=early, num_warps=tile.num_warps,
-        num_stages=tile.num_stages, launch_pdl=early,
-    )  # fmt: skip
-    return y_MN if splits == 1 else put_pieces_together(into, y_MN, bias)
-
-
-@triton.jit
-def _codes(x, scale, dtype: tl.constexpr, largest):
-    """x over one scale as FP8."""
-    wide = x.to(tl.float32)
-    spread = tl.zeros_like(wide) + scale
-    times = tl.zeros_like(wide) + tl.div_rn(1.0, scale)
-    # Far beyond the largest code there is no remainder, and none is needed.
-    y = tl.where(tl.abs(wide) <= spread * (2 * largest), _divided(wide, spread, times), wide * times)
-    y = tl.where(y > largest, largest, y)
-    return tl.where(y < -largest, -largest, y).to(dtype)
+        plan.grid,
+        (x_MK, codes, into, x_scale, w_scale, codes if w.row_of is None else w.row_of, codes if bias is None else bias),
+        (*sizes, x_MK.stride(0), codes.stride(0), *x_scale.stride(), *w_scale.stride()),
+        plan.constants,
+    )
+    return y_MN if plan.splits == 1 else put_pieces_together(into, y_MN, bias)
 
 
 @kernel
 def _few(
     x_ptr, w_ptr, y_ptr, xs_ptr, ws_ptr, row_ptr, bias_ptr, num_tokens, num_rows, num_cols, x_stride, w_stride,
-    xs_stride_m, xs_stride_g, ws_stride_r, ws_stride_g, largest, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    BLOCKED: tl.constexpr, MAPPED: tl.constexpr, GIVEN: tl.constexpr, ONE_SCALE: tl.constexpr, BIASED: tl.constexpr,
+    xs_stride_m, xs_stride_g, ws_stride_r, ws_stride_g, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCKED: tl.constexpr, MAPPED: tl.constexpr, ONE_SCALE: tl.constexpr, BIASED: tl.constexpr,
     WHOLE: tl.constexpr, STEPS: tl.constexpr, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     AHEAD: tl.constexpr, WAIT: tl.constexpr,
 ):  # fmt: skip
@@ -153,9 +140,6 @@ def _few(
         else:
             grid_row = col_at // BLOCK_N
         ws_at = ws_ptr + grid_row * ws_stride_r
-    if GIVEN == 1:
-        stored = tl.load(xs_ptr)
-        xs = tl.where(stored < 1.1754943508222875e-38, 1.1754943508222875e-38, stored)
     total = tl.zeros([N, M], dtype=tl.float32)
     for step in range(STEPS):
         at = first + step * K + inner
@@ -169,8 +153,6 @@ def _few(
         x = tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0.0)
         if BLOCKED:
             xs = tl.load(xs_ptr + row_at * xs_stride_m + group * xs_stride_g)[None, :]
-        if GIVEN > 0:
-            x = _codes(x, xs, w.dtype, largest)
         part = tl.dot(w, tl.trans(x))
         if not BLOCKED:
             total += part
@@ -180,8 +162,7 @@ def _few(
             total += part * xs * ws[:, None]
         w_at += K
     if not BLOCKED:
-        if GIVEN == 0:
-            xs = tl.load(xs_ptr + row_at * xs_stride_m)[None, :]
+        xs = tl.load(xs_ptr + row_at * xs_stride_m)[None, :]
         total = total * xs * tl.load(ws_ptr + col_at * ws_stride_r)[:, None]
     if BIASED:
         total += tl.load(bias_ptr + col_at).to(tl.float32)[:, None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -19,37 +19,66 @@ MOST_VARIANTS = 4096
 """Launches that are remembered for a kernel; numbers of tokens are among what tells them apart."""
 
 
+class Constants:
+    """Constants and options of a launch. Told apart by identity, which takes no time: whoever launches keeps them."""
+
+    __slots__ = ("given",)
+
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+
+
+class Plan(NamedTuple):
+    """How a product of given sizes is launched: its grid, and into how many pieces its sums are cut."""
+
+    grid: tuple[int, int, int]
+    splits: int
+    constants: Constants
+
+
 class Kernel:
-    """A Triton kernel, of which constants come last: `kernel(grid, arguments, CONSTANT=..., num_warps=...)`."""
+    """A Triton kernel whose parameters are tensors, then numbers, then constants."""
 
     def __init__(self, function: Any) -> None:
         self.function = function
-        self.constants = [p.name for p in getattr(function, "params", []) if p.is_constexpr]
+        self.constants = [param.name for param in getattr(function, "params", []) if param.is_constexpr]
         self.variants: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 
-    def __call__(self, grid: tuple[int, int, int], arguments: tuple[Any, ...], **constants: Any) -> None:
+    def __call__(
+        self,
+        grid: tuple[int, int, int],
+        tensors: tuple[torch.Tensor, ...],
+        numbers: tuple[int | float, ...],
+        constants: Constants,
+    ) -> None:
         """Run on the device of the first tensor."""
-        first = arguments[0]
+        first = tensors[0]
         if not first.is_cuda:
-            self.function[grid](*arguments, **constants)
-        elif first.device.index == torch.cuda.current_device():
-            self._launch(grid, arguments, constants)
+            self.function[grid](*tensors, *numbers, **constants.given)
+        elif first.get_device() == torch.cuda.current_device():
+            self._launch(grid, tensors, numbers, constants)
         else:
             with torch.cuda.device(first.device):
-                self._launch(grid, arguments, constants)
+                self._launch(grid, tensors, numbers, constants)
 
-    def _launch(self, grid: tuple[int, int, int], arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
-        facts = [(each.dtype, each.data_ptr() % 16) if isinstance(each, torch.Tensor) else each for each in arguments]
-        key = (arguments[0].device.index, *facts, *constants.values())
+    def _launch(
+        self,
+        grid: tuple[int, int, int],
+        tensors: tuple[torch.Tensor, ...],
+        numbers: tuple[int | float, ...],
+        constants: Constants,
+    ) -> None:
+        facts = [(each.dtype, each.data_ptr() % 16) for each in tensors]
+        key = (constants, numbers, tensors[0].get_device(), *facts)
         found = self.variants.get(key)
         if found is None:
-            compiled = self.function[grid](*arguments, **constants)
+            compiled = self.function[grid](*tensors, *numbers, **constants.given)
             if len(self.variants) >= MOST_VARIANTS:
                 self.variants.clear()
-            self.variants[key] = (compiled, tuple(constants[name] for name in self.constants))
+            self.variants[key] = (compiled, tuple(constants.given[name] for name in self.constants))
             return
         compiled, rest = found
-        compiled[grid](*arguments, *rest)
+        compiled[grid](*tensors, *numbers, *rest)
 
 
 def kernel(function: Any) -> Kernel:

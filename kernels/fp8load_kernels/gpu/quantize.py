@@ -10,13 +10,16 @@ Shape letters: M rows (tokens), K columns, G = ceil(K / g) groups of g columns.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from fp8load.dtypes import LARGEST_FINITE, DType
-from fp8load_kernels.gpu.launch import kernel, overlaps
+from fp8load_kernels.gpu.launch import Constants, kernel, overlaps
 from fp8load_kernels.quantized import FP8_DTYPES, Quantized
 
 LONGEST_ROW = 1 << 16
@@ -47,10 +50,10 @@ def quantize_rows(
         block = triton.next_power_of_2(num_cols)
         _rows(
             (num_rows, 1, 1),
-            (x_MK, codes, scale, x_MK if upper is None else upper, x_MK.stride(0), num_cols, LARGEST_FINITE[dtype]),
-            BLOCK=block, POWER_OF_TWO=power_of_two, BOUNDED=upper is not None, EARLY=overlaps(x_MK.device),
-            num_warps=max(4, block // 4096) if num_rows >= MANY_ROWS else min(32, max(1, block // 1024)),
-        )  # fmt: skip
+            (x_MK, codes, scale, x_MK if upper is None else upper),
+            (x_MK.stride(0), num_cols, LARGEST_FINITE[dtype]),
+            _by_rows(block, num_rows >= MANY_ROWS, power_of_two, upper is not None, x_MK.device),
+        )
     return Quantized(codes=codes, dtype=dtype, scale=scale, cols=max(num_cols, 1))
 
 
@@ -74,10 +77,10 @@ def quantize_groups(
         together = max(1, TILE // cols)
         _groups(
             (triton.cdiv(num_rows * num_groups, together), 1, 1),
-            (x_MK, codes, written, x_MK.stride(0), *written.stride(), num_rows, num_cols, num_groups,
-             LARGEST_FINITE[dtype]),
-            GROUPS=together, COLS=cols, POWER_OF_TWO=power_of_two, EARLY=overlaps(x_MK.device), num_warps=4,
-        )  # fmt: skip
+            (x_MK, codes, written),
+            (x_MK.stride(0), *written.stride(), num_rows, num_cols, num_groups, LARGEST_FINITE[dtype]),
+            _by_groups(together, cols, power_of_two, x_MK.device),
+        )
     return Quantized(codes=codes, dtype=dtype, scale=written, cols=cols)
 
 
@@ -89,9 +92,10 @@ def quantize_tensor(x_MK: torch.Tensor, dtype: DType, scale: torch.Tensor) -> Qu
         block = min(4096, triton.next_power_of_2(num_cols))
         _static(
             (num_rows, triton.cdiv(num_cols, block), 1),
-            (x_MK, codes, scale, x_MK.stride(0), num_cols, LARGEST_FINITE[dtype]),
-            BLOCK=block, EARLY=overlaps(x_MK.device), num_warps=4,
-        )  # fmt: skip
+            (x_MK, codes, scale),
+            (x_MK.stride(0), num_cols, LARGEST_FINITE[dtype]),
+            _by_scale(block, x_MK.device),
+        )
     return Quantized(codes=codes, dtype=dtype, scale=scale.reshape(1, 1), cols=max(num_cols, 1))
 
 
@@ -102,9 +106,39 @@ def largest_scale(x_MK: torch.Tensor, dtype: DType, *, power_of_two: bool = Fals
     scale = torch.empty(1, dtype=torch.float32, device=x_MK.device)
     if x_MK.numel():
         block = min(8192, triton.next_power_of_2(num_cols))
-        _largest((num_rows, triton.cdiv(num_cols, block), 1), (x_MK, amax, x_MK.stride(0), num_cols), BLOCK=block)
-    _scale_of((1, 1, 1), (amax, scale, LARGEST_FINITE[dtype]), POWER_OF_TWO=power_of_two, num_warps=1)
+        _largest(
+            (num_rows, triton.cdiv(num_cols, block), 1),
+            (x_MK, amax),
+            (x_MK.stride(0), num_cols),
+            _constants(BLOCK=block),
+        )
+    _scale_of((1, 1, 1), (amax, scale), (LARGEST_FINITE[dtype],), _constants(POWER_OF_TWO=power_of_two, num_warps=1))
     return scale
+
+
+@cache
+def _constants(**given: Any) -> Constants:
+    return Constants(**given)
+
+
+@cache
+def _by_rows(
+    block: int, many: bool, power_of_two: bool, bounded: bool, device: torch.device
+) -> Constants:  # looked up at each call
+    num_warps = max(4, block // 4096) if many else min(32, max(1, block // 1024))
+    return Constants(
+        BLOCK=block, POWER_OF_TWO=power_of_two, BOUNDED=bounded, EARLY=overlaps(device), num_warps=num_warps
+    )
+
+
+@cache
+def _by_groups(together: int, cols: int, power_of_two: bool, device: torch.device) -> Constants:
+    return Constants(GROUPS=together, COLS=cols, POWER_OF_TWO=power_of_two, EARLY=overlaps(device), num_warps=4)
+
+
+@cache
+def _by_scale(block: int, device: torch.device) -> Constants:
+    return Constants(BLOCK=block, EARLY=overlaps(device), num_warps=4)
 
 
 def _checked(x_MK: torch.Tensor) -> tuple[int, int]:

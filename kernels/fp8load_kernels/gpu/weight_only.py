@@ -13,6 +13,7 @@ Shape letters: M rows (tokens), N weight rows, K columns, R rows of the grid of 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,8 +22,14 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
 from fp8load_kernels.gpu.decode import e2m1_times, nibbles, scales, whole_bytes
-from fp8load_kernels.gpu.launch import kernel, overlaps
+from fp8load_kernels.gpu.launch import Constants, Plan, kernel, overlaps
 from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
+
+ROWS = 32
+"""Rows of W that a program unpacks."""
+
+PACKED = ("e2m1", "i4")
+"""Kinds of which a byte has two."""
 
 PIECE = 24 << 20
 """Bytes of unpacked rows that are multiplied at once: half of the L2 of an H200."""
@@ -51,7 +58,7 @@ class Coded(NamedTuple):
     @property
     def per_byte(self) -> int:
         """Elements in a byte."""
-        return 2 if self.kind in ("e2m1", "i4") else 1
+        return 2 if self.kind in PACKED else 1
 
     def multiplies_codes(self, dtype: torch.dtype) -> bool:
         """Whether scales multiply codes, which is exact then, rather than sums over a group. For x of `dtype`."""
@@ -72,6 +79,35 @@ def tile_of(num_tokens: int, w: Coded, dtype: torch.dtype, processors: int) -> T
     return Tile(m, n, k, splits_of(tiles, triton.cdiv(num_cols, k), programs), n // 16, 3)
 
 
+class Kind(NamedTuple):
+    """What of a weight decides how its kernel is compiled."""
+
+    kind: str
+    shape: tuple[int, int]
+    scale_kind: str
+    block: tuple[int, int]
+    mapped: bool
+    factor: bool
+    in_words: bool
+    in_codes: bool
+
+
+@lru_cache(4096)
+def plan_of(num_tokens: int, w: Kind, dtype: torch.dtype, tile: Tile, *, biased: bool, device: torch.device) -> Plan:
+    """The launch of a product."""
+    steps = triton.cdiv(w.shape[1], tile.k)
+    splits, early = min(tile.splits, steps), overlaps(device)
+    fused = w.kind == "e2m1" and w.in_codes and dtype == torch.bfloat16 and runs_ptx(device)
+    constants = Constants(
+        KIND=w.kind, PER_BYTE=2 if w.kind in PACKED else 1, SCALE_KIND=w.scale_kind, SCALED=bool(w.scale_kind),
+        BLOCK_N=w.block[0], COLS=w.block[1], MAPPED=w.mapped, WORDS=w.in_words, IN_CODES=w.in_codes,
+        HALF=dtype == torch.float16, FACTOR=w.factor, BIASED=biased and splits == 1, STEPS=triton.cdiv(steps, splits),
+        SPLIT=splits > 1, PACKED=fused, M=tile.m, N=tile.n, K=tile.k, WAIT=early, num_warps=tile.num_warps,
+        num_stages=tile.num_stages, launch_pdl=early,
+    )  # fmt: skip
+    return Plan((triton.cdiv(w.shape[0], tile.n), triton.cdiv(num_tokens, tile.m), splits), splits, constants)
+
+
 def few_tokens(
     x_MK: torch.Tensor, w: Coded, bias: torch.Tensor | None = None, tile: Tile | None = None
 ) -> torch.Tensor:
@@ -79,41 +115,35 @@ def few_tokens(
 
     `tile` is for measuring. Raises `ValueError` for another dtype.
     """
-    num_tokens, (num_rows, num_cols) = x_MK.shape[0], w.shape
-    if x_MK.dtype not in (torch.bfloat16, torch.float16):
-        raise ValueError(f"weight-only products take BF16 or F16, not {x_MK.dtype}")
+    num_tokens, (num_rows, num_cols), dtype = x_MK.shape[0], w.shape, x_MK.dtype
+    if dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError(f"weight-only products take BF16 or F16, not {dtype}")
     y_MN = x_MK.new_empty(num_tokens, num_rows)
     if not y_MN.numel():
         return y_MN
-    tile = tile or tile_of(num_tokens, w, x_MK.dtype, num_processors(x_MK.device))
-    steps = triton.cdiv(num_cols, tile.k)
-    splits = min(tile.splits, steps)
-    into = y_MN if splits == 1 else y_MN.new_empty(splits, num_tokens, num_rows, dtype=torch.float32)
-    x, codes = x_MK if w.per_byte == 1 else apart(x_MK), w.codes
+    tile = tile or tile_of(num_tokens, w, dtype, num_processors(x_MK.device))
     in_words = words(w.scale) if tile.k >= 4 * w.block[1] else None
-    scale = w.scale if in_words is None else in_words
-    strides = (0, 0) if scale is None else scale.stride()
-    early = overlaps(y_MN.device)
-    packed = w.kind == "e2m1" and w.multiplies_codes(x_MK.dtype) and x_MK.dtype == torch.bfloat16 and runs_ptx(y_MN)
-    grid = (triton.cdiv(num_rows, tile.n), triton.cdiv(num_tokens, tile.m), splits)
-    _few(
-        grid,
-        (x, codes, into, codes if scale is None else scale, codes if w.row_of is None else w.row_of,
-         codes if w.factor is None else w.factor, codes if bias is None else bias, num_tokens, num_rows, num_cols,
-         x.stride(-2), codes.stride(0), *strides),
-        KIND=w.kind, PER_BYTE=w.per_byte, SCALE_KIND=w.scale_kind, SCALED=w.scale is not None, BLOCK_N=w.block[0],
-        COLS=w.block[1], MAPPED=w.row_of is not None, WORDS=in_words is not None,
-        IN_CODES=w.multiplies_codes(x_MK.dtype), HALF=x_MK.dtype == torch.float16, FACTOR=w.factor is not None,
-        BIASED=bias is not None and splits == 1, STEPS=triton.cdiv(steps, splits), SPLIT=splits > 1, PACKED=packed,
-        M=tile.m, N=tile.n, K=tile.k, WAIT=early, num_warps=tile.num_warps, num_stages=tile.num_stages,
-        launch_pdl=early,
+    scale, codes = w.scale if in_words is None else in_words, w.codes
+    kind = Kind(
+        w.kind, w.shape, "" if scale is None else w.scale_kind, w.block, w.row_of is not None, w.factor is not None,
+        in_words is not None, w.multiplies_codes(dtype),
     )  # fmt: skip
-    return y_MN if splits == 1 else put_pieces_together(into, y_MN, bias)
+    plan = plan_of(num_tokens, kind, dtype, tile, biased=bias is not None, device=x_MK.device)
+    into = y_MN if plan.splits == 1 else y_MN.new_empty(plan.splits, num_tokens, num_rows, dtype=torch.float32)
+    x = x_MK if w.per_byte == 1 else apart(x_MK)
+    _few(
+        plan.grid,
+        (x, codes, into, codes if scale is None else scale, codes if w.row_of is None else w.row_of,
+         codes if w.factor is None else w.factor, codes if bias is None else bias),
+        (num_tokens, num_rows, num_cols, x.stride(-2), codes.stride(0), *((0, 0) if scale is None else scale.stride())),
+        plan.constants,
+    )  # fmt: skip
+    return y_MN if plan.splits == 1 else put_pieces_together(into, y_MN, bias)
 
 
-def runs_ptx(tensor: torch.Tensor) -> bool:
-    """Whether kernels on a tensor's device may have instructions of NVIDIA's; not where they are interpreted."""
-    return tensor.is_cuda and torch.version.hip is None
+def runs_ptx(device: torch.device) -> bool:
+    """Whether kernels on a device may have instructions of NVIDIA's; not where they are interpreted."""
+    return device.type == "cuda" and torch.version.hip is None
 
 
 def apart(x_MK: torch.Tensor) -> torch.Tensor:
@@ -132,19 +162,28 @@ def words(scale: torch.Tensor | None) -> torch.Tensor | None:
     return scale.view(torch.int32) if scale.data_ptr() % 4 == 0 else None
 
 
+@cache
+def _unpacking(kind: str, scale_kind: str, block: tuple[int, int], *, mapped: bool, factor: bool) -> Constants:
+    per_byte = 2 if kind in PACKED else 1
+    return Constants(
+        KIND=kind, PER_BYTE=per_byte, SCALE_KIND=scale_kind, SCALED=bool(scale_kind), BLOCK_N=block[0], COLS=block[1],
+        MAPPED=mapped, FACTOR=factor, N=ROWS, K=128 * per_byte, num_warps=4,
+    )  # fmt: skip
+
+
 def unpacked(w: Coded, dtype: torch.dtype, first: int = 0, last: int | None = None) -> torch.Tensor:
     """Rows `first` to `last` of W in `dtype`: code * scale * factor in float32, rounded once."""
     num_rows, num_cols = (w.shape[0] if last is None else last) - first, w.shape[1]
     out = torch.empty(num_rows, num_cols, dtype=dtype, device=w.codes.device)
-    codes, strides, rows, cols = w.codes, (0, 0) if w.scale is None else w.scale.stride(), 32, 128 * w.per_byte
+    codes, strides, cols = w.codes, (0, 0) if w.scale is None else w.scale.stride(), 128 * w.per_byte
     if out.numel():
         _unpacked(
-            (triton.cdiv(num_rows, rows), triton.cdiv(num_cols, cols), 1),
+            (triton.cdiv(num_rows, ROWS), triton.cdiv(num_cols, cols), 1),
             (codes, out, codes if w.scale is None else w.scale, codes if w.row_of is None else w.row_of,
-             codes if w.factor is None else w.factor, first, first + num_rows, num_cols, codes.stride(0), *strides),
-            KIND=w.kind, PER_BYTE=w.per_byte, SCALE_KIND=w.scale_kind, SCALED=w.scale is not None,
-            BLOCK_N=w.block[0], COLS=w.block[1], MAPPED=w.row_of is not None, FACTOR=w.factor is not None,
-            N=rows, K=cols, num_warps=4,
+             codes if w.factor is None else w.factor),
+            (first, first + num_rows, num_cols, codes.stride(0), *strides),
+            _unpacking(w.kind, "" if w.scale is None else w.scale_kind, w.block, mapped=w.row_of is not None,
+                       factor=w.factor is not None),
         )  # fmt: skip
     return out
 

@@ -9,8 +9,13 @@ from __future__ import annotations
 import torch
 
 from fp8load.runtime.backend import Prepared
+from fp8load.scheme import PerChannel, PerToken
+from fp8load_kernels.quantizable import powers_of_two
 from fp8load_kernels.quantize import quantize_input
 from fp8load_kernels.quantized import Quantized
+
+ROWS = (PerToken(), PerChannel())
+"""How an input is scaled that has a scale for each token."""
 
 FEW_ROWS = 64
 """Tokens up to which a product with scales by row goes to the own kernel."""
@@ -22,12 +27,16 @@ FEW_BLOCKS = 32
 def by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x [M, K] -> [M, N] with one scale for each row of either operand."""
     from fp8load_kernels.gpu.few import Weight, few_product
+    from fp8load_kernels.gpu.quantize import LONGEST_ROW, quantize_rows
 
     weights, scale = prepared.weights, prepared.weight_scale
     scheme = weights.scheme
     if scale is None or scheme.input is None:
         raise ValueError(f"no scales of either operand: {scheme}")
-    w = Weight(weights.weight, scale.reshape(-1, 1).expand(weights.shape[0], 1))
+    w = Weight(weights.weight, scale.view(-1, 1) if scale.numel() > 1 else scale.view(1, 1).expand(weights.shape[0], 1))
+    if prepared.input_scale is None and scheme.input.granularity in ROWS and x_MK.shape[1] <= LONGEST_ROW:
+        q = quantize_rows(x_MK, scheme.input.dtype, power_of_two=powers_of_two(scheme, scheme.input))
+        return few_product(q.codes, q.scale, w, x_MK.dtype, bias)
     q = quantize_input(x_MK, scheme, prepared.input_scale)
     return few_product(q.codes, q.scale.expand(len(x_MK), 1), w, x_MK.dtype, bias)
 

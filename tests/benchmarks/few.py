@@ -148,8 +148,10 @@ def main(out: Path, modes: tuple[str, ...]) -> None:
             plain = torch.randn(shape, device="cuda", dtype=BF16)
             row = {
                 "mode": mode, "shape": name, "M": num_tokens, "limit": nbytes / 4.3e6,
-                "chosen": graph_us(make(None), flush), "bf16": graph_us(lambda x=x, plain=plain: F.linear(x, plain), flush),
-                "best": [(round(us, 1), *tile) for us, tile in found[:4]], "all": [(round(us, 1), *tile) for us, tile in found],
+                "chosen": graph_us(make(None), flush),
+                "bf16": graph_us(lambda x=x, plain=plain: F.linear(x, plain), flush),
+                "best": [(round(us, 1), *tile) for us, tile in found[:4]],
+                "all": [(round(us, 1), *tile) for us, tile in found],
             }  # fmt: skip
             rows.append(row)
             print(f"{mode:11} {name:14} {num_tokens:3}  limit {row['limit']:5.1f} chosen {row['chosen']:6.1f} "

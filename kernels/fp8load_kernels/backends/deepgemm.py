@@ -38,8 +38,8 @@ for some sizes; measured on an H200, see docs/benchmarks."""
 class DeepGemm:
     """`deep_gemm.fp8_gemm_nt`, compiled for each size when it first comes; scales written as it wants them.
 
-    For BF16 without a bias and more than a few tokens; other calls go to the Triton product, which rounds once, and some
-    hundred tokens to torch's.
+    For BF16 without a bias and more than a few tokens; other calls go to the Triton product, which rounds once, and
+    some hundred tokens to torch's.
     """
 
     name = "deepgemm"
@@ -58,8 +58,10 @@ class DeepGemm:
         )
 
     def prepare(self, weights: LinearWeights, previous: Prepared | None = None) -> Prepared:
-        """Weight and scales as views; a copy where fused parts end within a block. Torch's product has scales of its own,
-        and is left out where it would need a second copy of the weight."""
+        """Weight and scales as views; a copy where fused parts end within a block.
+
+        Torch's product has scales of its own, and is left out where it would need a second copy of the weight.
+        """
         whole = are_whole(weights)
         old, other = (None, None) if previous is None else (previous.weight, previous.other)
         shared = whole and isinstance(self._torch.supports(weights.scheme, weights.shape, DEVICE), Yes)

@@ -8,6 +8,7 @@ numbers and constants. Looked up by these, a variant is launched directly. In a 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Kernel:
     def __init__(self, function: Any) -> None:
         self.function = function
         self.constants = [param.name for param in getattr(function, "params", []) if param.is_constexpr]
-        self.variants: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
+        self.variants: dict[tuple[Any, ...], tuple[Callable[..., None], tuple[Any, ...]]] = {}
 
     def __call__(
         self,
@@ -55,7 +56,7 @@ class Kernel:
         first = tensors[0]
         if not first.is_cuda:
             self.function[grid](*tensors, *numbers, **constants.given)
-        elif first.get_device() == torch.cuda.current_device():
+        elif one_device() or first.get_device() == torch.cuda.current_device():
             self._launch(grid, tensors, numbers, constants)
         else:
             with torch.cuda.device(first.device):
@@ -69,21 +70,27 @@ class Kernel:
         constants: Constants,
     ) -> None:
         facts = [(each.dtype, each.data_ptr() % 16) for each in tensors]
-        key = (constants, numbers, tensors[0].get_device(), *facts)
+        key = (constants, grid, numbers, tensors[0].get_device(), *facts)
         found = self.variants.get(key)
         if found is None:
             compiled = self.function[grid](*tensors, *numbers, **constants.given)
             if len(self.variants) >= MOST_VARIANTS:
                 self.variants.clear()
-            self.variants[key] = (compiled, tuple(constants.given[name] for name in self.constants))
+            self.variants[key] = (compiled[grid], tuple(constants.given[name] for name in self.constants))
             return
-        compiled, rest = found
-        compiled[grid](*tensors, *numbers, *rest)
+        run, rest = found
+        run(*tensors, *numbers, *rest)
 
 
 def kernel(function: Any) -> Kernel:
     """`triton.jit`, and launched as above."""
     return Kernel(triton.jit(function))
+
+
+@cache
+def one_device() -> bool:
+    """Whether there is one GPU only, so that it need not be asked for."""
+    return torch.cuda.device_count() == 1
 
 
 @cache

@@ -213,11 +213,19 @@ def providers() -> tuple[Provider, ...]:
     return tuple(provider for _, provider in announced("fp8load.backends"))
 
 
+class Refusal(NamedTuple):
+    """The name of a backend that was asked before the one that runs, and its reason."""
+
+    backend: str
+    reason: str
+
+
 class Choice(NamedTuple):
     """The backend that runs a layer, and why: one line for each backend that was asked before it, and one for it."""
 
     backend: Backend
     why: tuple[str, ...]
+    refused: tuple[Refusal, ...] = ()
 
 
 def choose(
@@ -234,14 +242,17 @@ def choose(
             code="BKD800", message=f"there is no backend {forced!r}", module=layer,
             expected="one of " + ", ".join(backend.name for backend in candidates), got=forced,
         ))  # fmt: skip
-    why: list[str] = []
+    refused: list[Refusal] = []
     for backend in candidates:
         if forced is not None and backend.name != forced:
             continue
         verdict = backend.supports(scheme, shape_NK, device)
+        why = [f"{name}: {reason}" for name, reason in refused]
         if isinstance(verdict, Yes):
-            return Choice(backend, (*why, f"{backend.name}: " + ("forced" if forced else "supports it")))
-        why.append(f"{backend.name}: {verdict.reason}")
+            last = f"{backend.name}: " + ("forced" if forced else "supports it")
+            return Choice(backend, (*why, last), tuple(refused))
+        refused.append(Refusal(backend.name, verdict.reason))
+    why = [f"{name}: {reason}" for name, reason in refused]
     raise BackendError(Problem(
         code="BKD801", module=layer,
         message=f"{forced} was requested and cannot run here" if forced else "no backend can run this layer",

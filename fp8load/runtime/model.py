@@ -11,9 +11,10 @@ from fp8load.errors import BackendError, Problem, UnfilledSlotError, UsageError
 from fp8load.formats.kv_names import KV_ROLES
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.plan.plan import LayerSpec
-from fp8load.runtime.backend import choose, device_of
+from fp8load.runtime.backend import device_of
+from fp8load.runtime.choices import choose_for
 from fp8load.runtime.execute import execute
-from fp8load.runtime.experts import REFERENCE, ScaledExperts, experts_of
+from fp8load.runtime.experts import ScaledExperts, experts_of
 from fp8load.runtime.layers import ScaledLinear
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.parameters import TypedParameter, make_parameter
@@ -132,8 +133,7 @@ def _choose_early(plan: FusionPlan, where: torch.device, backend: str | None) ->
     for layer in plan.layers.values():
         if (layer.scheme, layer.shape) not in asked:
             asked.add((layer.scheme, layer.shape))
-            forced = backend if layer.experts is None else backend or REFERENCE
-            choose(layer.scheme, layer.shape, device, forced=forced, layer=layer.name)
+            choose_for(layer, device, backend)
 
 
 def _parameters(plan: FusionPlan, layer: LayerSpec, storage: Mapping[str, torch.Tensor]) -> dict[Role, TypedParameter]:

@@ -1,0 +1,34 @@
+"""A device by its name: `sm90` is one whether or not it is here."""
+
+from __future__ import annotations
+
+import torch
+
+from fp8load.engines.gpus import GPUS, Gpu, find_gpu
+from fp8load.errors import Problem, UsageError
+from fp8load.runtime.backend import Device, device_of
+
+
+def parse_device(text: str) -> Device:
+    """The device that `text` names: "cpu", "auto" (the GPU of this machine, else its CPU), or "sm90", "sm_100a", ...
+
+    Raises `UsageError` USE021 for another name, and for GPUs that are not NVIDIA's: no backend knows those.
+    """
+    wanted = text.strip().lower()
+    if wanted == "cpu":
+        return Device(kind="cpu")
+    if wanted == "auto":
+        return device_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    gpu = find_gpu(wanted)
+    if not gpu.capability:
+        known = [name for name, one in GPUS.items() if one.capability]
+        raise UsageError(Problem(code="USE021", message="no backend knows this GPU", got=f"{gpu.name}, {gpu.title}",
+                                 expected=", ".join(("auto", "cpu", *known))))  # fmt: skip
+    return Device(kind="cuda", capability=(gpu.capability // 10, gpu.capability % 10), name=gpu.name)
+
+
+def gpu_of(device: Device) -> Gpu | None:
+    """What is known of the architecture of a device, if anything."""
+    if device.capability is None:
+        return None
+    return GPUS.get(f"sm{device.capability[0]}{device.capability[1]}")

@@ -45,9 +45,8 @@ def main(out: Path) -> None:
     rows = list(cells(bench))
     for row in rows:
         times = "  ".join(f"{key} {time:.1f}" for key, time in row["us"].items())
-        print(
-            f"{row['shape']:<15} {row['M']:>5} limit {row['limit']:.1f}  {times}  error {max(row['error'].values()):.4f}"
-        )
+        error = max(row["error"].values())
+        print(f"{row['shape']:<15} {row['M']:>5} limit {row['limit']:.1f}  {times}  error {error:.4f}")
     for one in bench.failed:
         print(f"failed: {one.case.name} {one.num_tokens} {one.name}: {one.reason}")
     versions = {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(), "seed": bench.seed}

@@ -61,7 +61,7 @@ class Question:
         import torch
 
         from fp8load.runtime.devices import torch_device
-        from fp8load_kernels.bench.shapes import SCHEMES
+        from fp8load_kernels.bench.schemes import SCHEMES
 
         where = torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if where.type not in ("cuda", "cpu"):

@@ -139,7 +139,10 @@ class CheckReport(Report):
 
 
 class DoctorReport(Report):
-    """What this machine offers (`fp8load doctor --json`). `versions` has null for a package that is not installed."""
+    """What this machine offers (`fp8load doctor --json`). `versions` has null for a package that is not installed.
+
+    device   what the backends were asked about: "auto" is this machine's GPU, else its CPU
+    """
 
     schema_: Literal["fp8load.doctor/1"] = Field(default="fp8load.doctor/1", alias="schema")
     tool: Tool = Tool()
@@ -147,4 +150,5 @@ class DoctorReport(Report):
     platform: str
     versions: dict[str, str | None]
     devices: list[str]
+    device: str = "auto"
     checks: list[CheckReport]

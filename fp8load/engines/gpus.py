@@ -6,7 +6,7 @@ documents (CDNA3 has fnuz FP8, CDNA4 OCP FP8 and FP4); memory from the data shee
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from fp8load.errors import Problem, UsageError
@@ -65,3 +65,16 @@ def find_gpu(name: str) -> Gpu:
     hint = f"did you mean {' or '.join(near)}?" if near else ""
     raise UsageError(Problem(code="USE021", message="no such GPU architecture", got=name, hint=hint,
                              expected=", ".join(GPUS)))  # fmt: skip
+
+
+def find_nvidia(name: str) -> Gpu:
+    """An architecture that kernels may know. Raises `UsageError` that lists them, for AMD's too."""
+    known = ", ".join(("auto", "cpu", *(gpu.name for gpu in GPUS.values() if gpu.capability)))
+    try:
+        gpu = find_gpu(name)
+    except UsageError as error:
+        raise UsageError(replace(error.problem, expected=known)) from error
+    if gpu.capability:
+        return gpu
+    raise UsageError(Problem(code="USE021", message="no backend knows this GPU", got=f"{gpu.name}, {gpu.title}",
+                             expected=known))  # fmt: skip

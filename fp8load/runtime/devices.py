@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fp8load.engines.gpus import GPUS, Gpu, find_gpu
+from fp8load.engines.gpus import GPUS, Gpu, find_nvidia
 from fp8load.errors import BackendError, Problem, UsageError
 from fp8load.runtime.backend import Device, device_of
 
@@ -19,11 +19,7 @@ def parse_device(text: str) -> Device:
         return Device(kind="cpu")
     if wanted == "auto":
         return device_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    gpu = find_gpu(wanted)
-    if not gpu.capability:
-        known = [name for name, one in GPUS.items() if one.capability]
-        raise UsageError(Problem(code="USE021", message="no backend knows this GPU", got=f"{gpu.name}, {gpu.title}",
-                                 expected=", ".join(("auto", "cpu", *known))))  # fmt: skip
+    gpu = find_nvidia(wanted)
     return Device(kind="cuda", capability=(gpu.capability // 10, gpu.capability % 10), name=gpu.name)
 
 

@@ -30,7 +30,8 @@ from fp8load_kernels.bench.limits import PEAKS, Limits, measured_limits
 from fp8load_kernels.bench.operands import random_input, random_weights, refuses_operands, weight_nbytes
 from fp8load_kernels.bench.peer_list import all_peers
 from fp8load_kernels.bench.peers.bf16 import BF16
-from fp8load_kernels.bench.shapes import NAMED, SCHEMES, named, sized
+from fp8load_kernels.bench.schemes import COMMON, SCHEMES
+from fp8load_kernels.bench.shapes import NAMED, named, sized
 
 CPU = torch.device("cpu")
 H200 = Device(kind="cuda", capability=(9, 0), name="NVIDIA H200")
@@ -41,6 +42,7 @@ DIVIDES = SecondLevel(dtype=DType.F32, divides=True)
 PACKED = Storage(elements_per_byte=2)
 EVERY = {
     **SCHEMES,
+    **COMMON,
     "nvfp4": LinearScheme(weight=NVFP4, input=NVFP4, second_level=DIVIDES, input_global=DIVIDES, storage=PACKED),
     "nvfp4 multiplies": LinearScheme(weight=NVFP4, input=NVFP4, second_level=SecondLevel(dtype=DType.F32),
                                      input_global=SecondLevel(dtype=DType.F32), storage=PACKED),

@@ -1,11 +1,11 @@
-"""Layers to measure: built-in shapes of known models under three schemes, and any other by its sizes."""
+"""Layers to measure: built-in shapes of known models under any of `SCHEMES`, and any other by its sizes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fp8load.dtypes import DType
-from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor, PerToken, QuantSpec
+from fp8load.scheme import LinearScheme
+from fp8load_kernels.bench.schemes import SCHEMES
 
 SHAPES = {
     "l8b.qkv": (6144, 4096), "l8b.gate_up": (28672, 4096), "l8b.down": (4096, 14336), "l70b.qkv": (10240, 8192),
@@ -19,19 +19,6 @@ SMALL = {"small.square": (512, 512), "small.tall": (1024, 512), "small.wide": (5
 NAMED = {**SHAPES, **SMALL}
 TOKENS = (1, 16, 64, 512, 4096, 8192)
 FEW_TOKENS = (1, 16)
-
-
-def _fp8(granularity: PerTensor | PerChannel | PerToken | PerBlock | PerGroup, *, stored: bool = True) -> QuantSpec:
-    return QuantSpec(dtype=DType.F8_E4M3, granularity=granularity, scale_dtype=DType.F32 if stored else None)
-
-
-SCHEMES = {
-    "block": LinearScheme(weight=_fp8(PerBlock(128, 128)), input=_fp8(PerGroup(128), stored=False)),
-    "channel": LinearScheme(weight=_fp8(PerChannel()), input=_fp8(PerToken(), stored=False)),
-    "tensor": LinearScheme(weight=_fp8(PerTensor()), input=_fp8(PerTensor()), input_static=True),
-    "weight-only": LinearScheme(weight=_fp8(PerChannel())),
-}
-"""What shapes without a checkpoint are stored as."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

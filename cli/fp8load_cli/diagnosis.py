@@ -119,7 +119,8 @@ def _backends(probe: dict[str, Any]) -> Iterator[CheckReport]:
         elif entry["runs"]:
             error = entry.get("error")
             tried = "not run here" if error is None else f"run, largest error {error:.1e}"
-            yield _check(entry["name"], "ok", f"{tried}: {', '.join(entry['runs'])} on {entry['device']}")
+            kinds = "every common scheme" if entry.get("every") else ", ".join(entry["runs"])
+            yield _check(entry["name"], "ok", f"{tried}: {kinds} on {entry['device']}")
         else:
             yield _check(entry["name"], "no", entry["reason"])
 

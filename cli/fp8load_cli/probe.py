@@ -74,7 +74,7 @@ def _ask_backends(name: str, skip: Sequence[str]) -> None:
 def asked(backend: Backend, device: Device, *, run: bool) -> dict[str, Any]:
     """What a backend says about each common scheme, and what it computes where it says yes, unless it cannot `run`.
 
-    runs     kinds of schemes that it takes
+    runs     kinds of schemes that it takes; every: whether these are all that were asked about
     error    the largest error of their products; None where nothing was run
     failed   kind -> what it raised, or how far it was from the truth
     raised   whether it raised anything
@@ -86,6 +86,7 @@ def asked(backend: Backend, device: Device, *, run: bool) -> dict[str, Any]:
     verdicts = {kind: backend.supports(scheme, (1024, 1024), device) for kind, scheme in COMMON.items()}
     found: dict[str, Any] = {"name": backend.name, "device": str(device), "error": None, "failed": {}, "raised": False}
     found["runs"] = [kind for kind, verdict in verdicts.items() if isinstance(verdict, Yes)]
+    found["every"] = len(found["runs"]) == len(COMMON)
     found["reason"] = _reason(backend, device)
     for kind in found["runs"] if run else ():
         try:

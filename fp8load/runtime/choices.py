@@ -9,7 +9,7 @@ from fp8load.fusion import FusionPlan
 from fp8load.kernel_report import KernelReport, KernelsReport, MemoryReport, RefusalReport
 from fp8load.patterns import fold
 from fp8load.plan.plan import LayerSpec
-from fp8load.runtime.backend import Choice, Device, Refusal, choose
+from fp8load.runtime.backend import Choice, Device, Refusal, backends_named, choose
 from fp8load.runtime.devices import gpu_of
 from fp8load.runtime.experts import REFERENCE
 
@@ -37,6 +37,8 @@ def kernels_of(plan: FusionPlan, device: Device, backend: str | None = None) -> 
     Raises `BackendError` BKD801 where a layer has no backend, or the forced one refuses; `UsageError` BKD800 for a name
     that no backend has.
     """
+    if backend is not None:
+        backends_named([backend], device)  # a name that does not exist is an error where no layer asks for it, too
     alike: dict[tuple[object, ...], _Alike] = {}
     for layer in plan.layers.values():
         kind = (layer.scheme, _shape(layer))

@@ -260,7 +260,7 @@ def test_after_a_backend_that_raised_on_a_gpu_the_others_are_asked_anew(run, mon
 def test_another_device_is_asked_about_and_nothing_is_run(run):
     checks = {check["name"]: check for check in json.loads(run("doctor", "--device", "sm80", "--json").out)["checks"]}
 
-    assert checks["emulated"]["text"].startswith("not run here: per tensor, per channel, 128x128 blocks, ")
+    assert checks["emulated"]["text"] == "not run here: every common scheme on sm80, 8.0"
     assert checks["triton_block"] == {
         "name": "triton_block", "state": "no", "text": "needs compute capability 8.9, and this is sm80, 8.0",
     }  # fmt: skip

@@ -104,6 +104,16 @@ def test_a_forced_backend_refuses_or_does_not_exist() -> None:
     assert "needs compute capability 8.9, and this is sm80, 8.0" in refused.value.expected
 
 
+def test_an_unknown_backend_is_an_error_where_nothing_is_quantized(tmp_path) -> None:
+    skeleton = tmp_path / "plain.skel"
+    skeleton.write_text("blocks.{0..1}.up.weight  BF16  [64, 32]\n")
+
+    assert kernels_of(plan(skeleton), parse_device("cpu")).chosen == ()
+    with pytest.raises(UsageError) as unknown:
+        kernels_of(plan(skeleton), parse_device("cpu"), "cutlass")
+    assert unknown.value.code == "BKD800"
+
+
 def test_the_choice_is_that_of_loading() -> None:
     source = "fixtures/checkpoints/mo-qwen3moe-auto"
     model = fp8load.load(source)

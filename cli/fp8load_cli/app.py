@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from fp8load.errors import ExitCode, Problem
-from fp8load_cli.commands import COMMANDS
+from fp8load_cli.commands import COMMANDS, GROUPS
 from fp8load_cli.help import HUB_ENVIRONMENT, Group, epilog
 from fp8load_cli.options import GLOBAL_NAMES, PANEL, take_global_options
 from fp8load_cli.output import Output, StdoutError, answer, close_stdout, flush, say, unwritten
@@ -111,7 +111,8 @@ def _call(words: list[str]) -> int:
 def _usage(words: list[str], error: typer.TyperException) -> int:
     """A mistyped command line: one message, and the envelope where JSON was asked for."""
     known = next((word for word in words if word in COMMANDS), "")
-    place = f"fp8load {known}".rstrip()
+    member = next((word for word in words if word in GROUPS.get(known, ())), "")
+    place = " ".join(part for part in ("fp8load", known, member) if part)
     message = error.format_message()
     if not message or message.startswith("Usage:"):  # no arguments at all: typer's message is the help
         say(message or f"usage: {place} -h")

@@ -207,6 +207,11 @@ def test_global_options_may_stand_in_three_places(run):
         assert json.loads(run(*line).out)["schema"] == "fp8load.bench-gemm/1"
 
 
+def test_a_mistyped_option_is_looked_up_where_it_belongs(run):
+    assert "`fp8load bench gemm -h` lists the options" in run("bench", "gemm", "--shape", "l8b").err
+    assert "`fp8load bench -h` lists the" in run("bench", "gem").err
+
+
 def test_the_help_of_the_group_and_of_the_command_are_whole(run):
     for words in (("bench",), ("bench", "gemm")):
         text = run(*words, "-h").out

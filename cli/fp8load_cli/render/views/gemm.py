@@ -10,10 +10,10 @@ from fp8load_cli.render.units import plural
 from fp8load_cli.reports import BenchGemmReport, GemmRow
 
 _COLUMNS = (
-    Column("module", cut=True), Column("scheme", cut=True, drop=2), Column("N", right=True), Column("K", right=True),
-    Column("M", right=True), Column("backend"), Column("us", right=True), Column("TFLOP/s", right=True, drop=4),
-    Column("GB/s", right=True, drop=5), Column("of limit", right=True, drop=1), Column("vs bf16", right=True),
-    Column("rel. error", right=True, drop=3),
+    Column("module", cut=True), Column("scheme", cut=True, drop=4), Column("N", right=True, drop=1),
+    Column("K", right=True, drop=1), Column("M", right=True), Column("backend"), Column("us", right=True),
+    Column("TFLOP/s", right=True, drop=6), Column("GB/s", right=True, drop=7), Column("of limit", right=True, drop=3),
+    Column("vs bf16", right=True, drop=2), Column("rel. error", right=True, drop=5),
 )  # fmt: skip
 
 

@@ -29,11 +29,20 @@ def kernels_document(kernels: KernelsReport, *, title: str = "Kernels") -> Docum
         for one in kernels.chosen
     )  # fmt: skip
     document: Document = [Heading(title, remark), Table(columns, rows)]
-    if kernels.refused:
-        reasons = tuple((one.backend, f"{one.count:,}", one.reason) for one in kernels.refused)
-        document += [line("refused:", indent=2)]
-        document += [Table((Column(""), Column("", right=True), Column("", cut=True)), reasons, indent=4)]
-    return document
+    return document + _refusals(kernels)
+
+
+def _refusals(kernels: KernelsReport) -> Document:
+    """A line for each reason, which a terminal wraps: cut in its middle it would say nothing."""
+    if not kernels.refused:
+        return []
+    widest = max(len(one.backend) for one in kernels.refused)
+    digits = max(len(f"{one.count:,}") for one in kernels.refused)
+    return [
+        line("refused:", indent=2),
+        *(line(f"{one.backend:<{widest}}  {one.count:>{digits},}  {one.reason}", indent=4, hang=4)
+          for one in kernels.refused),
+    ]  # fmt: skip
 
 
 def kernels_of_ranks(reports: Sequence[PlanReport]) -> Document:

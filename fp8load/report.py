@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from fp8load.errors import Problem, Severity, VerifyError
+from fp8load.kernel_report import KernelsReport
 from fp8load.module_report import ModuleReport
 from fp8load.units import size
 from fp8load.version import VERSION
@@ -266,7 +267,7 @@ class VerifyReport(Report):
 
 
 class PlanReport(Report):
-    """One rank's plan (`fp8load plan --json`)."""
+    """One rank's plan (`fp8load plan --json`). `kernels` where a device or a backend was named."""
 
     schema_: Literal["fp8load.plan/1"] = Field(default="fp8load.plan/1", alias="schema")
     tool: Tool = Tool()
@@ -290,6 +291,7 @@ class PlanReport(Report):
     skips: list[dict[str, str]]
     layers: list[dict[str, Any]]
     explained: list[str] | None = None
+    kernels: KernelsReport | None = None
 
 
 class ErrorReport(Report):

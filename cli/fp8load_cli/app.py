@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from fp8load.errors import ExitCode, Problem
-from fp8load_cli.commands import COMMANDS
+from fp8load_cli.commands import COMMANDS, GROUPS
 from fp8load_cli.help import HUB_ENVIRONMENT, Group, epilog
-from fp8load_cli.options import GLOBAL_NAMES, PANEL, global_options
+from fp8load_cli.options import GLOBAL_NAMES, PANEL, take_global_options
 from fp8load_cli.output import Output, StdoutError, answer, close_stdout, flush, say, unwritten
 from fp8load_cli.settings import Settings
 
@@ -59,29 +59,14 @@ def build_app() -> typer.Typer:
         """
         context.obj = {name: values[name] for name in GLOBAL_NAMES}
 
-    _take_global_options(callback)
+    option = typer.Option(
+        "--version", help="Print the version.", is_eager=True, callback=_version, rich_help_panel=PANEL
+    )
+    take_global_options(callback, version=Annotated[bool, option])
     app.callback(epilog=epilog(_EXAMPLES, {}, HUB_ENVIRONMENT))(callback)
     for name in COMMANDS:
         importlib.import_module(f"fp8load_cli.commands.{name}").register(app)
     return app
-
-
-def _take_global_options(callback: Any) -> None:
-    """Give the callback the global options and --version as its signature."""
-    import inspect
-
-    option = typer.Option(
-        "--version", help="Print the version.", is_eager=True, callback=_version, rich_help_panel=PANEL
-    )
-    version = inspect.Parameter(
-        "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
-    )
-    signature = inspect.signature(global_options, eval_str=True)
-    options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
-    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    parameters = [first, *options, version]
-    callback.__signature__ = inspect.Signature(parameters)
-    callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +111,8 @@ def _call(words: list[str]) -> int:
 def _usage(words: list[str], error: typer.TyperException) -> int:
     """A mistyped command line: one message, and the envelope where JSON was asked for."""
     known = next((word for word in words if word in COMMANDS), "")
-    place = f"fp8load {known}".rstrip()
+    member = next((word for word in words if word in GROUPS.get(known, ())), "")
+    place = " ".join(part for part in ("fp8load", known, member) if part)
     message = error.format_message()
     if not message or message.startswith("Usage:"):  # no arguments at all: typer's message is the help
         say(message or f"usage: {place} -h")

@@ -8,28 +8,35 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from fp8load.engines.gpus import find_nvidia
 from fp8load_cli.render.units import size
 from fp8load_cli.reports import CheckReport, DoctorReport
 
-_PACKAGES = ("torch", "safetensors", "huggingface_hub", "pydantic", "typer", "numpy")
-_TIMEOUT = 120
+_PACKAGES = ("torch", "safetensors", "huggingface_hub", "pydantic", "typer", "numpy", "triton")
+_TIMEOUT = 300  # kernels are compiled when they first run
 _LOW_SPACE = 20 * 2**30
 
 
-def diagnose() -> DoctorReport:
-    """Everything that the report says. Sends nothing over the network."""
-    probe, failure = _probe()
+def diagnose(device: str = "auto") -> DoctorReport:
+    """Everything that the report says; backends are asked about `device`. Sends nothing over the network.
+
+    Raises `UsageError` USE021 for a device that there is not.
+    """
+    if device.strip().lower() not in ("auto", "cpu"):
+        find_nvidia(device)
+    probe, failure = _probe(device)
     checks = [_torch(probe, failure), *_backends(probe), _hub(), _cache()]
     return DoctorReport(
         python=platform.python_version(),
         platform=platform.platform(terse=True),
         versions={name: _version(name) for name in _PACKAGES},
         devices=list(probe.get("devices", ())),
+        device=device,
         checks=checks,
     )
 
@@ -41,21 +48,52 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _probe() -> tuple[dict[str, Any], str]:
-    """What the probe found, and how it failed if it did."""
-    command = [sys.executable, "-m", "fp8load_cli.probe"]
+def _probe(device: str) -> tuple[dict[str, Any], str]:
+    """What the probe found, and how it failed if it did.
+
+    A backend that ends the process, or never answers, is a broken one. After it, and after one that raised on a GPU,
+    which may be of no use to the process any more, the others are asked in a new process.
+    """
+    crashed: list[dict[str, str]] = []
+    asked: list[dict[str, Any]] = []
+    while True:
+        found, failure = _probed(device, [entry["name"] for entry in (*crashed, *asked)])
+        asked += found.get("backends", ())
+        trying = found.get("trying")
+        if failure and trying:
+            crashed.append({"name": trying, "error": f"the process that ran it {failure}"})
+        elif not found.get("stopped"):
+            return {**found, "backends": asked, "broken": [*crashed, *found.get("broken", ())]}, failure
+
+
+def _probed(device: str, skip: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """One process: its lines, each added to those before it, and how it ended if not well."""
+    command = [sys.executable, "-m", "fp8load_cli.probe", "--device", device]
+    command += [word for name in skip for word in ("--skip", name)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)  # noqa: S603 - our own module
-    except subprocess.TimeoutExpired:
-        return {}, f"did not answer within {_TIMEOUT} s"
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout or ""
+        return _together(said.decode() if isinstance(said, bytes) else said), f"did not answer within {_TIMEOUT} s"
     except OSError as error:
         return {}, error.strerror or str(error)
-    lines = done.stdout.splitlines()
-    if done.returncode == 0 and lines:
-        found: dict[str, Any] = json.loads(lines[-1])
+    found = _together(done.stdout)
+    if done.returncode == 0 and found:
         return found, ""
-    last = (done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1]
-    return {}, last
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    ended = f"ended with status {done.returncode}"
+    return found, f"{ended}: {last}" if last else ended
+
+
+def _together(text: str) -> dict[str, Any]:
+    """Lines of JSON as one: lists grow, everything else is replaced. Other lines are not the probe's."""
+    found: dict[str, Any] = {}
+    for line in text.splitlines():
+        if not line.startswith("{"):
+            continue
+        for key, value in json.loads(line).items():
+            found[key] = [*found.get(key, ()), *value] if isinstance(value, list) else value
+    return found
 
 
 def _torch(probe: dict[str, Any], failure: str) -> CheckReport:
@@ -69,12 +107,20 @@ def _torch(probe: dict[str, Any], failure: str) -> CheckReport:
 
 
 def _backends(probe: dict[str, Any]) -> Iterator[CheckReport]:
-    """One line for each backend: the scheme kinds that it runs here, or why it runs none."""
+    """One line for each backend: the scheme kinds that it runs there, what they gave when they ran, or why it runs
+    none."""
     for entry in probe.get("broken", ()):
         yield _check(entry["name"], "broken", entry["error"])
     for entry in probe.get("backends", ()):
-        if entry["runs"]:
-            yield _check(entry["name"], "ok", ", ".join(entry["runs"]) + f" on {entry['device']}")
+        failed = entry.get("failed") or {}
+        if failed:
+            texts = "; ".join(f"{kind}: {text}" for kind, text in failed.items())
+            yield _check(entry["name"], "broken", f"{texts} (on {entry['device']})")
+        elif entry["runs"]:
+            error = entry.get("error")
+            tried = "not run here" if error is None else f"run, largest error {error:.1e}"
+            kinds = "every common scheme" if entry.get("every") else ", ".join(entry["runs"])
+            yield _check(entry["name"], "ok", f"{tried}: {kinds} on {entry['device']}")
         else:
             yield _check(entry["name"], "no", entry["reason"])
 

@@ -52,10 +52,10 @@ class Command(TyperCommand):
     """A command whose help groups its options by `rich_help_panel` and ends in its epilog, line by line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The words, `--fix` with a value of its own: typer has no option that may go without one."""
+        """The words; `--fix` gets a value of its own, for typer has no option that may go without one."""
         from fp8load_cli.fixing import with_value
 
-        return super().parse_args(ctx, with_value(args))
+        return super().parse_args(ctx, without_from(with_value(args)))
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """SOURCE, as everyone else writes it, for typer's {SOURCE}."""
@@ -68,6 +68,13 @@ class Command(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Formatter) -> None:  # noqa: ARG002 - typer's signature
         """Exit codes, environment, examples."""
         _write_epilog(self.epilog, formatter)
+
+
+def without_from(words: list[str]) -> list[str]:
+    """The command line with `--shapes from X` as `--shapes X`: it reads better, and options take one value."""
+    pairs = zip(["", *words], words, [*words[1:], "-"], strict=False)
+    return [word for before, word, after in pairs
+            if not (word == "from" and before == "--shapes" and not after.startswith("-"))]  # fmt: skip
 
 
 class Group(TyperGroup):

@@ -94,6 +94,19 @@ _SIGNATURE = inspect.signature(global_options, eval_str=True)
 GLOBAL_NAMES = tuple(_SIGNATURE.parameters)
 
 
+def take_global_options(callback: Any, **flags: Any) -> None:
+    """Give the callback of a group the global options as its signature, and `flags`: names and annotations."""
+    options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in _SIGNATURE.parameters.values()]
+    options += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in flags.items()
+    ]
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [first, *options]
+    callback.__signature__ = inspect.Signature(parameters)
+    callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+
+
 def command(
     app: typer.Typer,
     *,
@@ -102,11 +115,12 @@ def command(
     codes: dict[int, str],
     environment: dict[str, str],
     name: str | None = None,
+    group: str = "",
 ) -> Callable[[Callable[Concatenate[Run, ...], ExitCode]], None]:
     """Register a function as a command that also takes the global options.
 
     The function gets a `Run` and its own options and returns an exit code; whatever it raises is turned into a message.
-    `formats` are the values of --format that it knows, the default first.
+    `formats` are the values of --format that it knows, the default first. `group` is the command that it is a part of.
     """
 
     def register(function: Callable[Concatenate[Run, ...], ExitCode]) -> None:
@@ -114,7 +128,7 @@ def command(
 
         def wrapper(context: typer.Context, **values: Any) -> int:
             after = {key: values.pop(key) for key in GLOBAL_NAMES}
-            return execute(title, formats, context.obj, after, lambda run: function(run, **values))
+            return execute(f"{group} {title}".strip(), formats, context.obj, after, lambda run: function(run, **values))
 
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
         parameters += [_listing(parameter, formats) for parameter in _SIGNATURE.parameters.values()]

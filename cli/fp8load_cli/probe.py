@@ -1,29 +1,42 @@
-"""`python -m fp8load_cli.probe`: asks torch and the backends, and writes one line of JSON. `doctor` runs it."""
+"""`python -m fp8load_cli.probe [--device NAME] [--skip BACKEND]...`: asks torch and the backends; `doctor` runs it.
+
+Writes lines of JSON, each of which adds to those before it: what is known stays known when a backend ends the process.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fp8load.runtime.backend import Device
-    from fp8load.scheme import LinearScheme
+    from fp8load.runtime.backend import Backend, Device
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print what was found."""
-    found: dict[str, Any] = {"torch": None, "cuda": None, "devices": [], "backends": [], "broken": []}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--skip", action="append", default=[])
+    options = parser.parse_args(arguments)
     try:
         import torch
     except Exception as error:  # noqa: BLE001 - whatever torch's import raises is the answer
-        found["error"] = f"import torch: {type(error).__name__}: {error}"
-    else:
-        found["torch"], found["cuda"] = torch.__version__, torch.version.cuda
-        found["devices"] = list(_devices())
-        _ask_backends(found)
+        _say(error=f"import torch: {type(error).__name__}: {error}")
+        return
+    _say(torch=torch.__version__, cuda=torch.version.cuda, devices=_devices())
+    try:
+        _ask_backends(options.device, options.skip)
+    except Exception as error:  # noqa: BLE001 - what backends are asked with is broken, and that is the answer
+        _say(broken=[{"name": "backends", "error": f"{type(error).__name__}: {error}"}])
+
+
+def _say(**found: Any) -> None:
     sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.flush()
 
 
 def _devices() -> list[str]:
@@ -38,46 +51,92 @@ def _devices() -> list[str]:
     return texts
 
 
-def _ask_backends(found: dict[str, Any]) -> None:
-    import torch
+def _ask_backends(name: str, skip: Sequence[str]) -> None:
+    from fp8load.runtime.devices import parse_device
 
-    from fp8load.runtime.backend import device_of
-
-    device = device_of(torch.device("cuda" if torch.cuda.device_count() else "cpu"))
+    device, here = parse_device(name), parse_device("auto")
+    is_here = device.kind == "cpu" or device.capability == here.capability
     for point in sorted(entry_points(group="fp8load.backends"), key=lambda point: point.name):
         try:
-            for backend in point.load()(device):
-                found["backends"].append(_asked(backend, device))
+            backends = [backend for backend in point.load()(device) if backend.name not in skip]
         except Exception as error:  # noqa: BLE001 - a provider that fails in any way is a broken one
-            found["broken"].append({"name": point.name, "error": f"{point.value}: {type(error).__name__}: {error}"})
+            _say(broken=[{"name": point.name, "error": f"{point.value}: {type(error).__name__}: {error}"}])
+            continue
+        for backend in backends:
+            _say(trying=backend.name)
+            found = asked(backend, device, run=is_here)
+            _say(backends=[found], trying=None)
+            if found["raised"] and device.kind == "cuda":
+                _say(stopped=True)
+                return
 
 
-def _asked(backend: Any, device: Device) -> dict[str, Any]:
+def asked(backend: Backend, device: Device, *, run: bool) -> dict[str, Any]:
+    """What a backend says about each common scheme, and what it computes where it says yes, unless it cannot `run`.
+
+    runs     kinds of schemes that it takes; every: whether these are all that were asked about
+    error    the largest error of their products; None where nothing was run
+    failed   kind -> what it raised, or how far it was from the truth
+    raised   whether it raised anything
+    reason   why not the others: the reason that depends on the device, if there is one
+    """
     from fp8load.runtime.backend import Yes
+    from fp8load_kernels.bench.schemes import COMMON
 
-    runs, reasons = [], []
-    for kind, scheme in _schemes().items():
-        verdict = backend.supports(scheme, (1024, 1024), device)
-        if isinstance(verdict, Yes):
-            runs.append(kind)
+    verdicts = {kind: backend.supports(scheme, (1024, 1024), device) for kind, scheme in COMMON.items()}
+    found: dict[str, Any] = {"name": backend.name, "device": str(device), "error": None, "failed": {}, "raised": False}
+    found["runs"] = [kind for kind, verdict in verdicts.items() if isinstance(verdict, Yes)]
+    found["every"] = len(found["runs"]) == len(COMMON)
+    found["reason"] = _reason(backend, device)
+    for kind in found["runs"] if run else ():
+        try:
+            error = _trial(backend, kind, device)
+        except Exception as raised:  # noqa: BLE001 - whatever a backend raises is what is wrong with it
+            found["failed"][kind] = f"{type(raised).__name__}: {(str(raised).splitlines() or [''])[0]}"
+            found["raised"] = True
+            continue
+        if error is None:
+            found["failed"][kind] = "the product is not finite"
         else:
-            reasons.append(verdict.reason)
-    return {"name": backend.name, "runs": runs, "reason": reasons[0] if reasons else "", "device": str(device)}
+            found["error"] = max(error, found["error"] or 0.0)
+            if error > _tolerance():
+                found["failed"][kind] = f"{error:.1e} away from the float64 product"
+    return found
 
 
-def _schemes() -> dict[str, LinearScheme]:
-    """One scheme of each common kind: what a line of doctor can name."""
-    from fp8load.dtypes import DType
-    from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor, PerToken, QuantSpec
+def _trial(backend: Backend, kind: str, device: Device) -> float | None:
+    """The error of a small product; None where that is not finite."""
+    from math import isfinite
 
-    def spec(granularity: Any, scale_dtype: DType | None = DType.F32) -> QuantSpec:
-        return QuantSpec(dtype=DType.F8_E4M3, granularity=granularity, scale_dtype=scale_dtype)
+    import torch
 
-    return {
-        "per tensor": LinearScheme(weight=spec(PerTensor()), input=spec(PerTensor()), input_static=True),
-        "per channel": LinearScheme(weight=spec(PerChannel()), input=spec(PerToken(), None)),
-        "128x128 blocks": LinearScheme(weight=spec(PerBlock(128, 128)), input=spec(PerGroup(128), None)),
-    }
+    from fp8load_kernels.bench.accuracy import trial
+    from fp8load_kernels.bench.schemes import COMMON
+
+    error = trial(backend, COMMON[kind], torch.device(device.kind))
+    return error if isfinite(error) else None
+
+
+def _tolerance() -> float:
+    from fp8load_kernels.bench.accuracy import TOLERANCE
+
+    return TOLERANCE
+
+
+def _reason(backend: Backend, device: Device) -> str:
+    """Why a backend does not run here: of its reasons the one that it would not give on every other device."""
+    from fp8load.runtime.backend import No
+    from fp8load.runtime.devices import parse_device
+    from fp8load_kernels.bench.schemes import COMMON
+
+    others = [parse_device(name) for name in ("cpu", "sm80", "sm89", "sm90", "sm100")]
+    reasons = []
+    for scheme in COMMON.values():
+        verdict = backend.supports(scheme, (1024, 1024), device)
+        if isinstance(verdict, No):
+            elsewhere = [backend.supports(scheme, (1024, 1024), other) for other in others]
+            reasons.append((all(other == verdict for other in elsewhere), verdict.reason))
+    return min(reasons, key=lambda reason: reason[0])[1] if reasons else ""
 
 
 if __name__ == "__main__":

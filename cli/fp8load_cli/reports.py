@@ -1,4 +1,4 @@
-"""Reports that only commands make: `plan --rank all`, `rule`, `doctor`. The others are in `fp8load.report`."""
+"""Reports that only commands make: `plan --rank all`, `rule`, `doctor`, `bench`. The others are in `fp8load.report`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,83 @@ class RuleReport(Report):
     rules: list[RuleEntry]
 
 
+class GemmRow(Report):
+    """One product that was measured. `shape` is [N, K], `tokens` M.
+
+    kind     the scheme in short; `scheme` in full
+    count    how many such products the model has
+    limit_us the least time that this machine could take; `share` is limit_us / us
+    vs_bf16  time of the unquantized product over this one's; null where that was not measured
+    error    relative Frobenius norm of the difference from the float64 product; `wrong` where it is above 0.01
+    """
+
+    module: str
+    kind: str
+    scheme: str
+    count: int
+    shape: tuple[int, int]
+    tokens: int
+    backend: str
+    peer: bool
+    us: float
+    tflops: float
+    gb_s: float
+    nbytes: int
+    limit_us: float
+    share: float
+    vs_bf16: float | None
+    error: float
+    wrong: bool
+
+
+class GemmRefusal(Report):
+    """A backend or peer that was not measured in `count` cells, or a layer that could not be, and why."""
+
+    backend: str
+    reason: str
+    count: int
+
+
+class GemmFailure(Report):
+    """A backend or peer that said yes and raised, or gave what is not finite."""
+
+    module: str
+    kind: str
+    shape: tuple[int, int]
+    tokens: int
+    backend: str
+    peer: bool
+    reason: str
+
+
+class BenchGemmReport(Report):
+    """Times of products on this machine (`fp8load bench gemm --json`).
+
+    timing         how they were measured
+    limit          what the limit is made of; peaks are dense, null where they are not known
+    peers_quantize whose kernels quantize the inputs of peers
+    sources        the checkpoints that layers are of, for `tp_size` ranks
+    """
+
+    schema_: Literal["fp8load.bench-gemm/1"] = Field(default="fp8load.bench-gemm/1", alias="schema")
+    tool: Tool = Tool()
+    device: str
+    capability: str | None
+    versions: dict[str, str | None]
+    timing: str
+    limit: str
+    bandwidth_gb_s: float
+    peak_fp8_tflops: float | None
+    peak_bf16_tflops: float | None
+    peers_quantize: str
+    seed: int
+    sources: list[str]
+    tp_size: int
+    rows: list[GemmRow]
+    refused: list[GemmRefusal]
+    failed: list[GemmFailure]
+
+
 class CheckReport(Report):
     """One line of `doctor`. `state` is "ok", "warn", "no" (not available here) or "broken"."""
 
@@ -62,7 +139,10 @@ class CheckReport(Report):
 
 
 class DoctorReport(Report):
-    """What this machine offers (`fp8load doctor --json`). `versions` has null for a package that is not installed."""
+    """What this machine offers (`fp8load doctor --json`). `versions` has null for a package that is not installed.
+
+    device   what the backends were asked about: "auto" is this machine's GPU, else its CPU
+    """
 
     schema_: Literal["fp8load.doctor/1"] = Field(default="fp8load.doctor/1", alias="schema")
     tool: Tool = Tool()
@@ -70,4 +150,5 @@ class DoctorReport(Report):
     platform: str
     versions: dict[str, str | None]
     devices: list[str]
+    device: str = "auto"
     checks: list[CheckReport]

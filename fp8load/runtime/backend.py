@@ -219,11 +219,36 @@ def providers() -> tuple[Provider, ...]:
     return tuple(provider for _, provider in announced("fp8load.backends"))
 
 
+def backends_for(device: Device) -> list[Backend]:
+    """Every installed backend, in the order in which they are asked, whether or not they run on this device."""
+    return [backend for provider in providers() for backend in provider(device)]
+
+
+def backends_named(names: Sequence[str], device: Device, *, layer: str = "") -> list[Backend]:
+    """Those with these names, in the order in which they are asked. Raises `UsageError` BKD800 for an unknown name."""
+    known = backends_for(device)
+    for name in names:
+        if name not in [backend.name for backend in known]:
+            raise UsageError(Problem(
+                code="BKD800", message=f"there is no backend {name!r}", module=layer,
+                expected="one of " + ", ".join(dict.fromkeys(backend.name for backend in known)), got=name,
+            ))  # fmt: skip
+    return [backend for backend in known if backend.name in names]
+
+
+class Refusal(NamedTuple):
+    """The name of a backend that was asked before the one that runs, and its reason."""
+
+    backend: str
+    reason: str
+
+
 class Choice(NamedTuple):
     """The backend that runs a layer, and why: one line for each backend that was asked before it, and one for it."""
 
     backend: Backend
     why: tuple[str, ...]
+    refused: tuple[Refusal, ...] = ()
 
 
 def choose(
@@ -234,20 +259,16 @@ def choose(
     Raises `UsageError` BKD800 for a name that no backend has, `BackendError` BKD801 where the forced backend, or every
     backend, refuses.
     """
-    candidates = [backend for provider in providers() for backend in provider(device)]
-    if forced is not None and forced not in [backend.name for backend in candidates]:
-        raise UsageError(Problem(
-            code="BKD800", message=f"there is no backend {forced!r}", module=layer,
-            expected="one of " + ", ".join(backend.name for backend in candidates), got=forced,
-        ))  # fmt: skip
-    why: list[str] = []
+    candidates = backends_for(device) if forced is None else backends_named([forced], device, layer=layer)
+    refused: list[Refusal] = []
     for backend in candidates:
-        if forced is not None and backend.name != forced:
-            continue
         verdict = backend.supports(scheme, shape_NK, device)
+        why = [f"{name}: {reason}" for name, reason in refused]
         if isinstance(verdict, Yes):
-            return Choice(backend, (*why, f"{backend.name}: {_said(verdict, forced=forced is not None)}"))
-        why.append(f"{backend.name}: {verdict.reason}")
+            last = f"{backend.name}: {_said(verdict, forced=forced is not None)}"
+            return Choice(backend, (*why, last), tuple(refused))
+        refused.append(Refusal(backend.name, verdict.reason))
+    why = [f"{name}: {reason}" for name, reason in refused]
     raise BackendError(Problem(
         code="BKD801", module=layer,
         message=f"{forced} was requested and cannot run here" if forced else "no backend can run this layer",

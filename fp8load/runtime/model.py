@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import torch
 
-from fp8load.errors import BackendError, Problem, UnfilledSlotError, UsageError
+from fp8load.errors import Problem, UnfilledSlotError
 from fp8load.formats.kv_names import KV_ROLES
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.plan.plan import LayerSpec
-from fp8load.runtime.backend import choose, device_of
+from fp8load.runtime.backend import device_of
+from fp8load.runtime.choices import choose_for
+from fp8load.runtime.devices import torch_device
 from fp8load.runtime.execute import execute
-from fp8load.runtime.experts import REFERENCE, ScaledExperts, experts_of
+from fp8load.runtime.experts import ScaledExperts, experts_of
 from fp8load.runtime.layers import ScaledLinear
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.parameters import TypedParameter, make_parameter
@@ -81,7 +83,7 @@ def load_plan(
     plan: FusionPlan, *, device: str, backend: str | None, requantize: str | None, progress: Progress | None
 ) -> LoadedModel:
     """Allocate, poison, read, seal, prepare. See `FusionPlan.load`."""
-    where, to = _device(device), checked(requantize)
+    where, to = torch_device(device), checked(requantize)
     _choose_early(plan, where, backend)
     storage = allocate(plan.params.values(), where)
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
@@ -107,24 +109,6 @@ def load_plan(
     return LoadedModel(plan, layers, tensors)
 
 
-def _device(device: str | torch.device) -> torch.device:
-    """The device, if torch knows it and can use it here. Raises `UsageError` or `BackendError`."""
-    try:
-        where = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(Problem(code="USE013", message="torch knows no such device", expected="cpu, cuda, cuda:1, ...",
-                                 got=str(device))) from error  # fmt: skip
-    if where.type == "meta":
-        raise UsageError(Problem(code="USE013", message="nothing can be loaded to a device that holds no data",
-                                 expected="cpu, cuda, cuda:1, ...", got="meta",
-                                 hint="`Checkpoint.plan` says what a load would make, without memory"))  # fmt: skip
-    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-        found = f"{torch.cuda.device_count()} CUDA devices, torch {torch.__version__}"
-        raise BackendError(Problem(code="BKD802", message="the device is not there", expected=str(where), got=found,
-                                   hint="`fp8load doctor` says what runs here; the CPU always does"))  # fmt: skip
-    return where
-
-
 def _choose_early(plan: FusionPlan, where: torch.device, backend: str | None) -> None:
     """Refuse a backend that cannot run before the first byte is read. Layers that are alike are asked once."""
     device = device_of(where)
@@ -132,8 +116,7 @@ def _choose_early(plan: FusionPlan, where: torch.device, backend: str | None) ->
     for layer in plan.layers.values():
         if (layer.scheme, layer.shape) not in asked:
             asked.add((layer.scheme, layer.shape))
-            forced = backend if layer.experts is None else backend or REFERENCE
-            choose(layer.scheme, layer.shape, device, forced=forced, layer=layer.name)
+            choose_for(layer, device, backend)
 
 
 def _parameters(plan: FusionPlan, layer: LayerSpec, storage: Mapping[str, torch.Tensor]) -> dict[Role, TypedParameter]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,39 +22,15 @@ import torch.nn.functional as F
 from triton.runtime.errors import OutOfResources
 
 from fp8load.dtypes import DType
+from fp8load_kernels.bench.clock import Clock
+from fp8load_kernels.bench.shapes import SHAPES
 from fp8load_kernels.gpu import few, tiles, weight_only
 from fp8load_kernels.gpu.quantize import quantize_groups, quantize_rows
 
-SHAPES = {
-    "l8b.qkv": (6144, 4096), "l8b.gate_up": (28672, 4096), "l8b.down": (4096, 14336), "l70b.qkv": (10240, 8192),
-    "l70b.down": (8192, 28672), "ds3.q_b": (24576, 1536), "ds3.o": (7168, 16384), "ds3.sh_gate_up": (4096, 7168),
-}  # fmt: skip
 TOKENS = (1, 16, 64)
 MODES = ("row codes", "block codes", "w8 channel", "w8 block", "mxfp8", "nvfp4", "mxfp4")
 BF16 = torch.bfloat16
 Run = Callable[[], Any]
-
-
-def graph_us(run: Run, flush: torch.Tensor, num: int = 25) -> float:
-    """Median time of a captured call, the L2 flushed before each."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    times = []
-    for _ in range(num):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        flush.zero_()
-        start.record()
-        graph.replay()
-        end.record()
-        times.append((start, end))
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in times) * 1e3
 
 
 def weights(mode: str, shape: tuple[int, int]) -> few.Weight | weight_only.Coded:
@@ -131,8 +106,7 @@ def main(out: Path, modes: tuple[str, ...]) -> None:
     with ProcessPoolExecutor(min(15, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
         count = sum(pool.map(compile_all, jobs))
     print(f"{count} compiled in {time.time() - start:.0f} s", flush=True)
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-    rows = []
+    clock, rows = Clock(torch.device("cuda"), graph=True), []
     for mode, (name, shape) in product(modes, SHAPES.items()):
         w = weights(mode, shape)
         for num_tokens in TOKENS:
@@ -140,7 +114,7 @@ def main(out: Path, modes: tuple[str, ...]) -> None:
             make, found = runs(mode, x, w), []
             for tile in candidates(mode, num_tokens, shape):
                 try:
-                    found.append((graph_us(make(tile), flush), tile))
+                    found.append((clock.us(make(tile)), tile))
                 except OutOfResources:
                     continue
             found.sort()
@@ -148,8 +122,8 @@ def main(out: Path, modes: tuple[str, ...]) -> None:
             plain = torch.randn(shape, device="cuda", dtype=BF16)
             row = {
                 "mode": mode, "shape": name, "M": num_tokens, "limit": nbytes / 4.3e6,
-                "chosen": graph_us(make(None), flush),
-                "bf16": graph_us(lambda x=x, plain=plain: F.linear(x, plain), flush),
+                "chosen": clock.us(make(None)),
+                "bf16": clock.us(lambda x=x, plain=plain: F.linear(x, plain)),
                 "best": [(round(us, 1), *tile) for us, tile in found[:4]],
                 "all": [(round(us, 1), *tile) for us, tile in found],
             }  # fmt: skip

@@ -1,9 +1,8 @@
 """FP8 layers on a GPU, bf16 in and out, quantization included: our backends and the peers', in one run.
 
-python tests/benchmarks/products.py OUT.json [row|block]. Microseconds: medians of a captured graph's replays, and of
-`do_bench` without one (eager), the L2 flushed before each. Peers: torch's and DeepGEMM's (sgl-deep-gemm==0.1.5) products
-and vLLM's CUTLASS ones, each behind vLLM's quantization where VLLM_C names its library, else behind ours; and bf16.
-`limit` is the larger of bytes over the copy's bandwidth and operations over 1979 TFLOP/s.
+python tests/benchmarks/products.py OUT.json [row] [block] [graph] [eager]. What `fp8load bench gemm` measures, in the
+form that is kept in docs/benchmarks: microseconds, `limit` among them, and errors; captured graphs, and calls alone.
+Peers quantize by vLLM's kernels where VLLM_C names its library, else by ours. TOKENS=1,16 for other numbers of tokens.
 """
 
 from __future__ import annotations
@@ -12,215 +11,92 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
-from importlib.util import find_spec
+from collections.abc import Iterator
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from few import graph_us
-from triton.testing import do_bench
 
-from fp8load.dtypes import DType
-from fp8load.runtime.backend import LinearWeights, Part, Yes, device_of
-from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerGroup, PerToken, QuantSpec
-from fp8load_kernels.gpu.quantize import quantize_groups, quantize_rows
+from fp8load.runtime.backend import device_of
+from fp8load_kernels.bench.gemm import GemmBench
+from fp8load_kernels.bench.peer_list import BASELINE, all_peers
+from fp8load_kernels.bench.peers.quantizers import quantizer_name
+from fp8load_kernels.bench.shapes import SHAPES, TOKENS, sized
 from fp8load_kernels.select import provider
 
-SHAPES = {
-    "l8b.qkv": (6144, 4096), "l8b.gate_up": (28672, 4096), "l8b.down": (4096, 14336), "l70b.qkv": (10240, 8192),
-    "l70b.down": (8192, 28672), "ds3.q_b": (24576, 1536), "ds3.o": (7168, 16384), "ds3.sh_gate_up": (4096, 7168),
-}  # fmt: skip
-TOKENS = tuple(int(each) for each in os.environ.get("TOKENS", "1,16,64,512,4096,8192").split(","))
-BF16, F8 = torch.bfloat16, torch.float8_e4m3fn
-E4M3 = DType.F8_E4M3
-SCHEMES = {
-    "row": LinearScheme(
-        weight=QuantSpec(dtype=E4M3, granularity=PerChannel(), scale_dtype=DType.F32),
-        input=QuantSpec(dtype=E4M3, granularity=PerToken()),
-    ),
-    "block": LinearScheme(
-        weight=QuantSpec(dtype=E4M3, granularity=PerBlock(128, 128), scale_dtype=DType.F32),
-        input=QuantSpec(dtype=E4M3, granularity=PerGroup(128)),
-    ),
-}
 ASIDE = ("emulated", "reference")
 SLOW = ("triton_weight_only",)
-"""Not measured for many tokens, for which it is none's choice here."""
-Run = Callable[[], Any]
-Pair = tuple[torch.Tensor, torch.Tensor]
+"""Measured for few tokens only: none's choice here for many."""
+
+FEW = 64
+KINDS, WAYS = ("row", "block"), ("graph", "eager")
 
 
-def quantizer(kind: str, x: torch.Tensor) -> Callable[[], Pair]:
-    """The peers' way of quantizing: vLLM's kernel where there is one."""
-    if not os.environ.get("VLLM_C"):
-        ours = quantize_rows if kind == "row" else quantize_groups
-
-        def run_ours() -> Pair:
-            quantized = ours(x, E4M3)
-            return quantized.codes, quantized.scale
-
-        return run_ours
-    codes = torch.empty(x.shape, dtype=F8, device="cuda")
-    scale = torch.empty(len(x), 1 if kind == "row" else x.shape[1] // 128, device="cuda")
-
-    def run() -> Pair:
-        if kind == "row":
-            torch.ops._C.dynamic_per_token_scaled_fp8_quant(codes, x, scale, None)
-        else:
-            torch.ops._C.per_token_group_fp8_quant(x, codes, scale, 128, 1e-10, -448.0, 448.0, False, False, False)
-        return codes, scale
-
-    return run
+def cells(bench: GemmBench) -> Iterator[dict[str, Any]]:
+    """A row for each shape and number of tokens."""
+    for (case, num_tokens), found in groupby(bench.rows, key=lambda row: (row.case, row.num_tokens)):
+        rows = list(found)
+        yield {
+            "shape": case.name, "M": num_tokens, "N": case.shape[0], "K": case.shape[1],
+            "limit": round(rows[0].limit_us, 1), "us": {row.name: round(row.us, 1) for row in rows},
+            "peers": [row.name for row in rows if row.peer and row.name != BASELINE],
+            "error": {row.name: round(row.error, 5) for row in rows},
+        }  # fmt: skip
 
 
-def row_peers(x: torch.Tensor, w: torch.Tensor, scale: torch.Tensor) -> dict[str, Run]:
-    quantize, y = quantizer("row", x), torch.empty(len(x), len(w), dtype=BF16, device="cuda")
+def measured(kind: str, *, graph: bool, seed: int) -> list[dict[str, Any]]:
+    """All cells of a kind of scheme."""
+    device = torch.device("cuda")
+    backends = [backend for backend in provider(device_of(device)) if backend.name not in ASIDE]
+    bench = GemmBench.on(device, seed=seed, graph=graph)
+    cases = [sized(name, shape, kind) for name, shape in SHAPES.items()]
+    for case, num_tokens in product(cases, tokens()):
+        ours = [backend for backend in backends if num_tokens <= FEW or backend.name not in SLOW]
+        bench.measure([case], [num_tokens], ours, all_peers())
+    for one in bench.failed:
+        print(f"failed: {one.case.name} {one.num_tokens} {one.name}: {one.reason}")
+    return list(cells(bench))
 
-    def torch_row() -> torch.Tensor:
-        codes, x_scale = quantize()
-        return torch._scaled_mm(codes, w.t(), x_scale, scale.t(), out_dtype=BF16, use_fast_accum=True)
 
-    def cutlass() -> torch.Tensor:
-        codes, x_scale = quantize()
-        torch.ops._C.cutlass_scaled_mm(y, codes, w.t(), x_scale, scale, None)
-        return y
-
-    return {"peer torch": torch_row, **({"peer CUTLASS": cutlass} if os.environ.get("VLLM_C") else {})}
+def tokens() -> tuple[int, ...]:
+    """The numbers of tokens of docs/benchmarks, or those that are asked for."""
+    asked = os.environ.get("TOKENS")
+    return tuple(int(each) for each in asked.split(",")) if asked else TOKENS
 
 
-def block_peers(x: torch.Tensor, w: torch.Tensor, scale: torch.Tensor) -> dict[str, Run]:
-    quantize, y = quantizer("block", x), torch.empty(len(x), len(w), dtype=BF16, device="cuda")
-    found: dict[str, Run] = {}
-    kinds = getattr(F, "ScalingType", None)
-    if kinds is not None and len(x) % 4 == 0:
-        groups = scale.shape[1]
-        padded = torch.zeros(len(scale), -(-groups // 4) * 4, device="cuda")
-        padded[:, :groups] = scale
-        grid = padded[:, :groups].t()
-
-        def torch_block() -> torch.Tensor:
-            codes, x_scale = quantize()
-            column = x_scale.t().contiguous().t()
-            blocks = kinds.BlockWise1x128, kinds.BlockWise128x128
-            return F.scaled_mm(codes, w.t(), column, blocks[0], grid, blocks[1], output_dtype=BF16)
-
-        found["peer torch"] = torch_block
-    if os.environ.get("VLLM_C") and len(x) % 4 == 0:
-
-        def cutlass() -> torch.Tensor:
-            codes, x_scale = quantize()
-            torch.ops._C.cutlass_scaled_mm(y, codes, w.t(), x_scale.t().contiguous().t(), scale.t(), None)
-            return y
-
-        found["peer CUTLASS"] = cutlass
-    if find_spec("deep_gemm") is not None:
-        import deep_gemm
-
-        def deep() -> torch.Tensor:
-            codes, x_scale = quantize()
-            deep_gemm.fp8_gemm_nt((codes, deep_gemm.get_mn_major_tma_aligned_tensor(x_scale)), (w, scale), y)
-            return y
-
-        found["peer DeepGEMM"] = deep
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the backend that is chosen, and the fastest one, are beside the fastest peer: geometric mean, worst cell."""
+    found = {}
+    for title in ("chosen", "fastest"):
+        ratios = []
+        for row in (row for row in rows if row["peers"]):
+            ours = [us for name, us in row["us"].items() if name not in (*row["peers"], BASELINE, *SLOW)]
+            mine = ours[0] if title == "chosen" else min(ours)
+            ratios.append((min(row["us"][name] for name in row["peers"]) / mine, f"{row['shape']} M={row['M']}"))
+        mean = math.exp(sum(math.log(ratio) for ratio, _ in ratios) / len(ratios))
+        found[title] = {"mean": round(mean, 3), "worst": [round(min(ratios)[0], 3), min(ratios)[1]]}
     return found
 
 
-def quantized(kind: str, plain: torch.Tensor) -> Pair:
-    """A weight's codes, and its scales by row or block."""
-    num_rows, num_cols = plain.shape
-    size = (1, num_cols) if kind == "row" else (128, 128)
-    pieces = plain.float().view(num_rows // size[0], size[0], num_cols // size[1], size[1])
-    scale = pieces.abs().amax((1, 3)) / 448
-    return (pieces / scale[:, None, :, None]).to(F8).view(num_rows, num_cols), scale
-
-
-def runs(kind: str, x: torch.Tensor, w: torch.Tensor, scale: torch.Tensor) -> dict[str, Run]:
-    """Every pipeline from bf16 to bf16."""
-    weights = LinearWeights(
-        scheme=SCHEMES[kind], shape=(len(w), w.shape[1]),
-        parts=(Part("0", slice(0, len(w)), slice(0, len(scale))),), weight=w, weight_scale=scale,
-    )  # fmt: skip
-    device, found = device_of(w.device), {}
-    for backend in provider(device):
-        if backend.name not in ASIDE and isinstance(backend.supports(SCHEMES[kind], weights.shape, device), Yes):
-            found[backend.name] = partial(backend.apply, backend.prepare(weights), x)
-    return {**found, **(row_peers if kind == "row" else block_peers)(x, w, scale)}
-
-
-def cell(
-    kind: str, name: str, x: torch.Tensor, weight: tuple[torch.Tensor, ...], flush: torch.Tensor
-) -> dict[str, Any]:
-    """One row of the table: times in a graph, without one, and errors against the first peer's operands."""
-    w, scale, plain = weight
-    shape = w.shape
-    row: dict[str, Any] = {"kind": kind, "shape": name, "N": shape[0], "K": shape[1], "M": len(x)}
-    expected = None
-    found = {"bf16": lambda: F.linear(x, plain), **runs(kind, x, w, scale)}
-    found = {label: run for label, run in found.items() if label not in SLOW or len(x) <= 64}
-    for label, run in found.items():
-        y = run().double()
-        expected = y if expected is None else expected
-        row[f"{label} error"] = round(float((y - expected).norm() / expected.norm()), 4)
-        row[f"{label} eager"] = round(float(do_bench(run, warmup=2, rep=10, return_mode="median")) * 1e3, 1)
-    # Forth and back: a GPU that has been busy for long is slower, whoever comes last.
-    times = {label: [graph_us(run, flush, 12)] for label, run in found.items()}
-    for label in reversed(found):
-        times[label].append(graph_us(found[label], flush, 12))
-    return {**row, **{label: round(sum(each) / 2, 1) for label, each in times.items()}}
-
-
-def main(out: Path, kinds: tuple[str, ...]) -> None:
-    if os.environ.get("VLLM_C"):
-        torch.ops.load_library(os.environ["VLLM_C"])
-    big = torch.empty(2 << 30, dtype=torch.uint8, device="cuda")
-    rate = 2 * big.numel() / (float(do_bench(big.clone, warmup=3, rep=15, return_mode="median")) * 1e3)
-    flush, rows = big[: 256 << 20], []
-    for kind in kinds:
-        for name, (num_rows, num_cols) in SHAPES.items():
-            plain = torch.randn(num_rows, num_cols, device="cuda", dtype=BF16) * 0.02
-            w, scale = quantized(kind, plain)
-            for num_tokens in TOKENS:
-                x = torch.randn(num_tokens, num_cols, device="cuda", dtype=BF16)
-                row = cell(kind, name, x, (w, scale, plain), flush)
-                nbytes = num_rows * num_cols + 2 * num_tokens * (num_rows + num_cols)
-                row["limit"] = round(max(nbytes / rate, 2e-6 * num_tokens * num_rows * num_cols / 1979), 1)
-                rows.append(row)
-                print({key: value for key, value in row.items() if "error" not in key}, flush=True)
-                out.write_text(json.dumps({"copy GB/s": rate / 1e3, "torch": torch.__version__, "cells": rows}))
-        show(kind, [row for row in rows if row["kind"] == kind])
-
-
-def show(kind: str, rows: list[dict[str, Any]]) -> None:
-    """What the first backend in order, and the fastest one, are beside the fastest peer: geometric mean and worst cell."""
-    for suffix in ("", " eager"):
-        for title, ours in (("first", lambda row: first(row, suffix)), ("best", lambda row: min(mine(row, suffix)))):
-            rows = [row for row in rows if peers(row, suffix)]
-            ratios = [min(peers(row, suffix)) / ours(row) for row in rows]
-            worst = min(range(len(rows)), key=ratios.__getitem__)
-            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-            print(f"{kind}{suffix}: {title} of ours {mean:.3f} times the best peer, worst {ratios[worst]:.2f} at "
-                  f"{rows[worst]['shape']} M={rows[worst]['M']}")  # fmt: skip
-
-
-def peers(row: dict[str, Any], suffix: str) -> list[float]:
-    return [value for key, value in row.items() if key.startswith("peer") and _plain(key, suffix)]
-
-
-def mine(row: dict[str, Any], suffix: str) -> list[float]:
-    names = [backend.name + suffix for backend in provider(device_of(torch.device("cuda")))]
-    return [row[name] for name in names if name in row and name not in (f"{each}{suffix}" for each in SLOW)]
-
-
-def first(row: dict[str, Any], suffix: str) -> float:
-    return mine(row, suffix)[0]
-
-
-def _plain(key: str, suffix: str) -> bool:
-    return "error" not in key and key.endswith(" eager") == bool(suffix)
+def main(out: Path, asked: tuple[str, ...]) -> None:
+    seed = int.from_bytes(os.urandom(4), "big")
+    versions = {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(), "seed": seed}
+    report: dict[str, Any] = {**versions, "quantization": f"{quantizer_name()} quantization"}
+    for kind, how in product(KINDS, WAYS):
+        if {kind, how} <= {
+            *(asked or ("row", "block")),
+            *(() if {"graph", "eager"} & {*asked} else ("graph", "eager")),
+        }:
+            rows = measured(kind, graph=how == "graph", seed=seed)
+            report[f"{kind}, {how}"] = {"summary": summary(rows), "cells": rows}
+            for row in rows:
+                times = "  ".join(f"{key} {time}" for key, time in row["us"].items())
+                print(f"{kind} {how} {row['shape']:<14} {row['M']:>5} limit {row['limit']}  {times}  "
+                      f"error {max(row['error'].values()):.4f}")  # fmt: skip
+            print(kind, how, summary(rows), flush=True)
+            out.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), tuple(sys.argv[2:]) or tuple(SCHEMES))
+    main(Path(sys.argv[1]), tuple(sys.argv[2:]))

@@ -7,7 +7,6 @@ bytes that must move over the time, against a large device-to-device copy in the
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,24 +14,23 @@ from typing import Any
 
 import torch
 import triton
-from triton.testing import do_bench
 
 from fp8load.dtypes import DType
+from fp8load_kernels.bench.clock import Clock
+from fp8load_kernels.bench.limits import copy_bandwidth
+from fp8load_kernels.bench.peers.vllm import operators, refuses_library
 from fp8load_kernels.gpu.quantize import largest_scale, quantize_groups, quantize_rows, quantize_tensor
 
 COLUMNS = (1536, 4096, 7168, 8192, 14336, 16384, 28672)
 TOKENS = (1, 16, 64, 512, 4096, 8192)
-
-
-def us(run: Callable[[], Any]) -> float:
-    return float(do_bench(run, warmup=10, rep=40, return_mode="median")) * 1e3
+CLOCK = Clock(torch.device("cuda"))
 
 
 def peers(x: torch.Tensor) -> dict[str, Callable[[], Any]]:
     """vLLM's kernels on the same input."""
-    if not os.environ.get("VLLM_C"):
+    if refuses_library():
         return {}
-    ops, (num_rows, num_cols) = torch.ops._C, x.shape
+    ops, (num_rows, num_cols) = operators(), x.shape
     codes = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     row = torch.empty(num_rows, 1, device=x.device)
     group = torch.empty(num_rows, num_cols // 128, device=x.device)
@@ -58,17 +56,15 @@ def measured(num_rows: int, num_cols: int, limit: float) -> dict[str, Any]:
         "tensor, dynamic": lambda: quantize_tensor(x, DType.F8_E4M3, largest_scale(x, DType.F8_E4M3)),
         **peers(x),
     }
-    times = {name: us(run) for name, run in runs.items()}
+    times = {name: CLOCK.us(run) for name, run in runs.items()}
     nbytes = 3 * x.numel()
     shares = {name: nbytes / time / limit for name, time in times.items()}
     return {"M": num_rows, "K": num_cols, "us": times, "share": shares}
 
 
 def main(out: Path) -> None:
-    if os.environ.get("VLLM_C"):
-        torch.ops.load_library(os.environ["VLLM_C"])
-    big = torch.empty(2 << 30, dtype=torch.uint8, device="cuda")
-    limit = 2 * big.numel() / us(big.clone)
+    print(f"without vLLM: {refuses_library()}" if refuses_library() else "beside vLLM")
+    limit = copy_bandwidth(CLOCK.device)
     rows = [measured(num_rows, num_cols, limit) for num_cols in COLUMNS for num_rows in TOKENS]
     versions = {"torch": torch.__version__, "triton": triton.__version__, "gpu": torch.cuda.get_device_name()}
     out.write_text(json.dumps({**versions, "copy_gb_s": limit / 1e3, "rows": rows}, indent=1))

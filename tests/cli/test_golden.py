@@ -25,6 +25,7 @@ SOURCES = {name: f"fixtures/skeletons/{name}.skel" for name in SKELETONS} | {
     name: f"fixtures/checkpoints/{name}" for name in REAL
 }
 MIXTURE, STACKED = "fixtures/checkpoints/mo-qwen3moe-nvfp4", "fixtures/checkpoints/mo-gptoss-fp8"
+MIXED = "fixtures/checkpoints/mo-qwen3moe-auto"
 EXPERTS = "model.layers.1.mlp.experts"
 OTHER = {
     "experts-inspect": ("inspect", MIXTURE),
@@ -43,6 +44,12 @@ OTHER = {
     "plan-all": ("plan", SOURCES["phi3-fused"], "--tp", "4", "--rank", "all"),
     "plan-explain": ("plan", SOURCES["llama-fp8-block"], "--tp", "2", "--rank", "1", "--explain",
                      "model.layers.3.self_attn.k_proj.weight"),
+    "plan-device": ("plan", MIXED, "--device", "sm80"),
+    "plan-device-all": ("plan", MIXED, "--tp", "2", "--rank", "all", "--device", "sm80"),
+    "plan-device-explain": ("plan", SOURCES["llama-fp8-block"], "--device", "sm80", "--explain",
+                            "model.layers.3.self_attn.k_proj.weight"),
+    "plan-backend-refuses": ("plan", SOURCES["llama-fp8-block"], "--device", "sm80", "--backend", "triton_block"),
+    "plan-backend-unknown": ("plan", SOURCES["llama-fp8-block"], "--device", "sm80", "--backend", "cutlass"),
     "verify-concise": ("verify", SOURCES["llama-broken"], "-f", "concise", "--select", "F8L2"),
     "verify-github": ("verify", SOURCES["llama-broken"], "-f", "github", "--select", "F8L2"),
     "verify-md": ("verify", SOURCES["llama-broken"], "-f", "md", "--select", "F8L2"),
@@ -56,6 +63,11 @@ OTHER = {
     "help-inspect": ("inspect", "-h"),
     "help-verify": ("verify", "-h"),
     "help-plan": ("plan", "-h"),
+    "help-bench": ("bench", "-h"),
+    "help-bench-gemm": ("bench", "gemm", "-h"),
+    "bench-unknown-backend": ("bench", "gemm", "--backend", "cutlass", "--device", "cpu"),
+    "bench-refused": ("bench", "gemm", "--shapes", "64x128", "--scheme", "block", "--device", "cpu", "--backend",
+                      "triton_block"),
     "help-rule": ("rule", "-h"),
     "help-doctor": ("doctor", "-h"),
     "help-schema": ("schema", "-h"),

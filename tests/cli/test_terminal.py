@@ -47,6 +47,8 @@ WORDS = {
     "tensors": ("inspect", CLEAN, "--tensors"),
     "verify": ("verify", BROKEN),
     "plan": ("plan", CLEAN, "--module", "**"),
+    "kernels": ("plan", CLEAN, "--device", "sm80"),
+    "bench": ("bench", "gemm", "--shapes", "64x128", "--tokens", "2", "--device", "cpu", "--backend", "emulated"),
     "rules": ("rule", "--all"),
     "error": ("inspect", "./no-such-folder"),
 }

@@ -1,7 +1,7 @@
 """Where Triton's kernels are interpreted, numbers are rounded as a GPU rounds them.
 
-The interpreter of Triton 3.6 cuts bits off, or adds one without carrying it into the exponent: 1.99 becomes 1 in FP8. And
-it multiplies matrices of BF16 as if their bits were integers.
+The interpreter of Triton 3.6 cuts bits off, or adds one without carrying it into the exponent: 1.99 becomes 1 in FP8.
+And it multiplies matrices of BF16 as if their bits were integers.
 """
 
 from __future__ import annotations

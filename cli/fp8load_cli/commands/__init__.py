@@ -1,3 +1,6 @@
 """The commands: one file each, which defines `register(app)`. Their work is imported when they run."""
 
-COMMANDS = ("inspect", "verify", "plan", "rule", "doctor", "schema")
+GROUPS = {"bench": ("gemm",)}
+"""The commands of those that are groups."""
+
+COMMANDS = ("inspect", "verify", "plan", "rule", "doctor", "schema", "bench")

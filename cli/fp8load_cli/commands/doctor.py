@@ -17,8 +17,8 @@ def register(app: typer.Typer) -> None:
     command(
         app,
         formats=("text", "json", "md"),
-        examples=("fp8load doctor", "fp8load doctor --md", "fp8load doctor --json"),
-        codes={1: "torch or a backend is installed and broken"},
+        examples=("fp8load doctor", "fp8load doctor --md", "fp8load doctor --device sm90"),
+        codes={1: "torch or a backend is broken: it raises, or computes something wrong"},
         environment={**HUB_ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "shown, as torch sees it"},
     )(doctor)
 
@@ -29,10 +29,14 @@ def doctor(
     md: Annotated[
         bool, typer.Option("--md", help="Markdown, to be pasted into an issue; same as --format md.")
     ] = False,
+    device: Annotated[
+        str, typer.Option("--device", metavar="auto|cpu|sm90", help="Ask the backends about this one, here or not.")
+    ] = "auto",
 ) -> ExitCode:
     """Show what this machine offers.
 
-    Python, packages, torch and GPUs, kernel backends, the Hub and its cache. Tokens are never shown; nothing is sent.
+    Python, packages, torch and GPUs, kernel backends, the Hub and its cache. A backend that says yes is run on a small
+    product of each kind and compared with float64. Tokens are never shown; nothing is sent.
     """
     if md and run.settings.is_json:
         raise UsageError(Problem(code="USE010", message="--md and --json exclude each other"))
@@ -41,7 +45,7 @@ def doctor(
     from fp8load_cli.render import show
     from fp8load_cli.render.views.doctor import doctor_document
 
-    report = diagnose()
+    report = diagnose(device)
     document = doctor_document(report)
     if md:
         run.out.report(markdown.draw(document))

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
     from fp8load.plan.plan import Rank
     from fp8load.report import PlanReport
+    from fp8load_cli.kernels import Kernels
 
 _RANK = "Which rank"
 _SHOW = "What to show"
+_KERNELS = "Kernels (these import torch)"
 
 
 _Tp = Annotated[int, typer.Option("--tp", min=1, metavar="N", help="Tensor-parallel size.", rich_help_panel=_RANK)]
@@ -42,6 +44,16 @@ _Module = Annotated[
         "--module", metavar="GLOB", help="List these layers; * is one component, ** many.", rich_help_panel=_SHOW
     ),
 ]
+_Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="sm90|cpu|auto", help="Choose kernels for this GPU, here or not.", rich_help_panel=_KERNELS
+    ),
+]
+_Backend = Annotated[
+    str | None,
+    typer.Option("--backend", metavar="NAME", help="This one, or say why it cannot.", rich_help_panel=_KERNELS),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,11 +63,11 @@ def register(app: typer.Typer) -> None:
         formats=("text", "json"),
         examples=(
             "fp8load plan org/repo --tp 8 --rank 0",
-            "fp8load plan ./my-checkpoint --tp 2 --rank all",
+            "fp8load plan ./my-checkpoint --tp 2 --rank all --device sm90",
             "fp8load plan ./my-checkpoint --tp 2 --rank 1 --explain model.layers.0.mlp.up_proj.weight",
         ),
         codes={
-            1: "no such plan exists; the sizes that work are named",
+            1: "no such plan exists; the sizes that work are named; or a backend refuses",
             3: "could not answer: not found, offline, broken files or configuration",
         },
         environment=HUB_ENVIRONMENT,
@@ -72,14 +84,17 @@ def plan(  # noqa: PLR0913 - its options
     ep_rank: _EpRank = None,
     explain: _Explain = None,
     module: _Module = None,
+    device: _Device = None,
+    backend: _Backend = None,
     allow_unscaled: AllowUnscaled = False,
 ) -> ExitCode:
     """Show what a rank would load.
 
     Parameters, memory, bytes to read, and the proof that every element is written exactly once.
-    -v lists what is skipped.
+    -v lists what is skipped. --device shows which kernels would run it, and why not others.
     """
     from fp8load.plan.plan import Rank
+    from fp8load_cli.kernels import Kernels
     from fp8load_cli.render import show
     from fp8load_cli.render.views.plan import explained_document, plan_document, plans_document
     from fp8load_cli.reports import PlansReport
@@ -93,8 +108,9 @@ def plan(  # noqa: PLR0913 - its options
                                  hint="--explain follows one tensor, --module lists layers"))  # fmt: skip
     if module is not None:
         checked_glob(module)
+    kernels = None if device is None and backend is None else Kernels.of(device or "auto", backend)
     with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
-        reports = [_report(checkpoint, member, explain, module) for member in ranks]
+        reports = [_report(checkpoint, member, explain, module, kernels) for member in ranks]
     first = reports[0]
     if explain is not None and rank != "all":
         show(run, first, explained_document(first))
@@ -125,7 +141,9 @@ def _of_experts(ranks: list[Rank], ep_rank: int) -> Rank:
     return replace(ranks[0], ep_rank=ep_rank)
 
 
-def _report(checkpoint: Checkpoint, rank: Rank, explain: str | None, module: str | None) -> PlanReport:
+def _report(
+    checkpoint: Checkpoint, rank: Rank, explain: str | None, module: str | None, kernels: Kernels | None
+) -> PlanReport:
     from fp8load.inspection import plan_report
     from fp8load_cli.select import names_layer
 
@@ -136,4 +154,4 @@ def _report(checkpoint: Checkpoint, rank: Rank, explain: str | None, module: str
     if module is not None:
         layers = [layer for layer in report.layers if names_layer(module, layer["name"])]
         report = report.model_copy(update={"layers": layers})
-    return report
+    return report if kernels is None else kernels.added_to(report, plan, explain)

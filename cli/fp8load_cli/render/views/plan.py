@@ -10,11 +10,14 @@ from fp8load.report import PlanReport
 from fp8load_cli.render.document import Code, Column, Document, Facts, Gap, Heading, Span, Table, line
 from fp8load_cli.render.units import plural, size
 from fp8load_cli.render.views.inspect import title
+from fp8load_cli.render.views.kernels import kernels_document, kernels_of_ranks, memory_text
 
 
 def plan_document(report: PlanReport, *, with_layers: bool = False, with_skips: bool = False) -> Document:
     """What the rank holds, how much that is, and what it leaves out."""
     document: Document = [title(report.source, _rank(report)), Gap(), Facts(_facts(report))]
+    if report.kernels is not None:
+        document += [Gap(), *kernels_document(report.kernels)]
     if with_layers:
         document += [Gap(), *_layers(report.layers)]
     if with_skips and report.skips:
@@ -31,12 +34,14 @@ def _facts(report: PlanReport) -> tuple[tuple[str, str | Span], ...]:
     layers = f"{plural(report.num_layers, 'quantized layer')} with {plural(report.num_slots, 'slot')}"
     made = f"{plural(report.num_tensors, 'tensor')} -> {plural(report.num_params, 'parameter')}: {layers}"
     parts = f"weights and scales {size(report.nbytes_quantized)}, high precision {size(report.nbytes_plain)}"
+    fits = memory_text([report])
     skipped = plural(len(report.skips), "tensor") + " left on disk (-v lists them)" if report.skips else "nothing"
     return (
         ("Family", report.arch or "unknown: modules stay as they lie on disk"),
         ("Plan", f"{made}, {plural(report.num_copies, 'copy', 'copies')}"),
         ("Proof", Span(f"{report.num_elements:,} elements, every one written exactly once", "ok")),
         ("Memory", f"{size(report.nbytes)}: {parts}"),
+        *((("Fits", fits),) if fits else ()),
         ("Read", f"{size(report.nbytes_read)} of {size(report.source.nbytes)}"),
         ("Skipped", skipped),
     )  # fmt: skip
@@ -106,6 +111,10 @@ def plans_document(reports: Sequence[PlanReport]) -> Document:
     sizes = f"tp {first.tp_size}" + (f", ep {first.ep_size}" if first.ep_size > 1 else "")
     document: Document = [title(first.source, sizes), Gap(), Table(columns, rows), Gap()]
     document.append(line("On every rank each element is written exactly once."))
+    fits = memory_text(reports)
+    if fits:
+        document.append(line(f"The rank that holds most: {fits}."))
+    document += kernels_of_ranks(reports)
     for number, report in enumerate(reports):
         if report.explained:
             document += [Gap(), Heading(f"Rank {number}"), Code(tuple(report.explained))]

@@ -1,0 +1,238 @@
+"""Products of layers, bf16 in and out, quantization included: backends and peers on the same operands, in one run.
+
+Shape letters: N output rows, K input columns, M tokens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
+
+import torch
+
+from fp8load.errors import BackendError, Problem
+from fp8load.runtime.backend import Backend, Device, LinearWeights, No, Refusal, device_of
+from fp8load_kernels.bench.accuracy import Truth
+from fp8load_kernels.bench.clock import Clock, Run
+from fp8load_kernels.bench.limits import Limits, measured_limits
+from fp8load_kernels.bench.operands import random_input, random_weights, refuses_operands, weight_nbytes
+from fp8load_kernels.bench.peer_list import BASELINE
+from fp8load_kernels.bench.peers.base import Peer
+from fp8load_kernels.bench.shapes import Case
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One product that was run.
+
+    us      median time
+    nbytes  that it has to move: weight and scales as it holds them, input and output in BF16
+    error   relative Frobenius norm of the difference from the float64 product
+    """
+
+    case: Case
+    num_tokens: int
+    name: str
+    peer: bool
+    us: float
+    nbytes: int
+    limit_us: float
+    error: float
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.num_tokens * self.case.shape[0] * self.case.shape[1]
+
+    @property
+    def tflops(self) -> float:
+        """10**12 operations in a second."""
+        return self.operations / self.us / 1e6
+
+    @property
+    def gb_s(self) -> float:
+        """10**9 bytes in a second."""
+        return self.nbytes / self.us / 1e3
+
+    @property
+    def share(self) -> float:
+        """Of the limit: 1 is as fast as this machine can be."""
+        return self.limit_us / self.us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A product that raised, or is not finite."""
+
+    case: Case
+    num_tokens: int
+    name: str
+    peer: bool
+    reason: str
+
+
+Progress = Callable[[int, int, str], None]
+"""Called with cells done, cells in all, and what comes next."""
+
+
+@dataclass(slots=True)
+class GemmBench:
+    """A run: what was asked, and, as `measure` goes on, what was found.
+
+    refused  backends and peers that do not take a layer, with how many cells that was
+    """
+
+    device: torch.device
+    seed: int
+    clock: Clock
+    limits: Limits
+    rows: list[Measured] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    refused: Counter[Refusal] = field(default_factory=Counter)
+
+    @staticmethod
+    def on(device: torch.device, *, seed: int, graph: bool = False) -> GemmBench:
+        """A run on this device, whose bandwidth is measured now."""
+        return GemmBench(device, seed, Clock(device, graph), measured_limits(device))
+
+    def measure(
+        self,
+        cases: Sequence[Case],
+        tokens: Sequence[int],
+        backends: Sequence[Backend],
+        peers: Sequence[Peer],
+        progress: Progress | None = None,
+    ) -> None:
+        """Run every backend and peer that takes a layer, for each number of tokens, on operands that they share."""
+        total, done = len(cases) * len(tokens), 0
+        here = device_of(self.device)
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        for case in cases:
+            reason = refuses_operands(case.scheme)
+            weights = None if reason else random_weights(case.scheme, case.parts, case.num_cols, generator)
+            for num_tokens in tokens:
+                if progress is not None:
+                    progress(done, total, f"{case.name}, M {num_tokens}")
+                done += 1
+                if weights is None:
+                    self.refused[Refusal(case.name, reason)] += 1
+                    continue
+                x = random_input(num_tokens, case.num_cols, generator)
+                contenders = _Contenders(case, weights, x, here)
+                self._cell(contenders, [*contenders.ours(backends, self), *contenders.theirs(peers, self)])
+
+    def _cell(self, cell: _Contenders, contenders: Sequence[_Contender]) -> None:
+        """Every contender forth and back, and the mean of both: a device that has long been busy gets slower."""
+        truth = Truth.of(cell.weights, cell.x)
+        limit = self.limits.us(cell.nbytes(weight_nbytes(cell.weights)), cell.operations, cell.case.scheme)
+        runs: dict[str, Run] = {}
+        errors: dict[str, float] = {}
+        for one in contenders:
+            self._tried(cell, one, partial(_prepared, one, truth, runs, errors))
+        times: dict[str, list[float]] = {}
+        for one in (*contenders, *reversed(contenders)):
+            if one.name in runs:
+                self._tried(cell, one, partial(self._timed, one.name, runs[one.name], times))
+        for one in contenders:
+            if len(times.get(one.name, ())) == 2:
+                self.rows.append(Measured(
+                    case=cell.case, num_tokens=len(cell.x), name=one.name, peer=one.peer, us=sum(times[one.name]) / 2,
+                    error=errors[one.name], nbytes=cell.nbytes(one.weight_nbytes), limit_us=limit,
+                ))  # fmt: skip
+
+    def _timed(self, name: str, run: Run, times: dict[str, list[float]]) -> None:
+        times.setdefault(name, []).append(self.clock.us(run))
+
+    def _tried(self, cell: _Contenders, one: _Contender, step: Callable[[], None]) -> None:
+        """A step of a contender; what it raises is its result, once."""
+        try:
+            step()
+        except Exception as raised:  # noqa: BLE001 - whatever a kernel raises is its result, and others go on
+            known = [(each.case, each.num_tokens, each.name) for each in self.failed]
+            if (cell.case, len(cell.x), one.name) in known:
+                return
+            text = (str(raised).splitlines() or [""])[0]
+            self.failed.append(Failed(
+                case=cell.case, num_tokens=len(cell.x), name=one.name, peer=one.peer,
+                reason=f"{type(raised).__name__}: {text}",
+            ))  # fmt: skip
+
+
+def _prepared(one: _Contender, truth: Truth, runs: dict[str, Run], errors: dict[str, float]) -> None:
+    """Make the call that is timed, and measure its error. Raises `ArithmeticError` for a product that is not finite."""
+    run = one.prepare()
+    error = truth.error(run())
+    if not isfinite(error):
+        raise ArithmeticError("the product is not finite")
+    runs[one.name], errors[one.name] = run, error
+
+
+@dataclass(frozen=True, slots=True)
+class _Contender:
+    """What is to be run in a cell. `prepare` gives the call that is timed."""
+
+    name: str
+    peer: bool
+    prepare: Callable[[], Run]
+    weight_nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Contenders:
+    """A cell: a layer, an input, and who takes them."""
+
+    case: Case
+    weights: LinearWeights
+    x: torch.Tensor
+    here: Device
+
+    @property
+    def operations(self) -> int:
+        num_rows, num_cols = self.case.shape
+        return 2 * len(self.x) * num_rows * num_cols
+
+    def nbytes(self, of_weight: int) -> int:
+        """Bytes that move: the weight, and input and output in BF16."""
+        return of_weight + 2 * len(self.x) * sum(self.case.shape)
+
+    def ours(self, backends: Sequence[Backend], bench: GemmBench) -> Iterator[_Contender]:
+        for backend in backends:
+            verdict = backend.supports(self.case.scheme, self.case.shape, self.here)
+            if isinstance(verdict, No):
+                bench.refused[Refusal(backend.name, verdict.reason)] += 1
+                continue
+            yield _Contender(backend.name, False, partial(self._run, backend), weight_nbytes(self.weights))
+
+    def theirs(self, peers: Sequence[Peer], bench: GemmBench) -> Iterator[_Contender]:
+        num_rows, num_cols = self.case.shape
+        for peer in peers:
+            verdict = peer.supports(self.weights, len(self.x), self.here)
+            if isinstance(verdict, No):
+                bench.refused[Refusal(peer.name, verdict.reason)] += 1
+                continue
+            nbytes = 2 * num_rows * num_cols if peer.name == BASELINE else weight_nbytes(self.weights)
+            yield _Contender(peer.name, True, partial(peer.prepare, self.weights, self.x), nbytes)
+
+    def _run(self, backend: Backend) -> Run:
+        return partial(backend.apply, backend.prepare(self.weights), self.x)
+
+
+def check_forced(names: Sequence[str], backends: Sequence[Backend], cases: Sequence[Case], here: Device) -> None:
+    """Raise `BackendError` BKD801 for a backend that was asked for and takes none of the layers."""
+    for backend in backends:
+        verdicts = [backend.supports(case.scheme, case.shape, here) for case in cases]
+        reasons = dict.fromkeys(verdict.reason for verdict in verdicts if isinstance(verdict, No))
+        if backend.name in names and all(isinstance(verdict, No) for verdict in verdicts):
+            raise BackendError(Problem(
+                code="BKD801", message=f"{backend.name} was requested and cannot run here", expected="; ".join(reasons),
+                got=f"{cases[0].name}, {cases[0].scheme}, {list(cases[0].shape)}, on {here}",
+                hint="`fp8load doctor` lists what runs; leave --backend out to measure all that do",
+            ))  # fmt: skip
+
+
+def baselines(rows: Sequence[Measured]) -> dict[tuple[Case, int], float]:
+    """Microseconds of the unquantized product, by layer and number of tokens."""
+    return {(row.case, row.num_tokens): row.us for row in rows if row.name == BASELINE}

@@ -1,6 +1,6 @@
 """FP8 layers on a GPU, bf16 in and out, quantization included: our backends and the peers', in one run.
 
-python tests/benchmarks/products.py OUT.json [row] [block] [graph] [eager]. What `fp8load bench gemm` measures, in the
+python tests/benchmarks/products.py OUT.json [channel] [block] [graph] [eager]. What `fp8load bench gemm` measures, in the
 form that is kept in docs/benchmarks: microseconds, `limit` among them, and errors; captured graphs, and calls alone.
 Peers quantize by vLLM's kernels where VLLM_C names its library, else by ours. TOKENS=1,16 for other numbers of tokens.
 """
@@ -30,7 +30,7 @@ SLOW = ("triton_weight_only",)
 """Measured for few tokens only: none's choice here for many."""
 
 FEW = 64
-KINDS, WAYS = ("row", "block"), ("graph", "eager")
+KINDS, WAYS = ("channel", "block"), ("graph", "eager")
 
 
 def cells(bench: GemmBench) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,8 @@ from fp8load.fusion import FusionPlan, Progress
 from fp8load.plan.plan import LayerSpec
 from fp8load.runtime.backend import choose, device_of
 from fp8load.runtime.execute import execute
-from fp8load.runtime.experts import REFERENCE, ScaledExperts, experts_of
+from fp8load.runtime.experts import ScaledExperts, experts_of
+from fp8load.runtime.grouped import choose_grouped
 from fp8load.runtime.layers import ScaledLinear
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.parameters import TypedParameter, make_parameter
@@ -128,12 +129,17 @@ def _device(device: str | torch.device) -> torch.device:
 def _choose_early(plan: FusionPlan, where: torch.device, backend: str | None) -> None:
     """Refuse a backend that cannot run before the first byte is read. Layers that are alike are asked once."""
     device = device_of(where)
-    asked: set[tuple[LinearScheme, tuple[int, int]]] = set()
+    asked: set[tuple[LinearScheme, tuple[int, int], int]] = set()
     for layer in plan.layers.values():
-        if (layer.scheme, layer.shape) not in asked:
-            asked.add((layer.scheme, layer.shape))
-            forced = backend if layer.experts is None else backend or REFERENCE
-            choose(layer.scheme, layer.shape, device, forced=forced, layer=layer.name)
+        num_experts = 0 if layer.experts is None else len(layer.experts)
+        kind = (layer.scheme, layer.shape, num_experts)
+        if kind in asked:
+            continue
+        asked.add(kind)
+        if num_experts:
+            choose_grouped(layer.scheme, (num_experts, *layer.shape), device, forced=backend, layer=layer.name)
+        else:
+            choose(layer.scheme, layer.shape, device, forced=backend, layer=layer.name)
 
 
 def _parameters(plan: FusionPlan, layer: LayerSpec, storage: Mapping[str, torch.Tensor]) -> dict[Role, TypedParameter]:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from fp8load.runtime.backend import Backend, Device
+from fp8load.runtime.grouped import GroupedBackend
 from fp8load_kernels.backends.deepgemm import DeepGemm
 from fp8load_kernels.backends.emulated import Emulated
 from fp8load_kernels.backends.reference import Reference
 from fp8load_kernels.backends.torch_block import TorchBlock
 from fp8load_kernels.backends.torch_scaled_mm import TorchScaledMM
 from fp8load_kernels.backends.triton_block import TritonBlock
+from fp8load_kernels.grouped.deepgemm_grouped import DeepGemmGrouped
+from fp8load_kernels.grouped.torch_grouped import TorchGrouped
+from fp8load_kernels.grouped.triton_grouped import TritonGrouped
 
 
 def provider(device: Device) -> tuple[Backend, ...]:
     """Candidates in order. `reference` comes last: it ignores the input quantization, so it is for those who ask."""
     del device
     return TorchScaledMM(), DeepGemm(), TorchBlock(), TritonBlock(), Emulated(), Reference()
+
+
+def grouped_provider(device: Device) -> tuple[GroupedBackend, ...]:
+    """Candidates for stacks of experts, in order. What none of them takes, weight-only schemes above all, runs one
+    expert after the other."""
+    del device
+    return TorchGrouped(), DeepGemmGrouped(), TritonGrouped()

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from fp8load.scheme import LinearScheme
 
 
+_SHAPES = {"fp8load.backends": (1024, 1024), "fp8load.grouped_backends": (8, 1024, 1024)}
+"""Groups of entry points, and what their backends are asked with: a layer [N, K], or a stack of experts [E, N, K]."""
+
+
 def main() -> None:
     """Print what was found."""
     found: dict[str, Any] = {"torch": None, "cuda": None, "devices": [], "backends": [], "broken": []}
@@ -44,20 +48,22 @@ def _ask_backends(found: dict[str, Any]) -> None:
     from fp8load.runtime.backend import device_of
 
     device = device_of(torch.device("cuda" if torch.cuda.device_count() else "cpu"))
-    for point in sorted(entry_points(group="fp8load.backends"), key=lambda point: point.name):
+    points = [(point, shape) for group, shape in _SHAPES.items()
+              for point in sorted(entry_points(group=group), key=lambda point: point.name)]  # fmt: skip
+    for point, shape in points:
         try:
             for backend in point.load()(device):
-                found["backends"].append(_asked(backend, device))
+                found["backends"].append(_asked(backend, shape, device))
         except Exception as error:  # noqa: BLE001 - a provider that fails in any way is a broken one
             found["broken"].append({"name": point.name, "error": f"{point.value}: {type(error).__name__}: {error}"})
 
 
-def _asked(backend: Any, device: Device) -> dict[str, Any]:
+def _asked(backend: Any, shape: tuple[int, ...], device: Device) -> dict[str, Any]:
     from fp8load.runtime.backend import Yes
 
     runs, reasons = [], []
     for kind, scheme in _schemes().items():
-        verdict = backend.supports(scheme, (1024, 1024), device)
+        verdict = backend.supports(scheme, shape, device)
         if isinstance(verdict, Yes):
             runs.append(kind)
         else:

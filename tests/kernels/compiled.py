@@ -37,6 +37,10 @@ def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
     few = {"ALIGNMENT": 16, "EXPERTS": 256, "CHUNK": 64, "FILL": 2048, "CHUNKS": 4, "FILLS": 4}
     yield routing._route, {}, few
     yield routing._route, {"ids_ptr": I32}, {**few, "EXPERTS": 1, "ALIGNMENT": 1}
+    many = {key: few[key] for key in ("EXPERTS", "CHUNK")}
+    yield routing._count, {"counts_ptr": I32}, many
+    yield routing._scan, {"counts_ptr": I32}, {"CHUNKS": 1024, "TOGETHER": 8}
+    yield routing._place, {"counts_ptr": I32}, {**many, "ALIGNMENT": 64, "CHUNKS": 1024}
     yield routing._combine, {}, {"NUM": 8, "BLOCK": 1024}
     yield routing._fetch, {"codes_ptr": U8}, {"BLOCK": 4096, "GROUPS": 64}
     tile = {"TOGETHER": 16, "WIDTH": 128, "GROUP": 128, "POWER_OF_TWO": True, "LIMITED": True}

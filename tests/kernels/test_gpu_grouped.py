@@ -15,7 +15,10 @@ EXPERTS = range(3, 3 + E)
 SIZES = [(5, 128, 128), (3, 70, 200), (9, 130, 300), (40, 64, 131)]
 if GPU:
     SIZES += [(70, 1536, 1000), (300, 4096, 7168), (2000, 768, 2048)]
-LIMITS = {torch.float32: 1e-3 if GPU else 1e-6, torch.float16: 2e-3, torch.bfloat16: 2**-8 if GPU else 2**-7}
+HARDWARE = 5e-3 if GPU else 1e-6
+"""Tensor cores of Hopper add products of FP8 with fewer bits than float32 has."""
+
+LIMITS = {torch.float32: HARDWARE, torch.float16: HARDWARE + 2**-11, torch.bfloat16: HARDWARE + 2**-7}
 """Of a single row, so a rounding's largest error: the interpreter cuts BF16 off where the hardware rounds it."""
 
 BLOCKS = [None, (128, 128), (64, 32), (24, 128)]
@@ -94,7 +97,7 @@ def test_rows_may_be_aligned_to_more_than_a_tile(alignment: int) -> None:
 
     mine = routing.expert >= 0
     reference = expected(x, w, x_scale, w_scale, None)[routing.expert[mine], routing.token[mine]]
-    assert (y[mine] - reference).norm() < 1e-3 * reference.norm()
+    assert (y[mine] - reference).norm() < HARDWARE * reference.norm()
 
 
 def test_rows_of_a_grid_are_looked_up_where_parts_end_within_a_block() -> None:
@@ -110,7 +113,7 @@ def test_rows_of_a_grid_are_looked_up_where_parts_end_within_a_block() -> None:
 
     mine = routing.expert >= 0
     reference = expected(x, w, x_scale, w_scale[:, rows], (1, 128))[routing.expert[mine], routing.token[mine]]
-    assert (y[mine] - reference).norm() < 1e-3 * reference.norm()
+    assert (y[mine] - reference).norm() < HARDWARE * reference.norm()
 
 
 def test_no_tokens() -> None:

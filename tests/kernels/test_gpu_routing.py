@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fp8load.runtime.routing import combined, route
+from fp8load.runtime.routing import Routing, combined, route
 
 GPU = torch.cuda.is_available()
 kernels = pytest.importorskip("fp8load_kernels.gpu.routing", reason="needs triton", exc_type=ImportError)
@@ -31,9 +31,11 @@ def ids(num_tokens: int, k: int, experts: range, kind: str) -> torch.Tensor:
 def test_one_launch_sorts_as_torch_does(num_tokens: int, k: int, experts: range, kind: str, alignment: int) -> None:
     given = ids(num_tokens, k, experts, kind)
 
-    ours, theirs = kernels.route(given.to(DEVICE), experts, alignment), route(given, experts, alignment)
+    assert_same(kernels.route(given.to(DEVICE), experts, alignment), route(given, experts, alignment))
 
-    assert ours.alignment == theirs.alignment == alignment
+
+def assert_same(ours: Routing, theirs: Routing) -> None:
+    assert ours.alignment == theirs.alignment
     for name in ("expert", "token", "starts", "ends", "position"):
         mine, other = (torch.as_tensor(getattr(each, name)).cpu() for each in (ours, theirs))
         assert mine.dtype == other.dtype == torch.int32
@@ -41,10 +43,23 @@ def test_one_launch_sorts_as_torch_does(num_tokens: int, k: int, experts: range,
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_many_pairs_go_to_torch(dtype: torch.dtype) -> None:
-    given = ids(kernels.FEW_PAIRS, 2, range(8), "some elsewhere").to(DEVICE, dtype)
+@pytest.mark.parametrize(("num_tokens", "k", "experts", "alignment"), [
+    (300, 2, range(8), 16), (257, 3, range(5, 105), 1), (600, 1, range(2, 3), 128), (1000, 8, range(256), 64),
+])  # fmt: skip
+def test_many_pairs_are_sorted_by_several_programs(
+    num_tokens: int, k: int, experts: range, alignment: int, dtype: torch.dtype
+) -> None:
+    given = ids(num_tokens, k, experts, "some elsewhere").to(DEVICE, dtype)
+    assert given.numel() > kernels.FEW_PAIRS
 
-    assert torch.equal(kernels.route(given, range(8), 16).position, route(given, range(8), 16).position)
+    assert_same(kernels.route(given, experts, alignment), route(given, experts, alignment))
+
+
+def test_more_experts_than_fit_go_to_torch() -> None:
+    experts = range(kernels.MOST_EXPERTS + 1)
+    given = ids(5, 2, experts, "some elsewhere").to(DEVICE)
+
+    assert_same(kernels.route(given, experts, 16), route(given, experts, 16))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

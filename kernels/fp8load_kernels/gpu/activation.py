@@ -1,7 +1,7 @@
 """Activation of rows sorted by expert, and their quantization in the same launch, in Triton.
 
 What the product before gave is read once; what is rounded to its dtype in between stays in registers. Codes and scales
-are those of `gpu.quantize` of the rounded rows, to the bit.
+are those of `gpu.quantize` of the rounded rows.
 
 Shape letters: P rows, I columns that come out, G = ceil(I / g) groups of g columns.
 """

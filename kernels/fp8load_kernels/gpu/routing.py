@@ -1,4 +1,4 @@
-"""Rows sorted by expert on GPUs, in Triton: one launch to sort few pairs, to fetch rows, and to sum them up again.
+"""Rows sorted by expert on GPUs, in Triton: one launch to sort few pairs and four for many, one to fetch rows, one to sum.
 
 As `fp8load.runtime.routing` says it and to the bit, but for the sums, whose products may be fused with the additions.
 
@@ -14,30 +14,45 @@ import triton.language as tl
 from fp8load.runtime.routing import Routing, room_for
 from fp8load.runtime.routing import route as torch_route
 
-FEW_PAIRS = 1 << 10
-"""Pairs that one program sorts: with more it takes longer than the dozen launches of torch's operations."""
+FEW_PAIRS = 1 << 9
+"""Pairs that one program sorts, chunk after chunk; of more, each chunk is a program's."""
 
-MOST_EXPERTS = 1 << 10
+MOST_PAIRS, MOST_EXPERTS = 1 << 19, 1 << 9
+"""More are sorted by torch's operations."""
+
 CHUNK = 64
 """Pairs that are compared with all experts at once."""
 
 FILL = 1 << 11
+SCAN = 1 << 13
+"""Counts, of chunks and experts, that a program sums up."""
 
 
 def route(ids_Tk: torch.Tensor, experts: range, alignment: int = 1) -> Routing:
-    """`fp8load.runtime.routing.route`; in one launch where pairs are few."""
+    """`fp8load.runtime.routing.route`; in one launch where pairs are few, in four where they are many."""
     num_pairs, num_experts = ids_Tk.numel(), len(experts)
-    if not 0 < num_pairs <= FEW_PAIRS or num_experts > MOST_EXPERTS:
+    if not 0 < num_pairs <= MOST_PAIRS or num_experts > MOST_EXPERTS:
         return torch_route(ids_Tk, experts, alignment)
     room = room_for(num_pairs, num_experts, alignment)
     numbers = torch.empty(2 * room + 2 * num_experts + 1 + num_pairs, dtype=torch.int32, device=ids_Tk.device)
     expert, token, starts, ends, position = numbers.split([room, room, num_experts + 1, num_experts, num_pairs])
-    _route[(1,)](
-        ids_Tk.contiguous(), expert, token, starts, ends, position, num_pairs, ids_Tk.shape[1], room, experts.start,
-        num_experts, ALIGNMENT=alignment, EXPERTS=triton.next_power_of_2(num_experts), CHUNK=CHUNK, FILL=FILL,
-        CHUNKS=triton.next_power_of_2(triton.cdiv(num_pairs, CHUNK)),  # powers of two: few kernels to compile
-        FILLS=triton.next_power_of_2(triton.cdiv(room, FILL)), num_warps=8,
-    )  # fmt: skip
+    ids = ids_Tk.contiguous()
+    found = (expert, token, starts, ends, position, num_pairs, ids_Tk.shape[1], room, experts.start, num_experts)
+    sizes = {"ALIGNMENT": alignment, "EXPERTS": triton.next_power_of_2(num_experts), "CHUNK": CHUNK}
+    # Powers of two, so that there are few kernels to compile.
+    chunks = triton.next_power_of_2(triton.cdiv(num_pairs, CHUNK))
+    if num_pairs <= FEW_PAIRS:
+        fills = triton.next_power_of_2(triton.cdiv(room, FILL))
+        _route[(1,)](ids, *found, **sizes, FILL=FILL, CHUNKS=chunks, FILLS=fills, num_warps=8)
+    else:
+        numbers[: 2 * room].fill_(-1)
+        counts = torch.empty(chunks + 1, num_experts, dtype=torch.int32, device=ids.device)
+        together = SCAN // chunks if chunks < SCAN else 1
+        _count[(chunks,)](
+            ids, counts, num_pairs, experts.start, num_experts, EXPERTS=sizes["EXPERTS"], CHUNK=CHUNK, num_warps=8
+        )
+        _scan[(triton.cdiv(num_experts, together),)](counts, num_experts, CHUNKS=chunks, TOGETHER=together, num_warps=8)
+        _place[(chunks,)](ids, counts, *found, **sizes, CHUNKS=chunks, num_warps=8)
     return Routing(
         expert=expert, token=token, starts=starts, ends=ends, position=position.view(ids_Tk.shape), alignment=alignment
     )
@@ -87,9 +102,7 @@ def _route(
         counts += tl.sum(_held(ids, first, num_experts, each), axis=0)
     aligned = (counts + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
     starts = tl.cumsum(aligned, axis=0) - aligned
-    tl.store(starts_ptr + each, starts, mask=each < num_experts)
-    tl.store(starts_ptr + num_experts, tl.sum(aligned, axis=0))
-    tl.store(ends_ptr + each, starts + counts, mask=each < num_experts)
+    _store_bounds(starts_ptr, ends_ptr, starts, counts, aligned, each, num_experts)
     nobody = tl.zeros([FILL], dtype=tl.int32) - 1
     for fill in range(FILLS):
         row = fill * FILL + tl.arange(0, FILL)
@@ -101,12 +114,61 @@ def _route(
         pair = chunk * CHUNK + lane
         ids = tl.load(ids_ptr + pair, mask=pair < num_pairs, other=-1)
         held = _held(ids, first, num_experts, each)
-        at = tl.sum(held * (tl.cumsum(held, axis=0) - 1 + next_row[None, :]), axis=1)
-        mine = tl.sum(held, axis=1) > 0
-        tl.store(position_ptr + pair, tl.where(mine, at, room), mask=pair < num_pairs)
-        tl.store(token_ptr + at, (pair // k).to(tl.int32), mask=mine)
-        tl.store(expert_ptr + at, (ids - first).to(tl.int32), mask=mine)
+        _store_rows(expert_ptr, token_ptr, position_ptr, held, next_row, ids - first, pair, num_pairs, k, room)
         next_row += tl.sum(held, axis=0)
+
+
+@triton.jit
+def _count(ids_ptr, counts_ptr, num_pairs, first, num_experts, EXPERTS: tl.constexpr, CHUNK: tl.constexpr):
+    each, pair = tl.arange(0, EXPERTS), tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    ids = tl.load(ids_ptr + pair, mask=pair < num_pairs, other=-1)
+    counts = tl.sum(_held(ids, first, num_experts, each), axis=0)
+    tl.store(counts_ptr + tl.program_id(0) * num_experts + each, counts, mask=each < num_experts)
+
+
+@triton.jit
+def _scan(counts_ptr, num_experts, CHUNKS: tl.constexpr, TOGETHER: tl.constexpr):
+    """Counts of chunks as what comes before each, and behind the last what there is in all."""
+    chunk, each = tl.arange(0, CHUNKS), tl.program_id(0) * TOGETHER + tl.arange(0, TOGETHER)
+    at = counts_ptr + chunk[:, None] * num_experts + each[None, :]
+    mask = (each < num_experts)[None, :] & (chunk >= 0)[:, None]
+    counts = tl.load(at, mask=mask, other=0)
+    tl.store(at, tl.cumsum(counts, axis=0) - counts, mask=mask)
+    tl.store(counts_ptr + CHUNKS * num_experts + each, tl.sum(counts, axis=0), mask=each < num_experts)
+
+
+@triton.jit
+def _place(
+    ids_ptr, counts_ptr, expert_ptr, token_ptr, starts_ptr, ends_ptr, position_ptr, num_pairs, k, room, first,
+    num_experts, ALIGNMENT: tl.constexpr, EXPERTS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    each, pair = tl.arange(0, EXPERTS), tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    counts = tl.load(counts_ptr + CHUNKS * num_experts + each, mask=each < num_experts, other=0)
+    before = tl.load(counts_ptr + tl.program_id(0) * num_experts + each, mask=each < num_experts, other=0)
+    aligned = (counts + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    starts = tl.cumsum(aligned, axis=0) - aligned
+    if tl.program_id(0) == 0:
+        _store_bounds(starts_ptr, ends_ptr, starts, counts, aligned, each, num_experts)
+    ids = tl.load(ids_ptr + pair, mask=pair < num_pairs, other=-1)
+    held = _held(ids, first, num_experts, each)
+    _store_rows(expert_ptr, token_ptr, position_ptr, held, starts + before, ids - first, pair, num_pairs, k, room)
+
+
+@triton.jit
+def _store_bounds(starts_ptr, ends_ptr, starts, counts, aligned, each, num_experts):
+    tl.store(starts_ptr + each, starts, mask=each < num_experts)
+    tl.store(starts_ptr + num_experts, tl.sum(aligned, axis=0))
+    tl.store(ends_ptr + each, starts + counts, mask=each < num_experts)
+
+
+@triton.jit
+def _store_rows(expert_ptr, token_ptr, position_ptr, held, next_row, local, pair, num_pairs, k, room):
+    """Pairs of one chunk, into the next rows of their experts."""
+    at = tl.sum(held * (tl.cumsum(held, axis=0) - 1 + next_row[None, :]), axis=1)
+    mine = tl.sum(held, axis=1) > 0
+    tl.store(position_ptr + pair, tl.where(mine, at, room), mask=pair < num_pairs)
+    tl.store(token_ptr + at, (pair // k).to(tl.int32), mask=mine)
+    tl.store(expert_ptr + at, local.to(tl.int32), mask=mine)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Rows sorted by expert on GPUs, in Triton: one launch to sort few pairs and four for many, one to fetch rows, one to sum.
+"""Rows sorted by expert on GPUs, in Triton: one launch to sort few pairs (four: many), one to fetch rows, one to sum.
 
 As `fp8load.runtime.routing` says it and to the bit, but for the sums, whose products may be fused with the additions.
 

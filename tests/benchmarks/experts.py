@@ -25,7 +25,7 @@ from triton.testing import do_bench
 
 from fp8load.dtypes import DType
 from fp8load.runtime.activation import Activation
-from fp8load.runtime.backend import Yes, choose, device_of
+from fp8load.runtime.backend import Yes, device_of
 from fp8load.runtime.grouped import GroupedChoice, OneByOne
 from fp8load.runtime.layers import FusedExperts
 from fp8load.runtime.routing import Routing
@@ -35,7 +35,7 @@ from fp8load_kernels.gpu.activation import activate
 from fp8load_kernels.gpu.block import Tile
 from fp8load_kernels.gpu.routing import combine, route
 from fp8load_kernels.grouped import triton_grouped
-from fp8load_kernels.select import grouped_provider
+from fp8load_kernels.select import grouped_provider, provider
 
 SHAPES = {  # experts, of each token, hidden, intermediate
     "deepseek-v3": (256, 8, 7168, 2048), "mixtral-8x7b": (8, 2, 4096, 14336), "qwen3-30b": (128, 8, 2048, 768),
@@ -87,7 +87,7 @@ def made(shape: tuple[int, int, int, int], scheme: LinearScheme) -> FusedExperts
         for param in (stack.weight, stack.weight_scale):
             for slot in param.written:
                 param.mark_written(slot)
-    return layer.finalize()
+    return layer
 
 
 def plain(layer: FusedExperts) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,7 +168,8 @@ def cell(layer: FusedExperts, weights: Any, given: tuple[torch.Tensor, ...], fou
         found["us"][backend.name], found["graph"][backend.name] = us(run), in_graph(run)
         found["parts"][backend.name] = parts(layer, x, share, ids)
     if len(x) in (1, 64, 4096):
-        one = OneByOne(choose(scheme, layer.w13.matrix_shape, device).backend)
+        takes = [each for each in provider(device) if each.supports(scheme, layer.w13.matrix_shape, device) == Yes()]
+        one = OneByOne(takes[0])
         through(layer, one)
         found["us"][f"one by one, {one.name}"] = us(partial(layer, x, share, ids))
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+import fp8load
 from fp8load.dtypes import DType
 from fp8load.errors import BackendError
 from fp8load.runtime import grouped
@@ -26,6 +27,7 @@ from fp8load_kernels.grouped.deepgemm_grouped import DeepGemmGrouped
 from fp8load_kernels.grouped.torch_grouped import TorchGrouped
 from fp8load_kernels.grouped.triton_grouped import TritonGrouped
 from fp8load_kernels.select import grouped_provider
+from oracle.catalog import FOLDER
 from runtime.cases import BLOCK, CHANNEL, DYNAMIC, MXFP8, STATIC, WEIGHT_ONLY, scheme
 
 pytest.importorskip("triton", reason="needs triton")
@@ -302,6 +304,27 @@ def test_nothing_is_copied_where_the_parameter_has_the_form() -> None:
 
         assert stack._prepared.weight_scale.data_ptr() == stack.weight_scale.data_ptr()
         assert stack._prepared.grid_rows is None
+
+
+@pytest.mark.parametrize("name", [
+    "ct-dsv3-fp8-block", "ct-gptoss-fp8-dynamic", "ct-mixtral-fp8-dynamic", "hf-qwen3moe-fp8-block32", "mo-gptoss-fp8",
+    "mo-mixtral-fp8",
+])  # fmt: skip
+def test_experts_that_tools_wrote_run_as_emulated(name: str) -> None:
+    """Scales in BF16, blocks of 32, biases, static inputs, the activation of gpt-oss: one by one, or all at once."""
+    plan = fp8load.open(FOLDER / name).plan()
+    modules = {layer.name.rpartition(".")[0] for layer in plan.layers.values() if layer.experts is not None}
+    ours, theirs = plan.load(device=DEVICE, backend=None), plan.load(device=DEVICE, backend="emulated")
+
+    for module in modules:
+        made = ours[module]
+        for stack in (made.w13, made.w2):
+            stack._forced = "anywhere"
+        x, (share, ids) = torch.randn(6, made.w13.shape[2], device=DEVICE), routed(6, "any", len(made.experts))
+        y = made(x, share, ids)
+        assert made.w13.backend.name == "anywhere"
+        expected = theirs[module](x, share, ids)
+        assert (y - expected).norm() < (2e-2 if GPU else 1e-3) * expected.norm()
 
 
 @pytest.mark.parametrize("backend", ["torch_grouped", "deepgemm_grouped", "triton_grouped"])

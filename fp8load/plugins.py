@@ -1,6 +1,7 @@
 """What outside packages add: entry points, loaded with errors that name the package's own line.
 
-Groups: fp8load.formats, fp8load.archs, fp8load.rules (each names an object), fp8load.backends (a provider).
+Groups: fp8load.formats, fp8load.archs, fp8load.rules (each names an object), fp8load.backends and
+fp8load.grouped_backends (a provider).
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _say(torch=torch.__version__, cuda=torch.version.cuda, devices=_devices())
     try:
         _ask_backends(options.device, options.skip)
+        _ask_grouped(options.device)
     except Exception as error:  # noqa: BLE001 - what backends are asked with is broken, and that is the answer
         _say(broken=[{"name": "backends", "error": f"{type(error).__name__}: {error}"}])
 
@@ -69,6 +70,30 @@ def _ask_backends(name: str, skip: Sequence[str]) -> None:
             if found["raised"] and device.kind == "cuda":
                 _say(stopped=True)
                 return
+
+
+def _ask_grouped(name: str) -> None:
+    """What backends for stacks of experts say; their products are those of the tests, too large for a trial."""
+    from fp8load.runtime.backend import No, Yes
+    from fp8load.runtime.devices import parse_device
+    from fp8load_kernels.bench.schemes import COMMON
+
+    device = parse_device(name)
+    for point in sorted(entry_points(group="fp8load.grouped_backends"), key=lambda point: point.name):
+        try:
+            backends = list(point.load()(device))
+        except Exception as error:  # noqa: BLE001 - a provider that fails in any way is a broken one
+            _say(broken=[{"name": point.name, "error": f"{point.value}: {type(error).__name__}: {error}"}])
+            continue
+        for backend in backends:
+            verdicts = {kind: backend.supports(scheme, (8, 1024, 1024), device) for kind, scheme in COMMON.items()}
+            runs = [kind for kind, verdict in verdicts.items() if isinstance(verdict, Yes)]
+            reasons = [verdict.reason for verdict in verdicts.values() if isinstance(verdict, No)]
+            device_first = sorted(reasons, key=lambda reason: "runs on" not in reason and "needs" not in reason)
+            _say(backends=[{
+                "name": backend.name, "device": str(device), "error": None, "failed": {}, "raised": False, "runs": runs,
+                "every": len(runs) == len(COMMON), "reason": device_first[0] if reasons else "",
+            }])  # fmt: skip
 
 
 def asked(backend: Backend, device: Device, *, run: bool) -> dict[str, Any]:

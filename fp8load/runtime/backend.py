@@ -265,7 +265,7 @@ def choose(
         verdict = backend.supports(scheme, shape_NK, device)
         why = [f"{name}: {reason}" for name, reason in refused]
         if isinstance(verdict, Yes):
-            last = f"{backend.name}: {_said(verdict, forced=forced is not None)}"
+            last = f"{backend.name}: {how(verdict, forced=forced is not None)}"
             return Choice(backend, (*why, last), tuple(refused))
         refused.append(Refusal(backend.name, verdict.reason))
     why = [f"{name}: {reason}" for name, reason in refused]
@@ -277,5 +277,6 @@ def choose(
     ))  # fmt: skip
 
 
-def _said(verdict: Yes, *, forced: bool) -> str:
+def how(verdict: Yes, *, forced: bool) -> str:
+    """The end of a line of `why`, for the backend that runs a layer."""
     return ("forced" if forced else "supports it") + (f"; {verdict.note}" if verdict.note else "")

@@ -11,23 +11,23 @@ from fp8load.patterns import fold
 from fp8load.plan.plan import LayerSpec
 from fp8load.runtime.backend import Choice, Device, Refusal, backends_named, choose
 from fp8load.runtime.devices import gpu_of
-from fp8load.runtime.experts import REFERENCE
+from fp8load.runtime.grouped import GroupedChoice, choose_grouped
 
 
-def choose_for(layer: LayerSpec, device: Device, backend: str | None = None) -> Choice:
-    """The backend of one layer of a plan; `backend` forces one. Raises what `choose` raises.
-
-    Experts run one after the other, each by the reference where no other backend is asked for.
-    """
-    forced = backend if layer.experts is None else backend or REFERENCE
-    return choose(layer.scheme, layer.shape, device, forced=forced, layer=layer.name)
+def choose_for(layer: LayerSpec, device: Device, backend: str | None = None) -> Choice | GroupedChoice:
+    """The backend of one layer of a plan, or of a stack of experts; `backend` forces one. Raises what `choose` and
+    `choose_grouped` raise."""
+    if layer.experts is None:
+        return choose(layer.scheme, layer.shape, device, forced=backend, layer=layer.name)
+    shape = (len(layer.experts), *layer.shape)
+    return choose_grouped(layer.scheme, shape, device, forced=backend, layer=layer.name)
 
 
 @dataclass(slots=True)
 class _Alike:
     """Layers of one scheme and shape."""
 
-    choice: Choice
+    choice: Choice | GroupedChoice
     names: list[str] = field(default_factory=list)
 
 
@@ -37,7 +37,7 @@ def kernels_of(plan: FusionPlan, device: Device, backend: str | None = None) -> 
     Raises `BackendError` BKD801 where a layer has no backend, or the forced one refuses; `UsageError` BKD800 for a name
     that no backend has.
     """
-    if backend is not None:
+    if backend is not None and all(layer.experts is None for layer in plan.layers.values()):
         backends_named([backend], device)  # a name that does not exist is an error where no layer asks for it, too
     alike: dict[tuple[object, ...], _Alike] = {}
     for layer in plan.layers.values():

@@ -1,7 +1,7 @@
 """Routed experts: their layers stacked in one parameter for each role, and the sum over the experts of a token.
 
 Shape letters: E experts of this rank, N output rows, K input columns, H hidden size, I an expert's intermediate size,
-T tokens, k experts for each token.
+T tokens, k experts for each token, P rows sorted by expert.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 from fp8load.boxes import Box
 from fp8load.errors import Problem, UsageError
 from fp8load.plan.plan import LayerSpec
-from fp8load.runtime.backend import LinearWeights, Part, Prepared
+from fp8load.runtime.activation import Activation, parse_activation
+from fp8load.runtime.backend import Part, device_of
 from fp8load.runtime.dtypes import describe
+from fp8load.runtime.grouped import GroupedBackend, GroupedChoice, GroupedPrepared, StackWeights, choose_grouped
+from fp8load.runtime.routing import Routing
 from fp8load.runtime.scaled import ScaledLayer
 from fp8load.runtime.seal import Sources, seal
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import LinearScheme, Role
-
-REFERENCE = "reference"
-"""The backend that runs experts where none is asked for."""
 
 
 class ScaledLinearStack(ScaledLayer):
@@ -31,6 +31,9 @@ class ScaledLinearStack(ScaledLayer):
     Slots are "3.gate", "3.up": expert 3 as the checkpoint counts them. `weight_loader` takes an `expert_id`, or a
     tensor of all experts.
     """
+
+    _choice: GroupedChoice | None = None
+    _prepared: GroupedPrepared | None = None
 
     def __init__(
         self,
@@ -42,9 +45,13 @@ class ScaledLinearStack(ScaledLayer):
         backend: str | None = None,
         sources: Sources | None = None,
     ) -> None:
-        super().__init__(params, scheme=scheme, name=name, backend=backend or REFERENCE, sources=sources)
+        super().__init__(params, scheme=scheme, name=name, backend=backend, sources=sources)
         self.experts = experts
-        self._each: list[Prepared] = []
+
+    @property
+    def backend(self) -> GroupedBackend:
+        """The backend that runs these layers. Raises `BackendError` BKD801, or `UsageError` BKD800 for a name."""
+        return self._chosen().backend
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,29 +67,55 @@ class ScaledLinearStack(ScaledLayer):
     @property
     def output_sizes(self) -> list[int]:
         """Output rows of each part of one expert, in fused order."""
-        return [part.rows.stop - part.rows.start for part in self._weights_of(0).parts]
+        return [part.rows.stop - part.rows.start for part in self._weights().parts]
 
     def finalize(self) -> Self:
         """As `ScaledLinear.finalize`, for every expert."""
         state = self._now()
-        if self._each and state == self._state:
+        if self._prepared is not None and state == self._state:
             return self
         seal(self._typed(), self.sources)
-        before: list[Prepared | None] = [*self._each] or [None] * len(self.experts)
-        self._each = [self.backend.prepare(self._weights_of(at), before[at]) for at in range(len(self.experts))]
+        self._prepared = self.backend.prepare(self._weights(), self._prepared)
         self._state = state
         return self
 
     def dequantize(self) -> torch.Tensor:
         """The weights as float32 [E, N, K], parts in fused order. Raises `UnfilledSlotError`."""
         seal(self._typed(), self.sources)
-        return torch.stack([self._weights_of(at).dequantize() for at in range(len(self.experts))])
+        weights = self._weights()
+        return torch.stack([weights.expert(at).dequantize() for at in range(len(self.experts))])
 
     def forward(self, x: torch.Tensor, expert: int | None = None) -> torch.Tensor:
         """x [..., K] through one expert, by its number in the checkpoint -> [..., N]; without one, all: [E, ..., N].
 
         Raises `UsageError` USE801 for another K, or an expert that this rank does not hold.
         """
+        self._check(x, expert)
+        tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+        every = torch.arange(self.experts.start, self.experts.stop, device=x.device)
+        ids = every if expert is None else every[expert - self.experts.start, None]
+        ids = ids.expand(len(tokens), -1)
+        alignment = self.backend.alignment(ids.numel(), self.shape)
+        routing = self.backend.route(ids, self.experts, alignment)
+        y = self.rows(tokens, routing)[routing.position.t()]
+        return (y if expert is None else y[0]).reshape(
+            *(y.shape[:1] if expert is None else ()), *x.shape[:-1], y.shape[-1]
+        )
+
+    def rows(self, x: torch.Tensor, routing: Routing, activation: Activation | None = None) -> torch.Tensor:
+        """Rows [P, N] sorted by expert, of tokens x [T, K] or, with an activation, of rows; see `GroupedBackend`."""
+        if activation is None:
+            self._check(x, None)
+        if self._prepared is None or self._now() != self._state:
+            self.finalize()
+        prepared = self._prepared
+        if prepared is None:
+            raise AssertionError("finalize prepares or raises")
+        bias = None if self.bias is None else self.bias.detach()
+        with torch.autocast(x.device.type, enabled=False):
+            return self.backend.apply(prepared, x, routing, bias, activation)
+
+    def _check(self, x: torch.Tensor, expert: int | None) -> None:
         num_cols = self.shape[2]
         fits = x.dim() > 0 and x.shape[-1] == num_cols and x.is_floating_point() and x.itemsize >= 2
         if not fits or (expert is not None and expert not in self.experts):
@@ -91,40 +124,34 @@ class ScaledLinearStack(ScaledLayer):
                 expected=f"[..., {num_cols}], BF16, F16 or F32, for one of the experts {self.experts}",
                 got=f"{describe(x.dtype)} {list(x.shape)}, expert {expert}",
             ))  # fmt: skip
-        if not self._each or self._now() != self._state:
-            self.finalize()
-        with torch.autocast(x.device.type, enabled=False):
-            if expert is not None:
-                return self._one(x, self.experts.index(expert))
-            return torch.stack([self._one(x, at) for at in range(len(self.experts))])
 
-    def _one(self, x: torch.Tensor, at: int) -> torch.Tensor:
-        bias = None if self.bias is None else self.bias.detach()[at]
-        return self.backend.apply(self._each[at], x, bias)
+    def _chosen(self) -> GroupedChoice:
+        if self._choice is None:
+            device = device_of(self.weight.device)
+            self._choice = choose_grouped(self.scheme, self.shape, device, forced=self._forced, layer=self.name)
+        return self._choice
 
     def _forgotten(self) -> dict[str, object]:
-        return {"_choice": None, "_each": []}
+        return {"_choice": None, "_prepared": None}
 
-    def _weights_of(self, at: int) -> LinearWeights:
-        """The tensors of one expert, by its place on this rank."""
+    def _weights(self) -> StackWeights:
         scale = self.weight_scale
         sources = self.weight.param_layout.sources
         num_parts = len(sources) // len(self.experts)
-        mine = slice(at * num_parts, (at + 1) * num_parts)
         scaled = (self.weight if scale is None else scale).param_layout.sources
         parts = tuple(
             Part(source.slot.partition(".")[2], _rows(source.dst), _rows(other.dst))
-            for source, other in zip(sources[mine], scaled[mine], strict=True)
+            for source, other in zip(sources[:num_parts], scaled[:num_parts], strict=True)
         )
-        return LinearWeights(
+        return StackWeights(
             scheme=self.scheme,
-            shape=self.shape[1:],
+            shape=self.shape,
             parts=parts,
-            weight=self.weight.detach()[at],
-            weight_scale=_of(scale, at),
-            weight_global_scale=_of(self.weight_global_scale, at),
-            input_scale=_of(self.input_scale, at),
-            input_global_scale=_of(self.input_global_scale, at),
+            weight=self.weight.detach(),
+            weight_scale=_data(scale),
+            weight_global_scale=_data(self.weight_global_scale),
+            input_scale=_data(self.input_scale),
+            input_global_scale=_data(self.input_global_scale),
         )
 
 
@@ -132,8 +159,8 @@ def _rows(box: Box) -> slice:
     return slice(box.lo[1], box.hi[1])
 
 
-def _of(param: TypedParameter | None, at: int) -> torch.Tensor | None:
-    return None if param is None else param.detach()[at]
+def _data(param: TypedParameter | None) -> torch.Tensor | None:
+    return None if param is None else param.detach()
 
 
 class ExpertWeights(NamedTuple):
@@ -188,42 +215,32 @@ class ScaledExperts(torch.nn.Module):
 
         topk_weights [..., k] floats and topk_ids [..., k] integers, experts as the checkpoint counts them. Those of
         other ranks are left out: ranks add theirs up, and so they do with what a row-parallel w2 leaves partial.
+        Between the products rows have x's dtype (float32 with backend="reference"); the activation and the sum are
+        computed in float32. A grouped backend quantizes inputs as the scheme says and waits for nothing on the device;
+        "reference", which runs where none does, computes weight-only and asks the device who has tokens.
+        Raises `UsageError` USE801, USE803.
         """
-        hidden = x.reshape(-1, x.shape[-1])
-        ids, weights = topk_ids.reshape(len(hidden), -1), topk_weights.reshape(len(hidden), -1).float()
-        total = torch.zeros(hidden.shape, dtype=torch.float32, device=x.device)
-        for expert in self.experts:
-            tokens, ranks = (ids == expert).nonzero(as_tuple=True)
-            if len(tokens):
-                y = self.w2(self._between(self.w13(hidden[tokens], expert)), expert)
-                total.index_add_(0, tokens, y.float() * weights[tokens, ranks, None])
-        return total.reshape(x.shape)
+        activation = parse_activation(self.activation, self.name)
+        hidden = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+        ids, weights = self._per_token(topk_ids, topk_weights, len(hidden))
+        up, down = self.w13.backend, self.w2.backend
+        alignment = max(stack.backend.alignment(ids.numel(), stack.shape) for stack in (self.w13, self.w2))
+        routing = up.route(ids, self.experts, alignment)
+        y = self.w2.rows(self.w13.rows(hidden, routing), routing, activation)
+        return down.combine(y, routing, weights).reshape(x.shape)
 
-    def _between(self, y: torch.Tensor) -> torch.Tensor:
-        y = y.float()
-        kind, _, limit = self.activation.partition(":")
-        if kind == "relu2":
-            return y.relu().square()
-        gate, up = y.chunk(2, dim=-1)
-        if limit:
-            gate, up = gate.clamp(max=float(limit)), up.clamp(-float(limit), float(limit))
-        match kind:
-            case "silu" | "limited-silu":
-                return torch.nn.functional.silu(gate) * up
-            case "gelu":
-                return torch.nn.functional.gelu(gate, approximate="tanh") * up
-            case "clamped-swiglu":
-                return gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (up + 1)
-            case _:
-                raise UsageError(Problem(
-                    code="USE803", message="no such activation between the products of experts", module=self.name,
-                    expected="silu, gelu, relu2, or with a limit behind a colon limited-silu or clamped-swiglu",
-                    got=self.activation,
-                ))  # fmt: skip
-
-
-SWIGLU_ALPHA = 1.702
-"""gpt-oss: gate * sigmoid(1.702 * gate) * (up + 1)."""
+    def _per_token(
+        self, ids: torch.Tensor, weights: torch.Tensor, num_tokens: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both [..., k] as [T, k]. Raises `UsageError` USE801."""
+        k = ids.numel() // num_tokens if num_tokens else ids.shape[-1]
+        if ids.numel() != num_tokens * k or weights.numel() != ids.numel():
+            raise UsageError(Problem(
+                code="USE801", message="this routing does not fit the input", module=self.name,
+                expected=f"[..., k] each, for {num_tokens} tokens",
+                got=f"topk_weights {list(weights.shape)}, topk_ids {list(ids.shape)}",
+            ))  # fmt: skip
+        return ids.reshape(num_tokens, k), weights.reshape(num_tokens, k).float()
 
 
 def experts_of(

@@ -151,7 +151,8 @@ class FusedExperts(ScaledExperts):
     layer.w13.weight.weight_loader(layer.w13.weight, tensor, "gate", expert_id=7)      # "w1" means the same; w3, w2 too
 
     Experts are shared out evenly over `ep_size` ranks; within each, tp splits the intermediate size. `gated=False`:
-    w13 has one part, "up". Raises `PlanError`, with the sizes that work, where either does not split.
+    w13 has one part, "up". `backend` names a grouped backend, or one of layers for one expert after the other.
+    Raises `PlanError`, with the sizes that work, where either does not split.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ import torch
 
 from fp8load.errors import Problem, UsageError
 from fp8load.plan.plan import LayerSpec
-from fp8load.runtime.backend import LinearWeights, Part, Prepared
+from fp8load.runtime.backend import Backend, Choice, LinearWeights, Part, Prepared, choose, device_of
 from fp8load.runtime.dtypes import describe
 from fp8load.runtime.scaled import ScaledLayer
 from fp8load.runtime.seal import Sources, seal
@@ -33,6 +33,7 @@ class ScaledLinear(ScaledLayer):
     sources   (parameter, slot) -> tensor on disk, for messages; empty without a plan
     """
 
+    _choice: Choice | None = None
     _prepared: Prepared | None = None
 
     @classmethod
@@ -53,6 +54,11 @@ class ScaledLinear(ScaledLayer):
         if backend is not None:
             layer._chosen()
         return layer
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that runs this layer. Raises `BackendError` BKD801, or `UsageError` BKD800 for a name."""
+        return self._chosen().backend
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -114,6 +120,12 @@ class ScaledLinear(ScaledLayer):
             return self.backend.apply(prepared, x, bias)
         with torch.autocast(x.device.type, enabled=False):  # it would compute in 16 bits what is promised in 32
             return self.backend.apply(prepared, x, bias)
+
+    def _chosen(self) -> Choice:
+        if self._choice is None:
+            device = device_of(self.weight.device)
+            self._choice = choose(self.scheme, self.matrix_shape, device, forced=self._forced, layer=self.name)
+        return self._choice
 
     def _forgotten(self) -> dict[str, object]:
         return {"_choice": None, "_prepared": None}

@@ -112,10 +112,11 @@ def load_plan(
 def _choose_early(plan: FusionPlan, where: torch.device, backend: str | None) -> None:
     """Refuse a backend that cannot run before the first byte is read. Layers that are alike are asked once."""
     device = device_of(where)
-    asked: set[tuple[LinearScheme, tuple[int, int]]] = set()
+    asked: set[tuple[LinearScheme, tuple[int, int], int]] = set()
     for layer in plan.layers.values():
-        if (layer.scheme, layer.shape) not in asked:
-            asked.add((layer.scheme, layer.shape))
+        kind = (layer.scheme, layer.shape, 0 if layer.experts is None else len(layer.experts))
+        if kind not in asked:
+            asked.add(kind)
             choose_for(layer, device, backend)
 
 

@@ -9,8 +9,9 @@ from typing import Any, Self
 import torch
 
 from fp8load.errors import Problem, UsageError
-from fp8load.runtime.backend import Backend, Choice, choose, device_of
+from fp8load.runtime.backend import Choice
 from fp8load.runtime.dtypes import describe
+from fp8load.runtime.grouped import GroupedChoice
 from fp8load.runtime.seal import Sources
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import LinearScheme, Role
@@ -54,7 +55,6 @@ class ScaledLayer(torch.nn.Module):
         self.scheme = scheme
         self.sources = sources or {}
         self._forced = backend
-        self._choice: Choice | None = None
         self._state: tuple[int, ...] = ()
 
     @property
@@ -67,13 +67,12 @@ class ScaledLayer(torch.nn.Module):
         """The weight as float32 [..., N, K], logical size, parts in fused order. Raises `UnfilledSlotError`."""
 
     @abstractmethod
+    def _chosen(self) -> Choice | GroupedChoice:
+        """The backend for the device that the layer is on, chosen once. Raises `BackendError`, `UsageError`."""
+
+    @abstractmethod
     def _forgotten(self) -> dict[str, object]:
         """Attributes that a move or a copy does not keep, as they are without it: what was prepared shares memory."""
-
-    @property
-    def backend(self) -> Backend:
-        """The backend that runs this layer. Raises `BackendError` BKD801, or `UsageError` BKD800 for a name."""
-        return self._chosen().backend
 
     @property
     def why(self) -> tuple[str, ...]:
@@ -83,12 +82,6 @@ class ScaledLayer(torch.nn.Module):
     def extra_repr(self) -> str:
         """Shape and scheme."""
         return f"{list(self.weight.param_layout.shape)}, {self.scheme}"
-
-    def _chosen(self) -> Choice:
-        if self._choice is None:
-            device = device_of(self.weight.device)
-            self._choice = choose(self.scheme, self.matrix_shape, device, forced=self._forced, layer=self.name)
-        return self._choice
 
     def _forget(self) -> None:
         self.__dict__.update(self._forgotten())

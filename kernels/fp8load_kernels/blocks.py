@@ -38,6 +38,14 @@ def refuses_blocks(scheme: LinearScheme) -> str:
     return ""
 
 
+def refuses_any_blocks(scheme: LinearScheme) -> str:
+    """Why a scheme is none of F8_E4M3 in blocks that the own products take; nothing where it is."""
+    block = scheme.weight.granularity
+    if isinstance(block, PerBlock) and (block.cols < 32 or block.cols & (block.cols - 1)):
+        return f"takes blocks of 32, 64, 128 or more columns, a power of two, not {block.cols}"
+    return refuses_blocks(scheme)
+
+
 def refuses_hopper(scheme: LinearScheme, shape_NK: tuple[int, int], device: Device, rows: int) -> str:
     """Why a layer is none for a product of blocks of 128 x 128 on Hopper that takes N in multiples of `rows`."""
     reason = refuses_blocks(scheme)

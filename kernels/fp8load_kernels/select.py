@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fp8load.runtime.backend import Backend, Device
+from fp8load.runtime.grouped import GroupedBackend
 from fp8load_kernels.backends.deepgemm import DeepGemm
 from fp8load_kernels.backends.emulated import Emulated
 from fp8load_kernels.backends.reference import Reference
@@ -10,6 +11,9 @@ from fp8load_kernels.backends.torch_block import TorchBlock
 from fp8load_kernels.backends.torch_scaled_mm import TorchScaledMM
 from fp8load_kernels.backends.triton_block import TritonBlock
 from fp8load_kernels.backends.triton_weight_only import TritonWeightOnly
+from fp8load_kernels.grouped.deepgemm_grouped import DeepGemmGrouped
+from fp8load_kernels.grouped.torch_grouped import TorchGrouped
+from fp8load_kernels.grouped.triton_grouped import TritonGrouped
 from fp8load_kernels.quantize import CAPABILITY
 
 
@@ -22,3 +26,10 @@ def provider(device: Device) -> tuple[Backend, ...]:
     weight_only = (TritonWeightOnly(),)
     old = device.kind == "cuda" and device.capability is not None and device.capability < CAPABILITY
     return (*weight_only, *fp8, Emulated(), Reference()) if old else (*fp8, *weight_only, Emulated(), Reference())
+
+
+def grouped_provider(device: Device) -> tuple[GroupedBackend, ...]:
+    """Candidates for stacks of experts, in order. What none of them takes, weight-only schemes above all, runs one
+    expert after the other."""
+    del device
+    return TorchGrouped(), DeepGemmGrouped(), TritonGrouped()

@@ -24,7 +24,7 @@ from triton.runtime.errors import OutOfResources
 from fp8load.dtypes import DType
 from fp8load_kernels.bench.clock import Clock
 from fp8load_kernels.bench.shapes import SHAPES
-from fp8load_kernels.gpu import few, tiles, weight_only
+from fp8load_kernels.gpu import few, tiles, unpack, weight_only
 from fp8load_kernels.gpu.quantize import quantize_groups, quantize_rows
 
 TOKENS = (1, 16, 64)
@@ -33,7 +33,7 @@ BF16 = torch.bfloat16
 Run = Callable[[], Any]
 
 
-def weights(mode: str, shape: tuple[int, int]) -> few.Weight | weight_only.Coded:
+def weights(mode: str, shape: tuple[int, int]) -> few.Weight | unpack.Coded:
     num_rows, num_cols = shape
     by_block = mode in ("block codes", "w8 block")
     grid = (-(-num_rows // 128), -(-num_cols // 128)) if by_block else (num_rows, 1)
@@ -43,20 +43,20 @@ def weights(mode: str, shape: tuple[int, int]) -> few.Weight | weight_only.Coded
         cols = 16 if mode == "nvfp4" else 32
         scales = torch.randint(100, 120, (num_rows, num_cols // cols), dtype=torch.uint8, device="cuda")
         kind = "e4m3" if mode == "nvfp4" else "e8m0"
-        return weight_only.Coded(codes, "e2m1", shape, scales, kind, (1, cols), None, scale.reshape(-1))
+        return unpack.Coded(codes, "e2m1", shape, scales, kind, (1, cols), None, scale.reshape(-1))
     codes = (torch.randn(num_rows, num_cols, device="cuda") * 30).to(torch.float8_e4m3fn)
     if mode == "mxfp8":
         scales = torch.randint(100, 120, (num_rows, num_cols // 32), dtype=torch.uint8, device="cuda")
-        return weight_only.Coded(codes, "hardware", shape, scales, "e8m0", (1, 32))
+        return unpack.Coded(codes, "hardware", shape, scales, "e8m0", (1, 32))
     if mode == "w8 block":
-        return weight_only.Coded(codes, "hardware", shape, scale, "float", (128, 128))
+        return unpack.Coded(codes, "hardware", shape, scale, "float", (128, 128))
     if mode == "w8 channel":
-        return weight_only.Coded(codes, "hardware", shape, factor=scale.reshape(-1))
+        return unpack.Coded(codes, "hardware", shape, factor=scale.reshape(-1))
     return few.Weight(codes, scale, (128, 128) if by_block else None)
 
 
 def runs(mode: str, x: torch.Tensor, w: Any) -> Callable[[tiles.Tile | None], Run]:
-    if isinstance(w, weight_only.Coded):
+    if isinstance(w, unpack.Coded):
         return lambda tile: lambda: weight_only.few_tokens(x, w, None, tile)
     quantize = quantize_rows if mode == "row codes" else quantize_groups
 

@@ -73,6 +73,13 @@ def test_the_real_probe_answers(run):
     assert states["reference"] == "ok"
 
 
+def test_backends_of_experts_are_asked_too(run):
+    checks = {check["name"]: check for check in json.loads(run("doctor", "--json").out)["checks"]}
+
+    assert checks["triton_grouped"]["state"] in ("ok", "no")
+    assert "CUDA" in checks["triton_grouped"]["text"] or checks["triton_grouped"]["state"] == "ok"
+
+
 def test_a_machine_without_torch_is_no_broken_one(run, probe, monkeypatch):
     from fp8load_cli import diagnosis
 

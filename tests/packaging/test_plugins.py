@@ -10,8 +10,10 @@ import pytest
 from fp8load.errors import UsageError
 from fp8load.plugins import plugins
 from fp8load.runtime.backend import providers
+from fp8load.runtime.grouped import grouped_providers
 
-GROUPS = ("fp8load.formats", "fp8load.archs", "fp8load.rules", "fp8load.backends")
+GROUPS = ("fp8load.formats", "fp8load.archs", "fp8load.rules", "fp8load.backends", "fp8load.grouped_backends")
+CACHED = {"fp8load.backends": providers, "fp8load.grouped_backends": grouped_providers}
 Installed = Callable[[str], None]
 
 
@@ -35,7 +37,7 @@ def test_a_plugin_that_cannot_be_loaded_is_named(group: str, value: str, install
     installed(f"aaa = {value}")
 
     with pytest.raises(UsageError) as caught:
-        providers.__wrapped__() if group == "fp8load.backends" else plugins(group, float)
+        CACHED[group].__wrapped__() if group in CACHED else plugins(group, float)
 
     assert caught.value.code == "USE005"
     assert group in str(caught.value)

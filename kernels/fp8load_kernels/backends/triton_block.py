@@ -6,7 +6,7 @@ import torch
 
 from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
 from fp8load.scheme import LinearScheme, PerBlock
-from fp8load_kernels.blocks import refuses_blocks, scales_of
+from fp8load_kernels.blocks import refuses_any_blocks, scales_of
 from fp8load_kernels.derive import grid_rows
 from fp8load_kernels.few import by_blocks
 from fp8load_kernels.quantize import quantize_input
@@ -26,7 +26,7 @@ class TritonBlock:
 
     def supports(self, scheme: LinearScheme, shape_NK: tuple[int, int], device: Device) -> Verdict:
         """F8_E4M3 in blocks, inputs dynamic in groups as wide as the blocks; CUDA from compute capability 8.9."""
-        reason = _refuses(scheme)
+        reason = refuses_any_blocks(scheme)
         if reason:
             return No(reason)
         if min(shape_NK) < 1:
@@ -56,10 +56,3 @@ class TritonBlock:
             quantized, (prepared.weight, scale), sizes, dtype=x.dtype, bias=bias, row_of=prepared.grid_rows
         )
         return like_input(y_MN, x)
-
-
-def _refuses(scheme: LinearScheme) -> str:
-    block = scheme.weight.granularity
-    if isinstance(block, PerBlock) and (block.cols < 32 or block.cols & (block.cols - 1)):
-        return f"takes blocks of 32, 64, 128 or more columns, a power of two, not {block.cols}"
-    return refuses_blocks(scheme)

@@ -16,7 +16,7 @@ from fp8load_kernels.quantize import converts_to_e4m3
 from fp8load_kernels.shapes import NO_TRITON, as_rows, contiguous_columns, has_triton, like_input
 
 if TYPE_CHECKING:
-    from fp8load_kernels.gpu.weight_only import Coded
+    from fp8load_kernels.gpu.unpack import Coded
 
 CAPABILITY = (8, 0)
 KINDS = {DType.F8_E4M3: "e4m3", DType.F8_E5M2: "e5m2", DType.I8: "i8", DType.F4: "e2m1", DType.I4: "i4"}
@@ -64,7 +64,8 @@ class TritonWeightOnly:
     def apply(self, prepared: Prepared, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x [..., K] -> [..., N] in x's dtype."""
         from fp8load_kernels.gpu.tiles import FEW
-        from fp8load_kernels.gpu.weight_only import few_tokens, many_tokens
+        from fp8load_kernels.gpu.unpack import many_tokens
+        from fp8load_kernels.gpu.weight_only import few_tokens
 
         x_MK = contiguous_columns(as_rows(x))
         few = x_MK.shape[0] <= FEW and x.dtype != torch.float32
@@ -72,7 +73,7 @@ class TritonWeightOnly:
 
     def coded(self, prepared: Prepared) -> Coded:
         """The weight as its kernels take it."""
-        from fp8load_kernels.gpu.weight_only import Coded
+        from fp8load_kernels.gpu.unpack import Coded
 
         spec = prepared.weights.scheme.weight
         hardware = spec.dtype is DType.F8_E4M3 and prepared.weight.is_cuda and converts_to_e4m3(prepared.weight.device)

@@ -128,46 +128,54 @@ class GemmBench:
         """Every contender forth and back, and the mean of both: a device that has long been busy gets slower."""
         truth = Truth.of(cell.weights, cell.x)
         limit = self.limits.us(cell.nbytes(weight_nbytes(cell.weights)), cell.operations, cell.case.scheme)
-        runs: dict[str, Run] = {}
-        errors: dict[str, float] = {}
-        for one in contenders:
-            self._tried(cell, one, partial(_prepared, one, truth, runs, errors))
-        times: dict[str, list[float]] = {}
-        for one in (*contenders, *reversed(contenders)):
-            if one.name in runs:
-                self._tried(cell, one, partial(self._timed, one.name, runs[one.name], times))
-        for one in contenders:
-            if len(times.get(one.name, ())) == 2:
+        trials = [_Trial(one) for one in contenders]
+        for trial in trials:
+            self._tried(cell, trial, partial(trial.prepare, truth))
+        for trial in (*trials, *reversed(trials)):
+            self._tried(cell, trial, partial(trial.time, self.clock))
+        for trial in trials:
+            if trial.reason is None:
                 self.rows.append(Measured(
-                    case=cell.case, num_tokens=len(cell.x), name=one.name, peer=one.peer, us=sum(times[one.name]) / 2,
-                    error=errors[one.name], nbytes=cell.nbytes(one.weight_nbytes), limit_us=limit,
+                    case=cell.case, num_tokens=len(cell.x), name=trial.one.name, peer=trial.one.peer,
+                    us=sum(trial.times) / len(trial.times), error=trial.error,
+                    nbytes=cell.nbytes(trial.one.weight_nbytes), limit_us=limit,
                 ))  # fmt: skip
 
-    def _timed(self, name: str, run: Run, times: dict[str, list[float]]) -> None:
-        times.setdefault(name, []).append(self.clock.us(run))
-
-    def _tried(self, cell: _Contenders, one: _Contender, step: Callable[[], None]) -> None:
-        """A step of a contender; what it raises is its result, once."""
+    def _tried(self, cell: _Contenders, trial: _Trial, step: Callable[[], None]) -> None:
+        """A step of a trial, unless one before it failed; what it raises is its result."""
+        if trial.reason is not None:
+            return
         try:
             step()
         except Exception as raised:  # noqa: BLE001 - whatever a kernel raises is its result, and others go on
-            known = [(each.case, each.num_tokens, each.name) for each in self.failed]
-            if (cell.case, len(cell.x), one.name) in known:
-                return
             text = (str(raised).splitlines() or [""])[0]
+            trial.reason = f"{type(raised).__name__}: {text}"
             self.failed.append(Failed(
-                case=cell.case, num_tokens=len(cell.x), name=one.name, peer=one.peer,
-                reason=f"{type(raised).__name__}: {text}",
+                case=cell.case, num_tokens=len(cell.x), name=trial.one.name, peer=trial.one.peer, reason=trial.reason,
             ))  # fmt: skip
 
 
-def _prepared(one: _Contender, truth: Truth, runs: dict[str, Run], errors: dict[str, float]) -> None:
-    """Make the call that is timed, and measure its error. Raises `ArithmeticError` for a product that is not finite."""
-    run = one.prepare()
-    error = truth.error(run())
-    if not isfinite(error):
-        raise ArithmeticError("the product is not finite")
-    runs[one.name], errors[one.name] = run, error
+@dataclass(slots=True)
+class _Trial:
+    """A contender, and what it has come to in a cell. `reason`: why it was given up."""
+
+    one: _Contender
+    run: Run | None = None
+    error: float = 0.0
+    times: list[float] = field(default_factory=list)
+    reason: str | None = None
+
+    def prepare(self, truth: Truth) -> None:
+        """Make the call that is timed, and measure its error. Raises `ArithmeticError` where that is not finite."""
+        self.run = self.one.prepare()
+        self.error = truth.error(self.run())
+        if not isfinite(self.error):
+            raise ArithmeticError("the product is not finite")
+
+    def time(self, clock: Clock) -> None:
+        """Take a time."""
+        if self.run is not None:
+            self.times.append(clock.us(self.run))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
 from fp8load_kernels.gpu.launch import Constants, Plan, kernel, overlaps, prefetch
-from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
+from fp8load_kernels.gpu.tiles import Tile, grid_row, num_processors, put_pieces_together, splits_of, store_tile
 
 
 class Weight(NamedTuple):
@@ -129,17 +129,12 @@ def _few(
     w_at = w_ptr + col_at[:, None] * w_stride + first + inner[None, :]
     if WAIT:
         # The weight is on its way while the input is still being quantized.
-        lines = tl.minimum(first + tl.arange(0, AHEAD * K // 128) * 128, num_cols - 1)
+        lines = tl.minimum(first + tl.arange(0, max(1, AHEAD * K // 128)) * 128, num_cols - 1)
         prefetch((w_ptr + col_at[:, None] * w_stride + lines[None, :]).to(tl.uint64, bitcast=True))
         gdc_wait()
     if BLOCKED:
-        if MAPPED:
-            grid_row = tl.load(row_ptr + col_at).to(tl.int64)
-        elif ONE_SCALE:
-            grid_row = (tl.program_id(0) * N // BLOCK_N).to(tl.int64)
-        else:
-            grid_row = col_at // BLOCK_N
-        ws_at = ws_ptr + grid_row * ws_stride_r
+        of_tile = tl.minimum(tl.program_id(0) * N, num_rows - 1).to(tl.int64)
+        ws_at = ws_ptr + grid_row(row_ptr, of_tile if ONE_SCALE else col_at, BLOCK_N, MAPPED) * ws_stride_r
     total = tl.zeros([N, M], dtype=tl.float32)
     for step in range(STEPS):
         at = first + step * K + inner
@@ -164,10 +159,4 @@ def _few(
     if not BLOCKED:
         xs = tl.load(xs_ptr + row_at * xs_stride_m)[None, :]
         total = total * xs * tl.load(ws_ptr + col_at * ws_stride_r)[:, None]
-    if BIASED:
-        total += tl.load(bias_ptr + col_at).to(tl.float32)[:, None]
-    keep = (cols < num_rows)[:, None] & (rows < num_tokens)[None, :]
-    to = rows.to(tl.int64)[None, :] * num_rows + cols[:, None]
-    if SPLIT:
-        to += tl.program_id(2).to(tl.int64) * num_tokens * num_rows
-    tl.store(y_ptr + to, total.to(y_ptr.dtype.element_ty), mask=keep)
+    store_tile(y_ptr, total, bias_ptr, rows, cols, num_tokens, num_rows, BIASED, SPLIT)

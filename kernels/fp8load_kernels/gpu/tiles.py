@@ -47,6 +47,24 @@ def splits_of(num_tiles: int, num_steps: int, programs: int, *, steps: int = 4) 
     return splits
 
 
+@triton.jit
+def grid_row(row_ptr, at, BLOCK_N: tl.constexpr, MAPPED: tl.constexpr):
+    """In which row of the grid of scales those of rows `at` of W stand."""
+    return tl.load(row_ptr + at).to(tl.int64) if MAPPED else at // BLOCK_N
+
+
+@triton.jit
+def store_tile(y_ptr, total, bias_ptr, rows, cols, num_tokens, num_rows, BIASED: tl.constexpr, SPLIT: tl.constexpr):
+    """Write a tile [N, M] of the result to y [M, N], with the bias, or to the pieces [S, M, N] of its sums."""
+    if BIASED:
+        total += tl.load(bias_ptr + tl.minimum(cols, num_rows - 1)).to(tl.float32)[:, None]
+    to = rows.to(tl.int64)[None, :] * num_rows + cols[:, None]
+    if SPLIT:
+        to += tl.program_id(2).to(tl.int64) * num_tokens * num_rows
+    keep = (cols < num_rows)[:, None] & (rows < num_tokens)[None, :]
+    tl.store(y_ptr + to, total.to(y_ptr.dtype.element_ty), mask=keep)
+
+
 @kernel
 def sum_pieces(
     piece_ptr, y_ptr, bias_ptr, num_rows, num_elements, SPLITS: tl.constexpr, BIASED: tl.constexpr,

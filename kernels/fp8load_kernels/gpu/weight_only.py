@@ -1,7 +1,6 @@
 """x @ W.T where only W is quantized, in Triton: FP8, INT8, FP4 and INT4, unpacked in the kernel.
 
-Floor for few tokens: the bytes of W over the bandwidth. For many tokens W is unpacked once, some rows at a time so that
-they stay in the L2, and multiplied by torch's product of 16 bits, which is bound by its operations.
+Floor for few tokens: the bytes of W over the bandwidth. For many tokens see `gpu.unpack`.
 
 Codes become F16, exactly. Scales of blocks multiply the sum over a block's columns, in float32. Those of groups of 16
 or 32 columns multiply the codes, where that is exact in x's dtype (E4M3 on E2M1: six bits of mantissa; E8M0: none, but
@@ -12,8 +11,7 @@ Shape letters: M rows (tokens), N weight rows, K columns, R rows of the grid of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -23,48 +21,8 @@ from triton.language.extra.cuda import gdc_wait
 
 from fp8load_kernels.gpu.decode import e2m1_times, nibbles, scales, whole_bytes
 from fp8load_kernels.gpu.launch import Constants, Plan, kernel, overlaps
-from fp8load_kernels.gpu.tiles import Tile, num_processors, put_pieces_together, splits_of
-
-ROWS = 32
-"""Rows of W that a program unpacks."""
-
-PACKED = ("e2m1", "i4")
-"""Kinds of which a byte has two."""
-
-PIECE = 24 << 20
-"""Bytes of unpacked rows that are multiplied at once: half of the L2 of an H200."""
-
-
-class Coded(NamedTuple):
-    """A weight [N, K] as it is stored.
-
-    codes      bytes [N, K], or [N, K / 2] with the even element in the low half; FP8 under its own dtype or as bytes
-    kind       "hardware" where the GPU converts the dtype of `codes`; else "e4m3", "e5m2", "i8", "e2m1", "i4"
-    scale      [R, G] with any strides: floats, or bytes of `scale_kind` "e8m0" or "e4m3"; None where `factor` is all
-    block      rows and columns of W for a scale; columns are a power of two of at least 16
-    row_of     int32 [N]: which row of the grid a row of W has, where that is not its number over the block's rows
-    factor     float32 [N]: what each row of the product is multiplied by in the end; None for nothing
-    """
-
-    codes: torch.Tensor
-    kind: str
-    shape: tuple[int, int]
-    scale: torch.Tensor | None = None
-    scale_kind: str = "float"
-    block: tuple[int, int] = (1, 1)
-    row_of: torch.Tensor | None = None
-    factor: torch.Tensor | None = None
-
-    @property
-    def per_byte(self) -> int:
-        """Elements in a byte."""
-        return 2 if self.kind in PACKED else 1
-
-    def multiplies_codes(self, dtype: torch.dtype) -> bool:
-        """Whether scales multiply codes, which is exact then, rather than sums over a group. For x of `dtype`."""
-        if self.scale is None or self.block[1] >= 64:
-            return False
-        return self.scale_kind == "e4m3" or (self.scale_kind == "e8m0" and dtype == torch.bfloat16)
+from fp8load_kernels.gpu.tiles import Tile, grid_row, num_processors, put_pieces_together, splits_of, store_tile
+from fp8load_kernels.gpu.unpack import PACKED, Coded, spread
 
 
 def tile_of(num_tokens: int, w: Coded, dtype: torch.dtype, processors: int) -> Tile:
@@ -162,68 +120,36 @@ def words(scale: torch.Tensor | None) -> torch.Tensor | None:
     return scale.view(torch.int32) if scale.data_ptr() % 4 == 0 else None
 
 
-@cache
-def _unpacking(kind: str, scale_kind: str, block: tuple[int, int], *, mapped: bool, factor: bool) -> Constants:
-    per_byte = 2 if kind in PACKED else 1
-    return Constants(
-        KIND=kind, PER_BYTE=per_byte, SCALE_KIND=scale_kind, SCALED=bool(scale_kind), BLOCK_N=block[0], COLS=block[1],
-        MAPPED=mapped, FACTOR=factor, N=ROWS, K=128 * per_byte, num_warps=4,
-    )  # fmt: skip
-
-
-def unpacked(w: Coded, dtype: torch.dtype, first: int = 0, last: int | None = None) -> torch.Tensor:
-    """Rows `first` to `last` of W in `dtype`: code * scale * factor in float32, rounded once."""
-    num_rows, num_cols = (w.shape[0] if last is None else last) - first, w.shape[1]
-    out = torch.empty(num_rows, num_cols, dtype=dtype, device=w.codes.device)
-    codes, strides, cols = w.codes, (0, 0) if w.scale is None else w.scale.stride(), 128 * w.per_byte
-    if out.numel():
-        _unpacked(
-            (triton.cdiv(num_rows, ROWS), triton.cdiv(num_cols, cols), 1),
-            (codes, out, codes if w.scale is None else w.scale, codes if w.row_of is None else w.row_of,
-             codes if w.factor is None else w.factor),
-            (first, first + num_rows, num_cols, codes.stride(0), *strides),
-            _unpacking(w.kind, "" if w.scale is None else w.scale_kind, w.block, mapped=w.row_of is not None,
-                       factor=w.factor is not None),
-        )  # fmt: skip
-    return out
-
-
-def many_tokens(x_MK: torch.Tensor, w: Coded, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """x [M, K] -> [M, N] in x's dtype, of any float dtype: W in x's dtype, some rows at a time, by torch's product.
-
-    Beside the result it takes `PIECE` bytes of memory.
-    """
-    y_MN = x_MK.new_empty(x_MK.shape[0], w.shape[0])
-    for first, last in _pieces(w.shape, x_MK.dtype.itemsize):
-        w_KN = unpacked(w, x_MK.dtype, first, last).t()
-        out = y_MN[:, first:last]
-        if bias is None:
-            torch.mm(x_MK, w_KN, out=out)
-        else:
-            torch.addmm(bias[first:last].to(x_MK.dtype), x_MK, w_KN, out=out)
-    return y_MN
-
-
-def _pieces(shape_NK: tuple[int, int], itemsize: int) -> Iterator[tuple[int, int]]:
-    """Rows of about `PIECE` bytes, all of them multiples of 128 but the last."""
-    num_rows, num_cols = shape_NK
-    height = max(128, PIECE // max(1, num_cols * itemsize) // 128 * 128)
-    for first in range(0, num_rows, height):
-        yield first, min(first + height, num_rows)
+@triton.jit
+def _scales_at(
+    s_at, index, num_groups, stride, SCALE_KIND: tl.constexpr, WORDS: tl.constexpr, STEP: tl.constexpr,
+    N: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    """Scales [N, GROUPS] of piece `index` of the columns; in words, four at a time. STEP: groups of a piece, or 0."""
+    if WORDS:
+        word = tl.minimum(index * (GROUPS // 4) + tl.arange(0, GROUPS // 4), num_groups // 4 - 1)
+        four = tl.load(s_at + word[None, :] * stride)
+        bits = (four[:, :, None] >> (tl.arange(0, 4) * 8)[None, None, :]) & 255
+        return scales(tl.reshape(bits, [N, GROUPS]), SCALE_KIND)
+    group = tl.minimum(index * STEP + tl.arange(0, GROUPS), num_groups - 1)
+    return scales(tl.load(s_at + group[None, :] * stride), SCALE_KIND)
 
 
 @triton.jit
-def _grid_row(row_ptr, at, BLOCK_N: tl.constexpr, MAPPED: tl.constexpr):
-    """In which row of the grid of scales the scales of rows `at` of W stand."""
-    return tl.load(row_ptr + at).to(tl.int64) if MAPPED else at // BLOCK_N
-
-
-@triton.jit
-def _spread(s, N: tl.constexpr, GROUPS: tl.constexpr, K: tl.constexpr):
-    """Scales [N, GROUPS] repeated to [N, K]."""
-    if GROUPS == K:
-        return s
-    return tl.reshape(tl.broadcast_to(s[:, :, None], [N, GROUPS, K // GROUPS]), [N, K])
+def _halves(
+    data, s, KIND: tl.constexpr, PACKED: tl.constexpr, IN_CODES: tl.constexpr, dtype: tl.constexpr, N: tl.constexpr,
+    GROUPS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The even and the odd elements of packed codes [N, WIDTH], times their scales where these multiply codes."""
+    if PACKED:
+        # Scales come times 2 ** 63, and so does the sum: together that undoes the codes' 2 ** -126.
+        return e2m1_times(data, spread((s * 9223372036854775808.0).to(dtype), N, GROUPS, WIDTH))
+    bits = data.to(tl.int16)
+    low, high = nibbles(bits & 15, KIND), nibbles((bits >> 4) & 15, KIND)
+    if IN_CODES:
+        wide = spread(s, N, GROUPS, WIDTH)
+        return (low.to(tl.float32) * wide).to(dtype), (high.to(tl.float32) * wide).to(dtype)
+    return low.to(dtype), high.to(dtype)
 
 
 @kernel
@@ -245,10 +171,10 @@ def _few(
     # Rows of W beyond the end read the last one: their results are not stored.
     col_at = tl.minimum(cols, num_rows - 1).to(tl.int64)
     row_at = tl.minimum(rows, num_tokens - 1).to(tl.int64)
-    inner, groups = tl.arange(0, WIDTH), tl.arange(0, GROUPS)
+    inner = tl.arange(0, WIDTH)
     num_bytes, num_groups = num_cols // PER_BYTE, tl.cdiv(num_cols, COLS)
     if SCALED:
-        s_at = s_ptr + _grid_row(row_ptr, col_at, BLOCK_N, MAPPED)[:, None] * s_stride_r
+        s_at = s_ptr + grid_row(row_ptr, col_at, BLOCK_N, MAPPED)[:, None] * s_stride_r
     total = tl.zeros([N, M], dtype=tl.float32)
     for step in range(STEPS):
         index = tl.program_id(2) * STEPS + step
@@ -257,75 +183,23 @@ def _few(
         some = (rows < num_tokens)[:, None] & (at < num_bytes)[None, :]
         x = tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0.0)
         if SCALED:
-            if WORDS:
-                word = tl.minimum(index * (GROUPS // 4) + tl.arange(0, GROUPS // 4), num_groups // 4 - 1)
-                four = tl.load(s_at + word[None, :] * s_stride_g)
-                bits = (four[:, :, None] >> (tl.arange(0, 4) * 8)[None, None, :]) & 255
-                s = scales(tl.reshape(bits, [N, GROUPS]), SCALE_KIND)
-            else:
-                group = tl.minimum(index * K // COLS + groups, num_groups - 1)
-                s = scales(tl.load(s_at + group[None, :] * s_stride_g), SCALE_KIND)
+            s = _scales_at(s_at, index, num_groups, s_stride_g, SCALE_KIND, WORDS, K // COLS, N, GROUPS)
         if PER_BYTE == 2:
-            if PACKED:
-                low, high = e2m1_times(data, _spread((s * 9223372036854775808.0).to(dtype), N, GROUPS, WIDTH))
-            else:
-                bits = data.to(tl.int16)
-                low, high = nibbles(bits & 15, KIND), nibbles((bits >> 4) & 15, KIND)
-                if IN_CODES:
-                    wide = _spread(s, N, GROUPS, WIDTH)
-                    low, high = low.to(tl.float32) * wide, high.to(tl.float32) * wide
+            low, high = _halves(data, s if SCALED else 0.0, KIND, PACKED, IN_CODES, dtype, N, GROUPS, WIDTH)
             odd = tl.load(x_ptr + (num_tokens + row_at)[:, None] * x_stride + at[None, :], mask=some, other=0.0)
-            part = tl.dot(low.to(dtype), tl.trans(x))
-            part = tl.dot(high.to(dtype), tl.trans(odd), part)
+            part = tl.dot(low, tl.trans(x))
+            part = tl.dot(high, tl.trans(odd), part)
         else:
             number = whole_bytes(data, KIND)
             if IN_CODES:
-                number = number.to(tl.float32) * _spread(s, N, GROUPS, WIDTH)
+                number = number.to(tl.float32) * spread(s, N, GROUPS, WIDTH)
             part = tl.dot(number.to(dtype), tl.trans(x))
         if SCALED and not IN_CODES:
             total += part * s
         else:
             total += part
     if PACKED:
-        total *= 9223372036854775808.0  # 2 ** 63, as the scales: together they undo the codes' 2 ** -126
+        total *= 9223372036854775808.0
     if FACTOR:
         total *= tl.load(factor_ptr + col_at)[:, None]
-    if BIASED:
-        total += tl.load(bias_ptr + col_at).to(tl.float32)[:, None]
-    keep = (cols < num_rows)[:, None] & (rows < num_tokens)[None, :]
-    to = rows.to(tl.int64)[None, :] * num_rows + cols[:, None]
-    if SPLIT:
-        to += tl.program_id(2).to(tl.int64) * num_tokens * num_rows
-    tl.store(y_ptr + to, total.to(y_ptr.dtype.element_ty), mask=keep)
-
-
-@kernel
-def _unpacked(
-    w_ptr, out_ptr, s_ptr, row_ptr, factor_ptr, first, last, num_cols, w_stride, s_stride_r, s_stride_g,
-    KIND: tl.constexpr, PER_BYTE: tl.constexpr, SCALE_KIND: tl.constexpr, SCALED: tl.constexpr,
-    BLOCK_N: tl.constexpr, COLS: tl.constexpr, MAPPED: tl.constexpr, FACTOR: tl.constexpr,
-    N: tl.constexpr, K: tl.constexpr,
-):  # fmt: skip
-    WIDTH: tl.constexpr = K // PER_BYTE
-    NOTHING: tl.constexpr = 0.0 if KIND == "hardware" else 0  # of the codes' own type
-    GROUPS: tl.constexpr = max(1, K // COLS) if SCALED else 1
-    rows = first + tl.program_id(0) * N + tl.arange(0, N)
-    row_at = tl.minimum(rows, last - 1).to(tl.int64)
-    at, start = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH), tl.program_id(1) * K
-    inside = (at < num_cols // PER_BYTE)[None, :]
-    data = tl.load(w_ptr + row_at[:, None] * w_stride + at[None, :], mask=inside, other=NOTHING)
-    if PER_BYTE == 2:
-        bits = data.to(tl.int16)
-        number = tl.interleave(nibbles(bits & 15, KIND), nibbles((bits >> 4) & 15, KIND)).to(tl.float32)
-    else:
-        number = whole_bytes(data, KIND).to(tl.float32)
-    if SCALED:
-        group = tl.minimum(start // COLS + tl.arange(0, GROUPS), tl.cdiv(num_cols, COLS) - 1)
-        s_at = s_ptr + _grid_row(row_ptr, row_at, BLOCK_N, MAPPED)[:, None] * s_stride_r
-        number *= _spread(scales(tl.load(s_at + group[None, :] * s_stride_g), SCALE_KIND), N, GROUPS, K)
-    if FACTOR:
-        number *= tl.load(factor_ptr + row_at)[:, None]
-    cols = start + tl.arange(0, K)
-    to = (rows - first).to(tl.int64)[:, None] * num_cols + cols[None, :]
-    keep = (rows < last)[:, None] & (cols < num_cols)[None, :]
-    tl.store(out_ptr + to, number.to(out_ptr.dtype.element_ty), mask=keep)
+    store_tile(y_ptr, total, bias_ptr, rows, cols, num_tokens, num_rows, BIASED, SPLIT)

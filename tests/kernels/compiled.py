@@ -1,0 +1,63 @@
+"""Compile the kernels of experts for Hopper, without a GPU: `python tests/kernels/compiled.py`, a line for each.
+
+Run in a process of its own: where Triton interprets, it does not compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fp8load_kernels.gpu import activation, grouped, routing
+
+TARGET = GPUTarget("cuda", 90, 32)
+FP8, BF16, F32, I32, I64, U8 = "*fp8e4nv", "*bf16", "*fp32", "*i32", "*i64", "*u8"
+POINTERS = {
+    "x_ptr": FP8, "w_ptr": FP8, "y_ptr": BF16, "xs_ptr": F32, "ws_ptr": F32, "expert_ptr": I32, "token_ptr": I32,
+    "row_ptr": I32, "bias_ptr": BF16, "ids_ptr": I64, "starts_ptr": I32, "ends_ptr": I32, "position_ptr": I32,
+    "weight_ptr": F32, "total_ptr": F32, "from_ptr": U8, "codes_ptr": FP8, "from_scale_ptr": F32, "scale_ptr": F32,
+    "scales_ptr": F32, "out_ptr": FP8, "limit": "fp32", "largest": "fp32",
+}  # fmt: skip
+"""Types of arguments by name; those that are not named are int32."""
+
+
+def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
+    """Every kernel with the types that differ from `POINTERS`, and its constants."""
+    plain = {"M": 64, "N": 128, "BLOCK_N": 1, "BLOCK_K": 128, "GROUPS": 4}
+    flags = ("BY_TOKEN", "BLOCKS", "MAPPED", "BIASED", "WHOLE", "ONE_SCALE")
+    for size in ({"M": 16, "N": 64}, {}, {"M": 128}):
+        yield grouped._product, {}, {**plain, **dict.fromkeys(flags, False), **size, "BY_TOKEN": True, "WHOLE": True}
+    blocks = {**plain, **dict.fromkeys(flags, True), "BLOCK_N": 128}
+    yield grouped._product, {}, {**blocks, "MAPPED": False}
+    yield grouped._product, {}, {**blocks, "ONE_SCALE": False, "WHOLE": False}
+    few = {"ALIGNMENT": 16, "EXPERTS": 256, "CHUNK": 64, "FILL": 2048, "CHUNKS": 4, "FILLS": 4}
+    yield routing._route, {}, few
+    yield routing._route, {"ids_ptr": I32}, {**few, "EXPERTS": 1, "ALIGNMENT": 1}
+    many = {key: few[key] for key in ("EXPERTS", "CHUNK")}
+    yield routing._count, {"counts_ptr": I32}, many
+    yield routing._scan, {"counts_ptr": I32}, {"CHUNKS": 1024, "TOGETHER": 8}
+    yield routing._place, {"counts_ptr": I32}, {**many, "ALIGNMENT": 64, "CHUNKS": 1024}
+    yield routing._combine, {}, {"NUM": 8, "BLOCK": 1024}
+    yield routing._fetch, {"codes_ptr": U8}, {"BLOCK": 4096, "GROUPS": 64}
+    tile = {"TOGETHER": 16, "WIDTH": 128, "GROUP": 128, "POWER_OF_TWO": True, "LIMITED": True}
+    for kind in range(len(activation.KINDS)):
+        yield activation._between, {}, {**tile, "KIND": kind, "QUANTIZED": True}
+    yield activation._between, {"out_ptr": BF16}, {**tile, "KIND": 0, "QUANTIZED": False, "LIMITED": False}
+    yield activation._static, {"x_ptr": BF16}, {"BY_TOKEN": True, "BLOCK": 4096}
+
+
+def main() -> None:
+    """Raises what the compiler does."""
+    for kernel, types, constants in kernels():
+        known = {**POINTERS, **types}
+        signature = {name: "constexpr" if name in constants else known.get(name, "i32") for name in kernel.arg_names}
+        triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=constants), target=TARGET)
+        print(kernel.fn.__name__, constants)
+
+
+if __name__ == "__main__":
+    main()

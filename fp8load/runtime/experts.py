@@ -7,13 +7,14 @@ T tokens, k experts for each token, P rows sorted by expert.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import torch
 
 from fp8load.boxes import Box
 from fp8load.errors import Problem, UsageError
 from fp8load.plan.plan import LayerSpec
+from fp8load.runtime import ops
 from fp8load.runtime.activation import Activation, parse_activation
 from fp8load.runtime.backend import Part, device_of
 from fp8load.runtime.dtypes import describe
@@ -184,6 +185,12 @@ class ScaledExperts(torch.nn.Module):
         self.w13 = w13
         self.w2 = w2
         self.activation = activation
+        self._number = ops.enroll(self)
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """A copy is a layer of its own."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self._number = ops.enroll(self)
 
     @property
     def experts(self) -> range:
@@ -220,6 +227,13 @@ class ScaledExperts(torch.nn.Module):
         "reference", which runs where none does, computes weight-only and asks the device who has tokens.
         Raises `UsageError` USE801, USE803.
         """
+        if torch.compiler.is_compiling():
+            return cast(torch.Tensor, ops.experts(x, topk_weights, topk_ids, self._number))
+        return self.run(x, topk_weights, topk_ids)
+
+    def run(self, x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        """`forward` where it is not compiled."""
+        topk_weights, topk_ids = others
         activation = parse_activation(self.activation, self.name)
         hidden = x.reshape(x.shape[:-1].numel(), x.shape[-1])
         ids, weights = self._per_token(topk_ids, topk_weights, len(hidden))
@@ -228,6 +242,10 @@ class ScaledExperts(torch.nn.Module):
         routing = up.route(ids, self.experts, alignment)
         y = self.w2.rows(self.w13.rows(hidden, routing), routing, activation)
         return down.combine(y, routing, weights).reshape(x.shape)
+
+    def pull_back(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Experts pass no gradient on."""
+        raise NotImplementedError(f"{self.name}: experts pass no gradient on")
 
     def _per_token(
         self, ids: torch.Tensor, weights: torch.Tensor, num_tokens: int

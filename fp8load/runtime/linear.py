@@ -6,7 +6,7 @@ Shape letters: N output rows of this rank, K input columns of this rank.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, cast
 
 import torch
 
@@ -14,10 +14,11 @@ from fp8load.errors import Problem, UsageError
 from fp8load.plan.plan import LayerSpec
 from fp8load.runtime.backend import Backend, Choice, LinearWeights, Part, Prepared, choose, device_of
 from fp8load.runtime.dtypes import describe
+from fp8load.runtime.ops import enroll, linear
 from fp8load.runtime.scaled import ScaledLayer
 from fp8load.runtime.seal import Sources, seal
 from fp8load.runtime.typed import TypedParameter
-from fp8load.scheme import Role
+from fp8load.scheme import LinearScheme, Role
 
 
 class ScaledLinear(ScaledLayer):
@@ -35,6 +36,27 @@ class ScaledLinear(ScaledLayer):
 
     _choice: Choice | None = None
     _prepared: Prepared | None = None
+
+    def __init__(
+        self,
+        params: Mapping[Role, TypedParameter],
+        *,
+        scheme: LinearScheme,
+        name: str = "",
+        backend: str | None = None,
+        sources: Sources | None = None,
+    ) -> None:
+        super().__init__(params, scheme=scheme, name=name, backend=backend, sources=sources)
+        self._enroll()
+
+    def _enroll(self) -> None:
+        """Numbers alone are what a compiler looks at."""
+        self._number, self._num_rows, self._float32 = enroll(self), self.shape[0], self._forced == "reference"
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """A copy is a layer of its own."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self._enroll()
 
     @classmethod
     def from_spec(
@@ -101,9 +123,18 @@ class ScaledLinear(ScaledLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., K], any number of leading axes, also empty ones -> [..., N].
 
-        The dtype is x's, except with backend="reference": float32. Raises `UsageError` USE801 for another K or a dtype
-        that is no float of 16 bits or more, and what `finalize` raises.
+        The dtype is x's, except with backend="reference": float32. A gradient of x passes through the dequantized
+        weight, as if nothing were rounded. `torch.compile` sees one operator, which finds this layer again: weights
+        that are loaded later are used. Raises `UsageError` USE801 for another K or a dtype that is no float of 16 bits
+        or more, and what `finalize` raises.
         """
+        if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
+            return cast(torch.Tensor, linear(x, self._number, self._num_rows, self._float32))
+        return self.run(x)
+
+    def run(self, x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        """`forward` without a gradient, where it is not compiled."""
+        del others
         num_cols = self.shape[1]
         if x.dim() == 0 or x.shape[-1] != num_cols or not x.is_floating_point() or x.itemsize < 2:
             raise UsageError(Problem(
@@ -120,6 +151,10 @@ class ScaledLinear(ScaledLayer):
             return self.backend.apply(prepared, x, bias)
         with torch.autocast(x.device.type, enabled=False):  # it would compute in 16 bits what is promised in 32
             return self.backend.apply(prepared, x, bias)
+
+    def pull_back(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of x [..., K], float32, from that of the result [..., N]: gradient @ dequantized weight."""
+        return gradient.float() @ self._weights().dequantize()
 
     def _chosen(self) -> Choice:
         if self._choice is None:

@@ -1,7 +1,7 @@
 """FP8 layers on a GPU, bf16 in and out, quantization included: our backends and the peers', in one run.
 
 python tests/benchmarks/products.py OUT.json [channel] [block] [graph] [eager]. What `fp8load bench gemm` measures, in
-the form that is kept in docs/benchmarks: microseconds, `limit` among them, and errors; captured graphs, and eager calls.
+the form that is kept in docs/benchmarks: microseconds, `limit` among them, and errors; in captured graphs and eager.
 Peers quantize by vLLM's kernels where VLLM_C names its library, else by ours. TOKENS=1,16 for other numbers of tokens.
 """
 

@@ -60,13 +60,26 @@ def _linear(x: torch.Tensor, layer: int, num_rows: int, float32: bool) -> torch.
     return x.new_empty(*x.shape[:-1], num_rows, dtype=torch.float32 if float32 else x.dtype)
 
 
+@torch.library.custom_op("fp8load::linear_backward", mutates_args=())
+def linear_backward(gradient: torch.Tensor, layer: int, num_cols: int) -> torch.Tensor:
+    """The gradient of a result [..., N] -> that of x [..., K], in the same dtype."""
+    del num_cols  # for who does not run it
+    return _find(layer).pull_back(gradient).to(gradient.dtype)
+
+
+@linear_backward.register_fake
+def _linear_backward(gradient: torch.Tensor, layer: int, num_cols: int) -> torch.Tensor:
+    del layer
+    return gradient.new_empty(*gradient.shape[:-1], num_cols)
+
+
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     del output
-    ctx.layer, ctx.dtype = inputs[1], inputs[0].dtype
+    ctx.layer, ctx.dtype, ctx.num_cols = inputs[1], inputs[0].dtype, inputs[0].shape[-1]
 
 
 def _gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-    return _find(ctx.layer).pull_back(gradient).to(ctx.dtype), None, None, None
+    return linear_backward(gradient, ctx.layer, ctx.num_cols).to(ctx.dtype), None, None, None
 
 
 linear.register_autograd(_gradient, setup_context=_remember)

@@ -50,7 +50,19 @@ def known_modules(checkpoint: Checkpoint) -> set[str]:
 def may_be_absent(entry: str) -> bool:
     """Heads and embeddings: exporters list them whether or not they are stored."""
     last = re.split(r"[.*\\]+", entry)[-1].strip("$")
-    return last == "lm_head" or is_embedding(last)
+    return last in _HEADS or is_embedding(last)
+
+
+def reads_globs(fmt: CheckpointFormat) -> bool:
+    """Whether the dialect takes an entry for a shell glob."""
+    return fmt.covers("a.*.c", "a.b.c")
+
+
+_HEADS = frozenset({"lm_head", "proj_out", "embed_out", "output_layer"})
+"""What families call the output head: `proj_out` is Whisper's, which is tied."""
+
+_RENAMED = frozenset({"model", "language_model"})
+"""Components that a name may have in memory and not in the files."""
 
 
 class Candidates:
@@ -78,11 +90,11 @@ class Candidates:
     def covering(self, entry: str, fmt: CheckpointFormat) -> Iterator[str]:
         """The modules that the entry covers. In any dialect a plain entry's components stand in the name.
 
-        A leading "model" need not: transformers renames between saving and loading.
+        "model" and "language_model" need not: transformers renames between saving and loading.
         """
         among = self.modules
         if PLAIN.fullmatch(entry):
-            parts = entry.removeprefix("model.").split(".")
+            parts = [part for part in entry.split(".") if part not in _RENAMED] or entry.split(".")
             among = min((self._by_component.get(part, []) for part in parts), key=len)
         return (module for module in among if fmt.covers(entry, module))
 

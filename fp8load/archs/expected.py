@@ -160,7 +160,7 @@ def _is_not_understood(lowered: Lowered, name: str, meta: TensorMeta) -> bool:
     """Whether a weight is packed in a way that lowering did not understand, and said so: its shape is that of bytes."""
     info = lowered.modules.get(name.rpartition(".")[0])
     in_bytes = not meta.dtype.is_wide_float and not meta.dtype.is_fp8
-    return info is not None and info.scheme is None and in_bytes and len(meta.shape) == 2
+    return info is not None and info.scheme is None and in_bytes and len(meta.shape) >= 2
 
 
 def _called(lowered: Lowered, name: str) -> str:

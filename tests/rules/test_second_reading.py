@@ -264,3 +264,35 @@ def test_frequencies_of_the_rotary_embedding_are_no_stranger() -> None:
     files = files_of(CHANNEL)
 
     assert loud(Files(files.config, files.tensors + "model.rotary_emb.inv_freq F32 [8]\n").open()) == {}
+
+
+def test_a_packed_weight_that_is_gone_is_named_once_and_as_it_is_called() -> None:
+    files = packed("ct")
+    lines = files.tensors.replace("{0..1}.mlp.down_proj.weight_packed", "0.mlp.down_proj.weight_packed")
+    report = Files(files.config, lines).open().verify("headers")
+
+    assert loud(report) == {"F8L109": 1, "F8L202": 3}
+    assert f"{DOWN}.weight" not in {tensor for finding in report.findings for tensor in finding.tensors}
+
+
+def test_a_stack_of_experts_that_is_no_longer_quantized_is_not_missing() -> None:
+    stack = "model.layers.0.mlp.experts.down_proj"
+    said = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+    lines = f"{stack} BF16 [2, 256, 128]\n{stack}_scale_inv F32 [2, 2, 1]\n"
+    report = Files({"quantization_config": said}, lines).open().verify("headers")
+
+    assert [f.message for f in report.findings if f.code == "F8L202"] == [
+        "a scale stands beside a weight that is not quantized"
+    ]
+
+
+def test_stacked_blocks_that_the_list_covers_are_named_as_such() -> None:
+    stack = "model.layers.0.mlp.experts.down_proj"
+    said = {"quant_method": "mxfp4", "modules_to_not_convert": [stack]}
+    numbers = {"model_type": "gpt_oss", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64,
+               "num_local_experts": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}  # fmt: skip
+    lines = f"{stack}_blocks U8 [2, 64, 2, 16]\n{stack}_scales U8 [2, 64, 2]\n{stack}_bias BF16 [2, 64]\n"
+    report = Files({**numbers, "quantization_config": said}, lines).open().verify("headers")
+
+    assert [f.tensors for f in report.findings if f.code == "F8L303"] == [[f"{stack}_blocks"]]
+    assert "a tensor's shape is not what the config says" not in {f.message for f in report.findings}

@@ -31,9 +31,22 @@ def families() -> tuple[Arch, ...]:
     return (*(module.ARCH for module in modules), *plugins("fp8load.archs", Arch))
 
 
+_DRAFT = "eagle"
+"""A part of the classes of draft models, LlamaForCausalLMEagle3: they have the model_type of the model that they guess
+for, and other tensors."""
+
+
+def classes(document: Mapping[str, Any]) -> list[str]:
+    """The classes that config.json names."""
+    listed = document.get("architectures")
+    return [kind for kind in listed if isinstance(kind, str)] if isinstance(listed, list) else []
+
+
 def find_arch(config: Mapping[str, Any]) -> Arch | None:
     """The family of config.json's model_type, or None: an unknown family is planned by generic rules."""
     model_type = config.get("model_type")
+    if any(_DRAFT in kind.lower() for kind in classes(config)):
+        return None
     return next((arch for arch in families() if model_type in arch.model_types), None)
 
 
@@ -70,6 +83,5 @@ def is_headless(document: Mapping[str, Any], decoder: str) -> bool:
 
     The classes that config.json names say so, or that the decoder was saved by itself.
     """
-    listed = document.get("architectures")
-    kinds = [kind for kind in listed if isinstance(kind, str)] if isinstance(listed, list) else []
+    kinds = classes(document)
     return not decoder or (bool(kinds) and all(kind.endswith(_HEADLESS) for kind in kinds))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from fp8load.archs.base import Experts, Head, Linear, Plain, Table, Tower, Vector
 from fp8load.formats.base import CheckpointFormat
-from fp8load.formats.match import is_embedding
+from fp8load.formats.lowered import ModuleInfo
+from fp8load.formats.match import is_embedding, is_router
 from fp8load.scheme import Role
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def known_modules(checkpoint: Checkpoint) -> set[str]:
     stacks = (stack.base for stack in lowered.stacks.values())
     modules = {*lowered.modules, *stacks, *lowered.loose, *(name.rpartition(".")[0] for name in lowered.loose)}
     modules.update(info.tensors[Role.BIAS].name for info in lowered.modules.values() if Role.BIAS in info.tensors)
+    modules.update(info.tensors[Role.WEIGHT].name for info in lowered.modules.values() if _is_never_quantized(info))
     for at, entry in checkpoint.model.entries() if checkpoint.model is not None else ():
         match entry:
             case Linear():
@@ -45,6 +47,13 @@ def known_modules(checkpoint: Checkpoint) -> set[str]:
             case Tower():
                 modules.add(entry.prefix)
     return modules
+
+
+def _is_never_quantized(info: ModuleInfo) -> bool:
+    """Norms, embeddings, routers and heads in 16 bits: whether an entry of theirs is found makes no difference."""
+    last, weight = info.name.rpartition(".")[2], info.tensors[Role.WEIGHT]
+    is_plain = len(weight.shape) != 2 or last in _HEADS or is_embedding(info.name) or is_router(info.name)
+    return info.scheme is None and weight.dtype.is_wide_float and is_plain
 
 
 def may_be_absent(entry: str) -> bool:

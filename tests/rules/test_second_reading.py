@@ -296,3 +296,29 @@ def test_stacked_blocks_that_the_list_covers_are_named_as_such() -> None:
 
     assert [f.tensors for f in report.findings if f.code == "F8L303"] == [[f"{stack}_blocks"]]
     assert "a tensor's shape is not what the config says" not in {f.message for f in report.findings}
+
+
+def test_parameters_of_what_is_never_quantized_may_be_listed() -> None:
+    names = ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight")
+
+    assert loud(files_of(BLOCK).listed("modules_to_not_convert", "lm_head", *names).open()) == {}
+
+
+def test_a_linear_layer_that_is_listed_by_its_parameter_is_not_covered() -> None:
+    files = files_of(BLOCK)
+    lines = [line for line in files.tensors.splitlines() if "down_proj" not in line]
+    plain = "\n".join([*lines, "model.layers.{0..1}.mlp.down_proj.weight BF16 [64, 96]\n"])
+    listed = Files(files.config, plain).listed("modules_to_not_convert", "lm_head", f"{DOWN}.weight")
+
+    assert loud(listed.open())["F8L301"] == 1
+
+
+def test_a_draft_model_is_not_the_model_that_it_guesses_for() -> None:
+    config = {
+        **CHANNEL.but(quantized=False).config(),
+        "architectures": ["LlamaForCausalLMEagle3"],
+        "num_hidden_layers": 1,
+    }
+    lines = "midlayer.self_attn.q_proj.weight BF16 [64, 128]\nfc.weight BF16 [64, 192]\nd2t I64 [20]\n"
+
+    assert loud(Files(config, lines).open()) == {}

@@ -132,6 +132,13 @@ def _absent(name: str, shape: tuple[int, ...]) -> Problem:
 def _shaped(meta: TensorMeta, shape: tuple[int, ...]) -> Iterator[Problem]:
     if meta.shape == shape:
         return
+    if 0 in shape:
+        yield Problem(
+            code="F8L109", message="config.json does not give the sizes of a tensor", tensor=meta.name, file=meta.file,
+            expected=f"{list(shape)}, with the numbers that are missing", got=str(list(meta.shape)),
+            hint="a size is missing in config.json, or is no number: hidden_size, intermediate_size, vocab_size?",
+        )  # fmt: skip
+        return
     transposed = len(shape) == 2 and meta.shape == shape[::-1]
     yield Problem(
         code="F8L506" if transposed else "F8L109",

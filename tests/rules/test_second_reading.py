@@ -322,3 +322,12 @@ def test_a_draft_model_is_not_the_model_that_it_guesses_for() -> None:
     lines = "midlayer.self_attn.q_proj.weight BF16 [64, 128]\nfc.weight BF16 [64, 192]\nd2t I64 [20]\n"
 
     assert loud(Files(config, lines).open()) == {}
+
+
+@pytest.mark.parametrize("size", ["64", None])
+def test_a_size_that_is_missing_is_said_to_be(size: Any) -> None:
+    report = files_of(CHANNEL, hidden_size=size).open().verify("headers")
+
+    assert {finding.message for finding in report.findings if finding.severity == "error"} == {
+        "config.json does not give the sizes of a tensor"
+    }

@@ -12,6 +12,7 @@ from fp8load.archs.base import Arch
 from fp8load.archs.expected import arch_problems
 from fp8load.archs.find import find_family
 from fp8load.archs.model import Model, model_of, other_dtypes, stacks_of
+from fp8load.archs.readable import unreadable
 from fp8load.errors import Fp8LoadError, PlanError, Problem, UsageError, raise_first
 from fp8load.formats.base import CheckpointFormat
 from fp8load.formats.locate import configurations, read_format
@@ -102,9 +103,15 @@ class Checkpoint:
         return {**whole, **logical}
 
     @cached_property
+    def _family(self) -> tuple[Arch | None, tuple[Problem, ...]]:
+        arch = find_family(self.index)
+        fault = None if arch is None else unreadable(arch, self.index.configs.get(arch.config_file, {}))
+        return (arch, ()) if fault is None else (None, (fault,))
+
+    @property
     def arch(self) -> Arch | None:
-        """The model family, or None where the files show none that is known."""
-        return find_family(self.index)
+        """The model family, or None where the files show none that is known, or none that config.json describes."""
+        return self._family[0]
 
     @cached_property
     def model(self) -> Model | None:
@@ -121,10 +128,10 @@ class Checkpoint:
     @cached_property
     def problems(self) -> tuple[Problem, ...]:
         """Everything that headers and configuration show to be wrong, files first."""
-        fmt, unreadable = self._format
+        fmt, unread = self._format
         family = () if self.model is None else tuple(_family_problems(self.model, self.lowered))
-        lowered = () if unreadable else self.lowered.problems
-        return (*self.index.problems, *unreadable, *fmt.problems, *lowered, *family)
+        lowered = () if unread else self.lowered.problems
+        return (*self.index.problems, *unread, *self._family[1], *fmt.problems, *lowered, *family)
 
     def summary(self) -> InspectReport:
         """What the checkpoint holds: `fp8load inspect --json`. Raises the first fault of files or configuration."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fp8load.archs.base import Experts, Head, Linear
 from fp8load.archs.model import Model, is_fused_on_disk, spelling
+from fp8load.archs.numbers import MAX_EXPERTS
 from fp8load.dtypes import BITS, DType
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.formats.stacked import stored_name
@@ -65,7 +66,7 @@ def inspect_report(checkpoint: Checkpoint) -> InspectReport:
         format_title=checkpoint.format.title,
         format_place=checkpoint.format.place,
         arch=checkpoint.arch.name if checkpoint.arch else None,
-        model_type=index.config.get("model_type"),
+        model_type=kind if isinstance(kind := index.config.get("model_type"), str) else None,
         files=[
             FileReport(name=f.name, nbytes=f.nbytes, header_nbytes=f.header_nbytes, num_tensors=f.num_tensors)
             for f in index.files.values()
@@ -181,7 +182,7 @@ def _experts(
         together = [("+".join(part.slot for part in linear.parts), linear.target)]
         apart = [(part.slot, part.module) for part in linear.parts]
         members = []
-        for expert in range(model.sizes.of(entry.count)):
+        for expert in range(min(model.sizes.of(entry.count), MAX_EXPERTS)):
             prefix = at + entry.at(model.sizes, expert)
             for slot, last in together if is_fused_on_disk(linear, prefix, modules) else apart:
                 info = modules.get(prefix + last)

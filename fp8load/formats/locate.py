@@ -38,11 +38,13 @@ ONLY = "config.json has no quantization configuration"
 
 _HELPERS = frozenset(
     {
+        "aliases",
         "base",
         "compressed_tensors_keys",
         "contradictions",
         "document",
         "grouping",
+        "in_memory",
         "inside",
         "kv_names",
         "locate",

@@ -90,7 +90,9 @@ def _packed(checkpoint: Checkpoint) -> int:
 def scale_names(checkpoint: Checkpoint) -> Iterator[str]:
     """Names of all tensors that are scales, KV scales and unused ones included."""
     for info in checkpoint.lowered.modules.values():
-        yield from (meta.name for role, meta in info.tensors.items() if role not in _MAIN)
+        for role, meta in info.tensors.items():
+            if role not in _MAIN:
+                yield meta.name
     yield from (meta.name for meta in checkpoint.lowered.kv.values())
     yield from checkpoint.lowered.unused
 

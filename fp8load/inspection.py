@@ -179,12 +179,12 @@ def _experts(
     model: Model, at: str, entry: Experts, modules: Mapping[str, ModuleInfo]
 ) -> Iterator[tuple[str, list[tuple[str, ModuleInfo]]]]:
     """w13 and w2 of a layer's experts: each slot with the module that fills it, expert by expert."""
+    prefixes = [at + entry.at(model.sizes, expert) for expert in range(model.sizes.of(entry.count))]
     for name, linear in zip(("w13", "w2"), spelling(model, at, entry, modules), strict=True):
         together = [("+".join(part.slot for part in linear.parts), linear.target)]
         apart = [(part.slot, part.module) for part in linear.parts]
         members = []
-        for expert in range(model.sizes.of(entry.count)):
-            prefix = at + entry.at(model.sizes, expert)
+        for expert, prefix in enumerate(prefixes):
             for slot, last in together if is_fused_on_disk(linear, prefix, modules) else apart:
                 info = modules.get(prefix + last)
                 if info is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from fp8load.errors import Problem, Severity
 from fp8load.index.index import TensorMeta
 from fp8load.inspection import scale_names
 from fp8load.rules.families import Member, families_by_role
-from fp8load.rules.scale_stats import ScaleStats, measured, measured_together
+from fp8load.rules.scale_stats import MEASURED, ScaleStats, measured, measured_together
 from fp8load.scheme import Role, ScaleRounding
 from fp8load.values.read import in_rows, together
 from fp8load.values.threads import all_in_threads
@@ -37,8 +38,7 @@ class ScaleReader:
         """Scales that hold floats, in the order of their bytes."""
         tensors = self._checkpoint.tensors
         metas = (tensors[name] for name in dict.fromkeys(scale_names(self._checkpoint)))
-        wanted = (meta for meta in metas if meta.dtype.is_wide_float or meta.dtype.name.startswith("F8_"))
-        return sorted(wanted, key=lambda meta: (meta.file, meta.begin))
+        return sorted((meta for meta in metas if meta.dtype in MEASURED), key=attrgetter("file", "begin"))
 
     @property
     def nbytes(self) -> int:
@@ -67,18 +67,20 @@ class ScaleReader:
 
     def _batches(self) -> Iterator[list[TensorMeta]]:
         """Small scales that follow each other, together; large ones, and those that have to be put in order, alone."""
+        repacks = self._checkpoint.lowered.repacks
         batch: list[TensorMeta] = []
         num_left = TOGETHER
         for meta in self.metas():
-            alone = not 0 < meta.nbytes <= TOGETHER // 2 or meta.name in self._checkpoint.lowered.repacks
-            if batch and (alone or meta.nbytes > num_left):
+            nbytes = meta.nbytes
+            alone = not 0 < nbytes <= TOGETHER // 2 or meta.name in repacks
+            if batch and (alone or nbytes > num_left):
                 yield batch
                 batch, num_left = [], TOGETHER
             if alone:
                 yield [meta]
             else:
                 batch.append(meta)
-                num_left -= meta.nbytes
+                num_left -= nbytes
         if batch:
             yield batch
 
@@ -94,7 +96,7 @@ class ScaleReader:
 
     def _measure(self, metas: list[TensorMeta]) -> list[ScaleStats]:
         if len(metas) > 1:
-            powers = frozenset(meta.name for meta in metas if self._must_be_powers(meta))
+            powers = frozenset(meta.name for meta in metas if self._must_be_powers(meta)) if self._rounded else ()
             return measured_together(metas, together(self._checkpoint, metas), must_be_powers=powers)
         (meta,) = metas
         return [measured(meta, chunks(self._checkpoint, meta), must_be_powers=self._must_be_powers(meta))]

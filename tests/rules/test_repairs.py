@@ -10,13 +10,17 @@ import pytest
 import torch
 
 import fp8load
+from counted import calls
 from fp8load.errors import Problem, UsageError
 from fp8load.rules.base import Context
 from fp8load.rules.f8l605_kernel_layout_persisted import WIDE
+from fp8load.rules.f8l703_scale_direction import CT, DIVIDES
 from fp8load.rules.f8l921_head_tie import TIED
 from fp8load.rules.repairs import repairs
+from fp8load.rules.repairs.dequantized import dequantized
 from fp8load.rules.samples import BLOCK, LLAMA, LLAMA_CONFIG, QUANTIZED
-from rules.examples import written
+from fp8load.writing.actions import Drop
+from rules.examples import checkpoint_of, written
 from rules.repair_cases import (
     CASES,
     CHANNELS,
@@ -364,6 +368,23 @@ def test_a_dequantized_weight_is_the_number_rounded_to_bf16(name, tmp_path):
     assert len(changed) == (2 if name == "F8L306" else 1)
     for module in changed:
         assert torch.equal(after[module], before[module].bfloat16().float())
+
+
+def test_dequantizing_every_module_takes_as_long_as_there_are_modules():
+    """Each has a tensor that is left out: looking through all of those for each module is quadratic."""
+
+    def of(num_layers: int) -> int:
+        layers = DIVIDES + "model.layers.0.mlp.{gate,up}_proj.weight_shape  I64  [2]\n"
+        checkpoint = checkpoint_of(CT + layers.replace("layers.0", f"layers.{{0..{num_layers - 1}}}"))
+        modules = list(checkpoint.lowered.modules)
+        context = Context(checkpoint=checkpoint)
+        found = []
+        count = calls(lambda: found.extend(action for module in modules for action in dequantized(context, module)))
+        dropped = {action.meta.name for action in found if isinstance(action, Drop)}
+        assert dropped >= {f"{module}.weight_shape" for module in modules}
+        return count
+
+    assert of(40) < 4.5 * of(10)
 
 
 @pytest.mark.parametrize("name", ["F8L404", "F8L404 pair", "F8L404 first of a pair"])

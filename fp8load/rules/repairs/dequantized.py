@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -46,11 +46,19 @@ def dequantized(context: Context, module: str) -> Iterator[Drop | Edit | Remake 
     if weight.name != f"{module}.weight":  # packed weights have names of their own
         yield Rename(weight, f"{module}.weight")
     beside = [meta for role, meta in stored.items() if role not in (Role.WEIGHT, Role.BIAS)]
-    unused = (name for name in checkpoint.lowered.unused if name.rpartition(".")[0] == module)
-    beside += [checkpoint.index.tensors.get(name) for name in unused]
+    beside += [checkpoint.index.tensors.get(name) for name in _unused(context).get(module, ())]
     yield from (Drop(meta) for meta in beside if meta is not None)
     if not is_embedding(module):
         yield from edit_list(context, "append", module)
+
+
+@once
+def _unused(context: Context) -> Mapping[str, list[str]]:
+    """Module -> tensors beside its weight that are left out: its shape before packing, and the like."""
+    found: dict[str, list[str]] = {}
+    for name in context.checkpoint.lowered.unused:
+        found.setdefault(name.rpartition(".")[0], []).append(name)
+    return found
 
 
 @once

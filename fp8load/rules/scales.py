@@ -40,11 +40,6 @@ class ScaleReader:
         wanted = (meta for meta in metas if meta.dtype.is_wide_float or meta.dtype.name.startswith("F8_"))
         return sorted(wanted, key=lambda meta: (meta.file, meta.begin))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that reading all of them takes."""
-        return sum(meta.nbytes for meta in self.metas())
-
     @cached_property
     def _rounded(self) -> frozenset[str]:
         """Weight scales that the configuration says to be powers of two."""

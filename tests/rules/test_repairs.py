@@ -232,10 +232,10 @@ def test_an_entry_that_is_too_wide_is_replaced_by_what_it_covers_rightly(tmp_pat
 def test_two_scales_that_differ_are_left_for_people(tmp_path):
     case = Case(CASES["F8L203"].skeleton, values={SCALE: 0.5})
     with fp8load.open(on_disk(case, tmp_path / "faulty")) as ckpt:
-        (finding,) = [found for found in ckpt.verify().findings if found.code == "F8L203"]
+        fixes = ckpt.fix()
 
-        assert ckpt.fix().changes.is_empty
-    assert finding.fix is None
+    assert fixes.changes.is_empty
+    assert [(code, count) for code, _, count in fixes.failed] == [("F8L203", 1)]
 
 
 def test_a_scale_whose_weight_is_lost_is_not_dropped(tmp_path):
@@ -346,10 +346,12 @@ def test_a_scale_over_weights_is_lost_and_not_made_up(code, tmp_path):
     value = np.nan if code == "F8L701" else 0
     files = with_numbers(LLAMA, {DOWN: all_but_one, SCALE: scale_there(value)})
     with fp8load.open(on_disk(Case(LLAMA, files), tmp_path / "faulty")) as ckpt:
-        (finding,) = [found for found in ckpt.verify().findings if found.code == code]
+        fixes = ckpt.fix((code,))
 
-        assert ckpt.fix((code,)).changes.is_empty
-    assert finding.fix is None
+    assert fixes.changes.is_empty
+    ((failed, why, count),) = fixes.failed
+    assert (failed, count) == (code, 1)
+    assert "a block of it holds weights" in why
 
 
 @pytest.mark.parametrize("name", ["F8L306", "F8L912 quantized", "F8L921 quantized", "F8L921 packed", "F8L922"])
@@ -414,10 +416,10 @@ def test_codes_without_a_number_under_another_scale_are_lost(tmp_path):
 
     files = with_numbers(LLAMA, {DOWN: one_more, SCALE: scale_there(0)})
     with fp8load.open(on_disk(Case(LLAMA, files), tmp_path / "faulty")) as ckpt:
-        (finding,) = [found for found in ckpt.verify("weights").findings if found.code == "F8L801"]
+        fixes = ckpt.fix(level="weights")
 
-        assert "F8L801" not in {code for code, _, _ in ckpt.fix(level="weights").counts}
-    assert finding.fix is None
+    assert "F8L801" not in {code for code, _, _ in fixes.counts}
+    assert ("F8L801", 1) in {(code, count) for code, _, count in fixes.failed}
 
 
 def test_of_scales_that_divide_the_smallest_is_shared(tmp_path):

@@ -12,16 +12,31 @@ from fp8load.writing.shard import pieces
 
 def actions(context: Context, problem: Problem) -> Iterator[Drop]:
     """Only equal ones: of two numbers nobody can say which is meant."""
+    pair = _pair(context, problem)
+    if pair is not None and _same(context.checkpoint.source, *pair):
+        yield Drop(pair[0])
+
+
+def _may(context: Context, problem: Problem) -> bool:
+    return _pair(context, problem) is not None
+
+
+def _pair(context: Context, problem: Problem) -> tuple[TensorMeta, TensorMeta] | None:
+    """The scale that would go, and the one that stays; of two KV scales each is told of the other, and the one in use
+    stays. None for two that cannot be equal, and where no scale may be read."""
     tensors = context.checkpoint.index.tensors
     one, other = tensors.get(problem.tensor), tensors.get(problem.got.removeprefix("also "))
-    if context.scales is not None and one is not None and other is not None:
-        alike = (one.dtype, one.shape) == (other.dtype, other.shape)
-        if alike and _same(context.checkpoint.source, one, other):
-            yield Drop(one)
+    if context.scales is None or one is None or other is None or (one.dtype, one.shape) != (other.dtype, other.shape):
+        return None
+    used = any(meta.name == one.name for meta in context.checkpoint.lowered.kv.values())
+    return None if used else (one, other)
 
 
 def _same(source: Source, one: TensorMeta, other: TensorMeta) -> bool:
     return all(a == b for a, b in zip(pieces(source, one), pieces(source, other), strict=True))
 
 
-REPAIR = Repair(title="drops one of two scales that are equal", actions=actions)
+REPAIR = Repair(
+    title="drops one of two scales that are equal", actions=actions, reads=True, may=_may,
+    unless="they differ, and nobody can say which is meant",
+)  # fmt: skip

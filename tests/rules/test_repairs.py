@@ -12,6 +12,7 @@ import torch
 import fp8load
 from fp8load.errors import Problem, UsageError
 from fp8load.rules.base import Context
+from fp8load.rules.f8l404_expert_3d_layout import GATE_UP
 from fp8load.rules.f8l605_kernel_layout_persisted import WIDE
 from fp8load.rules.f8l921_head_tie import TIED
 from fp8load.rules.repairs import repairs
@@ -227,6 +228,31 @@ def test_an_entry_that_is_too_wide_is_replaced_by_what_it_covers_rightly(tmp_pat
     document = json.loads((tmp_path / "repaired" / "config.json").read_text())
 
     assert document["quantization_config"]["modules_to_not_convert"] == ["lm_head", "model.layers.0.mlp.extra"]
+
+
+@pytest.mark.parametrize("entries", ['"mlp", "down_proj"', r'"mlp", "re:.*down_proj", "model.layers.0.mlp.down_proj"'])
+def test_a_module_that_several_entries_cover_is_on_the_list_no_more(entries, tmp_path):
+    skeleton = LISTED_LLAMA.replace('["lm_head"]', f'[{entries}, "lm_head"]') + (
+        "model.layers.0.mlp.extra.weight  BF16  [256, 256]\nmodel.other.down_proj.weight  BF16  [256, 256]\n"
+    )
+    with fp8load.open(on_disk(Case(skeleton), tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L303",)).write(tmp_path / "repaired")
+    document = json.loads((tmp_path / "repaired" / "config.json").read_text())
+
+    assert sorted(document["quantization_config"]["modules_to_not_convert"]) == [
+        "lm_head", "model.layers.0.mlp.extra", "model.other.down_proj",
+    ]  # fmt: skip
+    with fp8load.open(tmp_path / "repaired") as copy:
+        assert not [found for found in copy.verify().findings if found.code in ("F8L302", "F8L303")]
+
+
+def test_an_entry_that_covers_a_stack_of_experts_is_removed(tmp_path):
+    skeleton = BLOCK.replace('"quant_method"', '"modules_to_not_convert": ["gate_up_proj"], "quant_method"') + GATE_UP
+    with fp8load.open(on_disk(Case(skeleton), tmp_path / "faulty")) as ckpt:
+        assert [found.fix for found in ckpt.verify().findings if found.code == "F8L303"] != [None]
+        ckpt.fix().write(tmp_path / "repaired")
+    with fp8load.open(tmp_path / "repaired") as copy:
+        assert not [found for found in copy.verify().findings if found.code == "F8L303"]
 
 
 def test_two_scales_that_differ_are_left_for_people(tmp_path):

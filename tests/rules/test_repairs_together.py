@@ -6,17 +6,33 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import fp8load
 from fp8load.errors import UsageError
 from fp8load.rules.f8l921_head_tie import TIED
 from fp8load.rules.repairs import f8l921
-from fp8load.rules.samples import LLAMA
+from fp8load.rules.samples import BLOCK, LLAMA, POWERS, QUANTIZED
 from fp8load.writing.actions import Remake
 from fp8load.writing.changes import changes_of
-from rules.repair_cases import Case
-from rules.test_repairs import on_disk
+from rules.repair_cases import APART, DOWN, SCALE, STATIC_LLAMA, UP, Case, with_numbers
+from rules.test_repairs import on_disk, tensors_of
+
+HEAD = QUANTIZED.replace("model.layers.0.mlp.down_proj", "lm_head")
+HEAD_SCALE = "lm_head.weight_scale_inv"
+
+
+def nan_codes(weight: np.ndarray) -> None:
+    """Zeros, and NaN for one of them."""
+    weight[...] = 0
+    weight[5, 5] = 0x7F
+
+
+def first_is_zero(scale: np.ndarray) -> None:
+    scale.fill(1)
+    scale[0, 0] = 0
 
 
 def remade(ckpt, what: str) -> Remake:
@@ -31,6 +47,73 @@ def test_two_repairs_that_make_one_weight_anew_are_refused(tmp_path: Path) -> No
         pytest.raises(UsageError, match="USE023"),
     ):
         changes_of(ckpt.source, ckpt.index, [remade(ckpt, "one"), remade(ckpt, "other")])
+
+
+def refused(case: Case, codes: tuple[str, ...], folder: Path) -> str:
+    """What is said of two repairs that are not done together."""
+    with fp8load.open(on_disk(case, folder / "it")) as ckpt, pytest.raises(UsageError, match="USE023") as caught:
+        ckpt.fix(codes, level="weights").write(folder / "out")
+    assert not (folder / "out").exists()
+    return str(caught.value)
+
+
+def repaired(case: Case, codes: tuple[str, ...], folder: Path) -> Path:
+    with fp8load.open(on_disk(case, folder / "it")) as ckpt:
+        ckpt.fix(codes, level="weights").write(folder / "out")
+    return folder / "out"
+
+
+def test_elements_that_are_mended_in_a_weight_of_another_dtype_are_refused_by_both_names(tmp_path: Path) -> None:
+    """The weight would be dequantized from its codes as stored, NaN among them."""
+    case = Case(BLOCK + HEAD, with_numbers(BLOCK + HEAD, {"lm_head.weight": nan_codes, HEAD_SCALE: first_is_zero}))
+    said = refused(case, ("F8L921", "F8L801"), tmp_path)
+
+    assert "lm_head.weight" in said
+    assert "dequantized to BF16" in said
+    assert "zeros for codes that are no number" in said
+
+
+def test_a_weight_is_not_dequantized_with_a_scale_that_another_repair_inverts(tmp_path: Path) -> None:
+    said = refused(Case(BLOCK + HEAD, values={HEAD_SCALE: 5000.0}), ("F8L921", "F8L703"), tmp_path)
+
+    assert "dequantized to BF16" in said
+    assert "lm_head.weight_scale_inv 1 / scale" in said
+
+
+def test_a_scale_is_not_given_two_numbers_at_once(tmp_path: Path) -> None:
+    """Its weight would be quantized again under one that is not the stored one."""
+    said = refused(Case(LLAMA.replace(BLOCK, POWERS), values={SCALE: 5000.0}), ("F8L703", "F8L707"), tmp_path)
+
+    assert "1 / scale" in said
+    assert "the next powers of two" in said
+
+
+@pytest.mark.parametrize("codes", [("F8L402", "F8L601"), ("F8L601", "F8L402")])
+def test_a_new_scale_is_not_lost_where_its_dtype_is_widened_too(codes, tmp_path: Path) -> None:
+    skeleton = STATIC_LLAMA.replace(" F32 ", " BF16 ")
+    out = repaired(Case(skeleton, values={f"{UP}.weight_scale": 0.75}), codes, tmp_path)
+
+    names = [f"{module}.weight_scale" for module in (UP, UP.replace("up", "gate"))]
+    assert [np.frombuffer(tensors_of(out)[name], "<f4")[0] for name in names] == [1.0, 1.0]
+
+
+def test_a_scale_that_moves_is_widened_on_its_way(tmp_path: Path) -> None:
+    case = Case(APART.replace(" F32 ", " BF16 "), values={SCALE: 0.25})
+    out = repaired(case, ("F8L206", "F8L601"), tmp_path)
+
+    with fp8load.open(out) as copy:
+        assert copy.index.tensors[SCALE].dtype == "F32"
+        assert copy.index.tensors[SCALE].file == copy.index.tensors[DOWN].file
+    assert set(np.frombuffer(tensors_of(out)[SCALE], "<f4")) == {0.25}
+
+
+def test_numbers_that_only_change_their_dtype_do_not_stand_against_a_dequantized_weight(tmp_path: Path) -> None:
+    skeleton = BLOCK + HEAD.replace("F8_E4M3", "F8_E4M3FNUZ")
+    with fp8load.open(on_disk(Case(skeleton), tmp_path / "faulty")) as ckpt:
+        before = ckpt.dequantize("lm_head")
+    with fp8load.open(repaired(Case(skeleton), ("F8L602", "F8L921"), tmp_path)) as copy:
+        assert copy.index.tensors["lm_head.weight"].dtype == "BF16"
+        assert torch.equal(copy.dequantize("lm_head"), before.bfloat16().float())
 
 
 def test_a_tensor_that_becomes_shorter_than_its_header_says_stops_the_copy(tmp_path: Path) -> None:

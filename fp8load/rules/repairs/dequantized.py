@@ -42,7 +42,8 @@ def dequantized(context: Context, module: str) -> Iterator[Drop | Edit | Remake 
         return
     dtype = _plain_dtype(context)
     shape = info.tensors[Role.WEIGHT].shape
-    yield Remake(weight, dtype, shape, partial(_rounded, checkpoint, info, dtype), f"dequantized to {dtype}")
+    uses = tuple(meta.name for role, meta in info.tensors.items() if role not in (Role.WEIGHT, Role.BIAS))
+    yield Remake(weight, dtype, shape, partial(_rounded, checkpoint, info, dtype), f"dequantized to {dtype}", uses)
     if weight.name != f"{module}.weight":  # packed weights have names of their own
         yield Rename(weight, f"{module}.weight")
     beside = [meta for role, meta in stored.items() if role not in (Role.WEIGHT, Role.BIAS)]

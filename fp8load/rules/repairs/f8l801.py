@@ -27,7 +27,7 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert]:
         return
     meta = context.checkpoint.index.tensors[problem.tensor]
     if all(only_under(context, name, chosen=_not_zero, fine=_finite) for name in _scales(context, meta.name)):
-        yield Convert(meta, meta.dtype, partial(_written, meta.dtype), "zeros for codes that are no number")
+        yield Convert(meta, meta.dtype, partial(_written, meta.dtype), "zeros for codes that are no number", "some")
 
 
 def _may(context: Context, problem: Problem) -> bool:

@@ -77,7 +77,7 @@ def replaced(context: Context, problem: Problem, what: str, *, wrong: Test, empt
     dtype = users(context)[meta.name][0].meta.dtype  # bytes that a format takes for exponents are U8 in the header
     element, value = _least(context, meta, dtype)
     said = f"{value:.6g} in place of what is {what}, where the weights are zero"
-    return Convert(meta, meta.dtype, partial(_written, dtype, wrong, element), said)
+    return Convert(meta, meta.dtype, partial(_written, dtype, wrong, element), said, "some")
 
 
 def _least(context: Context, meta: TensorMeta, dtype: DType) -> tuple[bytes, float]:

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from fp8load.errors import Problem, Severity
+from fp8load.formats.inside import is_marker
 from fp8load.index.index import TensorMeta
 from fp8load.inspection import scale_names
 from fp8load.rules.families import Member, families_by_role
@@ -34,9 +35,9 @@ class ScaleReader:
         self._checkpoint = checkpoint
 
     def metas(self) -> list[TensorMeta]:
-        """Scales that hold floats, in the order of their bytes."""
+        """Scales that hold floats, in the order of their bytes. ComfyUI's marker has a float's dtype, and no number."""
         tensors = self._checkpoint.tensors
-        metas = (tensors[name] for name in dict.fromkeys(scale_names(self._checkpoint)))
+        metas = (tensors[name] for name in dict.fromkeys(scale_names(self._checkpoint)) if not is_marker(name))
         wanted = (meta for meta in metas if meta.dtype.is_wide_float or meta.dtype.name.startswith("F8_"))
         return sorted(wanted, key=lambda meta: (meta.file, meta.begin))
 

@@ -17,7 +17,7 @@ from fp8load.rules.repairs import f8l921
 from fp8load.rules.samples import BLOCK, LLAMA, POWERS, QUANTIZED
 from fp8load.writing.actions import Remake
 from fp8load.writing.changes import changes_of
-from rules.repair_cases import APART, DOWN, SCALE, STATIC_LLAMA, UP, Case, with_numbers
+from rules.repair_cases import APART, CASES, DOWN, SCALE, STATIC_LLAMA, UP, Case, with_numbers
 from rules.test_repairs import on_disk, tensors_of
 
 HEAD = QUANTIZED.replace("model.layers.0.mlp.down_proj", "lm_head")
@@ -154,3 +154,38 @@ def test_the_index_follows_what_is_written(tmp_path: Path) -> None:
         assert set(after["weight_map"]) == set(ckpt.index.tensors)
         assert not any("layernorm.weight_scale" in name for name in after["weight_map"])
         assert after["metadata"]["total_size"] == sum(meta.nbytes for meta in ckpt.index.tensors.values())
+
+
+def report_of(folder: Path) -> dict[str, str]:
+    """Code -> severity of what is found in a copy."""
+    with fp8load.open(folder) as copy:
+        return {finding.code: finding.severity for finding in copy.verify("weights").findings}
+
+
+def test_input_scales_stay_where_the_scheme_becomes_static(tmp_path: Path) -> None:
+    """One code for both: a scheme that is not said, and input scales that nothing reads for that."""
+    out = repaired(CASES["F8L106"], ("F8L106",), tmp_path)
+
+    assert len([name for name in tensors_of(out) if name.endswith("input_scale")]) == 7
+    assert not {"F8L106", "F8L204"} & report_of(out).keys()
+
+
+def test_a_grid_is_not_turned_beside_a_weight_that_is(tmp_path: Path) -> None:
+    """Beside a weight that lies across, a sound grid looks like one in columns."""
+    out = repaired(CASES["F8L506 scaled"], ("F8L506", "F8L605"), tmp_path)
+
+    assert "error" not in report_of(out).values()
+
+
+def test_a_file_of_comfyui_gets_a_marker_and_no_configuration(tmp_path: Path) -> None:
+    out = repaired(CASES["F8C001"], ("F8C001", "F8L101"), tmp_path)
+
+    assert not (out / "config.json").exists()
+    assert "error" not in report_of(out).values()
+
+
+def test_a_marker_is_no_scale_of_zero(tmp_path: Path) -> None:
+    out = repaired(CASES["F8C001 old"], ("F8C001",), tmp_path)
+
+    assert "scaled_fp8" in " ".join(tensors_of(out))
+    assert not {"F8L701", "F8L702"} & report_of(out).keys()

@@ -15,6 +15,7 @@ from fp8load.errors import UsageError
 from fp8load.rules.f8l921_head_tie import TIED
 from fp8load.rules.repairs import f8l921
 from fp8load.rules.samples import BLOCK, LLAMA, POWERS, QUANTIZED
+from fp8load.scheme import Role
 from fp8load.writing.actions import Remake
 from fp8load.writing.changes import changes_of
 from rules.repair_cases import APART, CASES, DOWN, SCALE, STATIC_LLAMA, UP, Case, with_numbers
@@ -189,3 +190,36 @@ def test_a_marker_is_no_scale_of_zero(tmp_path: Path) -> None:
 
     assert "scaled_fp8" in " ".join(tensors_of(out))
     assert not {"F8L701", "F8L702"} & report_of(out).keys()
+
+
+BF16_STATIC = STATIC_LLAMA.replace(" F32 ", " BF16 ")
+
+
+@pytest.mark.parametrize(
+    ("code", "skeleton", "values"),
+    [
+        ("F8L402", BF16_STATIC, {f"{UP}.weight_scale": 0.75}),
+        ("F8L403", BF16_STATIC, {f"{UP}.input_scale": 0.5}),
+        ("F8L707", LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " BF16 "), {SCALE: 0.003}),
+        ("F8L707", LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " F16 "), {SCALE: 0.003}),
+        ("F8L706", LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " BF16 "), {SCALE: 120.0}),
+        ("F8L703", LLAMA.replace(" F32 ", " BF16 "), {SCALE: 5000.0}),
+    ],
+)
+def test_a_scale_has_the_dtype_of_its_siblings_afterwards(code, skeleton, values, tmp_path: Path) -> None:
+    """One in F32 among scales in BF16 is refused, as one that was relabelled is."""
+    out = repaired(Case(skeleton, values=values), (code,), tmp_path)
+    with fp8load.open(out) as copy:
+        report = copy.verify("weights")
+        dtypes = {info.tensors[Role.WEIGHT_SCALE].dtype for info in copy.lowered.modules.values() if info.scheme}
+
+    assert not [found for found in report.findings if found.severity == "error"]
+    assert code not in {found.code for found in report.findings}
+    assert len(dtypes) == 1
+
+
+def test_a_power_that_f16_does_not_hold_makes_the_scale_wider(tmp_path: Path) -> None:
+    skeleton = LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " F16 ")
+    out = repaired(Case(skeleton, values={SCALE: 40000.0}), ("F8L707",), tmp_path)
+
+    assert set(np.frombuffer(tensors_of(out)[SCALE], "<f4")) == {65536.0}

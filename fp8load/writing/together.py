@@ -23,9 +23,10 @@ def in_turn(found: Sequence[Convert], remade: Remake | None) -> list[Convert]:
         if lost is not None:
             raise _refused(remade.meta.name, remade.what, lost.what)
         return []
-    keeping = [change for change in found if change.dtype is change.meta.dtype]
-    changing = [change for change in found if change.dtype is not change.meta.dtype]
-    return keeping + sorted(changing, key=lambda change: change.effect == "every")[-1:]
+    order = sorted(found, key=lambda change: change.effect == "every")  # what is wrong is known by its stored numbers
+    keeping = [change for change in order if change.dtype is change.meta.dtype]
+    changing = [change for change in order if change.dtype is not change.meta.dtype]
+    return keeping + changing[-1:]
 
 
 def refuse_two_ways(actions: Iterable[Action]) -> None:

@@ -12,6 +12,7 @@ import torch
 
 import fp8load
 from fp8load.errors import UsageError
+from fp8load.rules.f8l404_expert_3d_layout import GATE_UP
 from fp8load.rules.f8l921_head_tie import TIED
 from fp8load.rules.repairs import f8l921
 from fp8load.rules.samples import BLOCK, LLAMA, POWERS, QUANTIZED
@@ -203,6 +204,7 @@ BF16_STATIC = STATIC_LLAMA.replace(" F32 ", " BF16 ")
         ("F8L707", LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " BF16 "), {SCALE: 0.003}),
         ("F8L707", LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " F16 "), {SCALE: 0.003}),
         ("F8L706", LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " BF16 "), {SCALE: 120.0}),
+        ("F8L706", LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " F16 "), {SCALE: 120.0}),
         ("F8L703", LLAMA.replace(" F32 ", " BF16 "), {SCALE: 5000.0}),
     ],
 )
@@ -216,6 +218,39 @@ def test_a_scale_has_the_dtype_of_its_siblings_afterwards(code, skeleton, values
     assert not [found for found in report.findings if found.severity == "error"]
     assert code not in {found.code for found in report.findings}
     assert len(dtypes) == 1
+
+
+@pytest.mark.parametrize("codes", [("F8L703", "F8L708"), ("F8L708", "F8L703")])
+def test_elements_are_mended_before_every_number_is_another(codes, tmp_path: Path) -> None:
+    """Which elements are next to nothing is known by the stored numbers: inverted they are huge."""
+
+    def change(scale: np.ndarray) -> None:
+        scale.fill(5000)
+        scale[0, 0] = 1e-20
+
+    out = repaired(Case(LLAMA, with_numbers(LLAMA, {SCALE: change})), codes, tmp_path)
+    scale = np.frombuffer(tensors_of(out)[SCALE], "<f4")
+
+    assert scale[0] == 2.0**49
+    assert np.allclose(scale[1:], 1 / 5000, rtol=1e-6)
+
+
+def test_an_exponent_that_f16_does_not_hold_makes_the_scale_wider(tmp_path: Path) -> None:
+    skeleton = LLAMA.replace(BLOCK, POWERS).replace(" F32 ", " F16 ")
+    out = repaired(Case(skeleton, values={SCALE: 100.0}), ("F8L706",), tmp_path)
+
+    assert set(np.frombuffer(tensors_of(out)[SCALE], "<f4")) == {2.0**-27}
+
+
+@pytest.mark.parametrize("code, value", [("F8L707", 0.3), ("F8L706", 120.0)])
+def test_a_scale_of_all_experts_keeps_its_dtype(code, value, tmp_path: Path) -> None:
+    name = "m.experts.gate_up_proj_scale_inv"
+    skeleton = POWERS + GATE_UP.replace(" F32 ", " F16 ")
+    out = repaired(Case(skeleton, values={name: value}), (code,), tmp_path)
+
+    with fp8load.open(out) as copy:
+        assert copy.index.tensors[name].dtype == "F16"
+    assert set(np.frombuffer(tensors_of(out)[name], "<f2")) == {0.5 if code == "F8L707" else 2.0**-7}
 
 
 def test_a_power_that_f16_does_not_hold_makes_the_scale_wider(tmp_path: Path) -> None:

@@ -6,15 +6,16 @@ from functools import partial
 from fp8load.dtypes import DType, decode
 from fp8load.errors import Problem
 from fp8load.rules.base import Context, Repair
+from fp8load.rules.repairs.fits import dtype_for
 from fp8load.values.encode import floats
 from fp8load.writing.actions import Convert
 
 
 def actions(context: Context, problem: Problem) -> Iterator[Convert]:
-    """2 ** (number - 127) in the scale's own dtype, which is that of its siblings; F16 does not hold them all."""
+    """2 ** (number - 127), in F32 where F16 does not hold them all."""
     meta = context.checkpoint.index.tensors.get(problem.tensor)
     if meta is not None:
-        dtype = DType.F32 if meta.dtype is DType.F16 else meta.dtype
+        dtype = dtype_for(context, meta.name, 127 - 24, 127 + 15)
         yield Convert(meta, dtype, partial(_powers, meta.dtype, dtype), f"2 ** (number - 127), in {dtype}")
 
 

@@ -10,6 +10,7 @@ from fp8load.dtypes import DType, decode
 from fp8load.errors import Problem
 from fp8load.formats.stacked import stored_name
 from fp8load.rules.base import Context, Repair
+from fp8load.rules.repairs.fits import dtype_for
 from fp8load.rules.repairs.requantized import requantized
 from fp8load.rules.repairs.users import users
 from fp8load.scheme import Role
@@ -35,13 +36,8 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert | Remake]:
     if None in remade or not remade:
         return
     yield from (change for change in remade if change is not None)
-    largest = context.scales.by_name[meta.name].largest if context.scales and meta.name in context.scales.by_name else 0
-    dtype = DType.F32 if meta.dtype is DType.F16 and largest > LARGEST_F16 else meta.dtype
+    dtype = dtype_for(context, meta.name, 0, 2.0**15)
     yield Convert(meta, dtype, partial(_rounded_up, meta.dtype, dtype), f"the next powers of two, in {dtype}")
-
-
-LARGEST_F16 = 2.0**15
-"""The largest power of two in F16."""
 
 
 def _rounded_up(stored: DType, dtype: DType, data: bytes) -> bytes:

@@ -28,11 +28,13 @@ class Fixes:
     changes  the files that a repaired copy would have
     counts   (code, what is done, faults), in the order of the codes
     left     the same for repairs that are only done where their code is named, and why
+    failed   the same for repairs that were asked for and found nothing that they could do, and why
     """
 
     changes: Changes
     counts: tuple[tuple[str, str, int], ...]
     left: tuple[tuple[str, str, int], ...]
+    failed: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def num_fixed(self) -> int:
@@ -71,6 +73,7 @@ def plan_fixes(
     actions: list[Action] = []
     done: Counter[tuple[str, str]] = Counter()
     left: Counter[tuple[str, str]] = Counter()
+    failed: Counter[tuple[str, str]] = Counter()
     known = repairs()
     for problem in dict.fromkeys(problem for problem in problems if keep(problem.code)):
         repair = known.get(problem.code)
@@ -82,10 +85,12 @@ def plan_fixes(
             if found:
                 done[problem.code, repair.title] += 1
                 actions += found
+            elif repair.unless and repair.may(context, problem):
+                failed[problem.code, f"{repair.title}: {repair.unless}"] += 1
         elif not wanted and repair.only_if and fixable(context, problem) is not None:
             left[problem.code, f"{repair.title}: {repair.only_if}"] += 1
     return Fixes(changes=changes_of(checkpoint.source, checkpoint.index, actions), counts=_listed(done),
-                 left=_listed(left))  # fmt: skip
+                 left=_listed(left), failed=_listed(failed))  # fmt: skip
 
 
 def _is_wanted(repair: Repair, problem: Problem, wanted: tuple[str, ...]) -> bool:

@@ -78,6 +78,8 @@ def tell(run: Run, fixes: Fixes, out: Path | None) -> None:
         run.out.note(f"{'fixed' if out else 'would fix'} {count:,} x {code}: {title}")
     for code, why, count in fixes.left:
         run.out.note(f"left {count:,} x {code}, unless --fix {code}: {why}")
+    for code, why, count in fixes.failed:
+        run.out.note(f"cannot fix {count:,} x {code}: {why}")
     if not fixes.counts:
         run.out.note("nothing to repair")
     elif out is not None:

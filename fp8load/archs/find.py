@@ -16,7 +16,7 @@ from fp8load.plugins import plugins
 
 _HELPERS = frozenset({
     "base", "decoder", "delta_attention", "expected", "find", "layer_kinds", "model", "numbers", "predictor",
-    "published", "readable", "state_space",
+    "published", "readable", "shared", "state_space",
 })  # fmt: skip
 
 _HEADLESS = ("Model", "ForSequenceClassification", "ForTokenClassification")

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from fp8load.errors import Problem, Severity
+from fp8load.formats.inside import is_marker
 from fp8load.index.index import TensorMeta
 from fp8load.inspection import scale_names
 from fp8load.rules.families import Member, families_by_role
@@ -35,15 +36,10 @@ class ScaleReader:
         self._checkpoint = checkpoint
 
     def metas(self) -> list[TensorMeta]:
-        """Scales that hold floats, in the order of their bytes."""
+        """Scales that hold floats, in the order of their bytes. ComfyUI's marker has a float's dtype, and no number."""
         tensors = self._checkpoint.tensors
-        metas = (tensors[name] for name in dict.fromkeys(scale_names(self._checkpoint)))
+        metas = (tensors[name] for name in dict.fromkeys(scale_names(self._checkpoint)) if not is_marker(name))
         return sorted((meta for meta in metas if meta.dtype in MEASURED), key=attrgetter("file", "begin"))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that reading all of them takes."""
-        return sum(meta.nbytes for meta in self.metas())
 
     @cached_property
     def _rounded(self) -> frozenset[str]:

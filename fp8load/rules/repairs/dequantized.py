@@ -15,12 +15,10 @@ from fp8load.rules.repairs.once import once
 from fp8load.rules.repairs.places import configuration, edit_list
 from fp8load.scheme import Role
 from fp8load.values.dequantize import can_be_dequantized, real_rows
+from fp8load.values.encode import floats
 from fp8load.writing.actions import Drop, Edit, Remake, Rename
 
 if TYPE_CHECKING:
-    from numpy import float32
-    from numpy.typing import NDArray
-
     from fp8load.checkpoint import Checkpoint
 
 CHUNK = 4 << 20
@@ -42,7 +40,8 @@ def dequantized(context: Context, module: str) -> Iterator[Drop | Edit | Remake 
         return
     dtype = _plain_dtype(context)
     shape = info.tensors[Role.WEIGHT].shape
-    yield Remake(weight, dtype, shape, partial(_rounded, checkpoint, info, dtype), f"dequantized to {dtype}")
+    uses = tuple(meta.name for role, meta in info.tensors.items() if role not in (Role.WEIGHT, Role.BIAS))
+    yield Remake(weight, dtype, shape, partial(_rounded, checkpoint, info, dtype), f"dequantized to {dtype}", uses)
     if weight.name != f"{module}.weight":  # packed weights have names of their own
         yield Rename(weight, f"{module}.weight")
     beside = [meta for role, meta in stored.items() if role not in (Role.WEIGHT, Role.BIAS)]
@@ -74,13 +73,4 @@ def _rounded(checkpoint: Checkpoint, info: ModuleInfo, dtype: DType) -> Iterator
     if rows is None:
         raise ValueError(f"{info.name} cannot be dequantized")  # `dequantized` has looked
     for _, values in rows:
-        yield _bf16(values) if dtype is DType.BF16 else values.astype("<f2").tobytes()
-
-
-def _bf16(values: NDArray[float32]) -> bytes:
-    """To the nearest, ties to even; NaN stays NaN."""
-    import numpy as np
-
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-    return np.where(np.isnan(values), 0x7FC0, rounded).astype("<u2").tobytes()
+        yield floats(dtype, values)

@@ -8,14 +8,19 @@ from fp8load.errors import Problem
 from fp8load.formats.match import is_embedding
 from fp8load.index.index import Index
 from fp8load.rules.base import Context, Repair
+from fp8load.rules.f8c001_comfy_marker import check as check_marker
+from fp8load.rules.repairs import f8c001
 from fp8load.rules.repairs.once import once
 from fp8load.rules.repairs.shown import are_scalars, block_sizes, weights_with_scales
 from fp8load.writing.actions import Edit
 
 
 def actions(context: Context, _problem: Problem) -> Iterator[Edit]:
-    """`quant_method: fp8`, with square blocks that fit every weight, or one scale for each; else nothing."""
+    """`quant_method: fp8`, with square blocks that fit every weight, or one scale for each; else nothing. Nor for a
+    file of ComfyUI that lacks its marker: that is F8C001's to write, and two configurations would contradict."""
     shown = _shown(context)
+    if any(any(f8c001.actions(context, found)) for found in check_marker(context)):
+        return
     if shown is not None:
         yield Edit("config.json", ("quantization_config",), "set", shown)
 

@@ -170,6 +170,28 @@ class GpuFact(Fact):
     fallback: str = ""
 
 
+class RoundingFact(Fact):
+    """Linear layers of these kinds whose scales an engine rounds to powers of two while loading, on these GPUs.
+
+    The weights are quantized once more under them; scales that are powers of two already stay what they are.
+
+    sizes      of blocks of which it is so, none: any
+    multiples  of which rows and columns are multiples; another kernel, which takes scales as stored, has the rest
+    families   of these models only, and not of `except_families`
+    formats    of these dialects only
+    unless     what keeps scales as they are stored
+    """
+
+    kinds: Kinds
+    gpus: tuple[Gpu, ...]
+    sizes: tuple[tuple[int, int], ...] = ()
+    multiples: tuple[int, int] = (1, 1)
+    families: tuple[str, ...] = ()
+    except_families: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    unless: str
+
+
 class DriftFact(Fact):
     """A configuration that another version writes and this one reads differently.
 
@@ -224,6 +246,7 @@ class Profile(BaseModel):
     fused: tuple[FusedFact, ...] = ()
     blocks: tuple[BlocksFact, ...] = ()
     gpus: tuple[GpuFact, ...] = ()
+    rounding: tuple[RoundingFact, ...] = ()
     drift: tuple[DriftFact, ...] = ()
     renames: tuple[RenameFact, ...] = ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -28,10 +28,14 @@ and a mixture of experts has tens of thousands of scales."""
 
 
 class ScaleReader:
-    """Reads every scale of a checkpoint once, and keeps a `ScaleStats` of each."""
+    """Reads every scale of a checkpoint once, and keeps a `ScaleStats` of each.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    `to_round` has scales that a reader who was named rounds to powers of two: of them too those that are none count.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, to_round: Collection[str] = ()) -> None:
         self._checkpoint = checkpoint
+        self._to_round = frozenset(to_round)
 
     def metas(self) -> list[TensorMeta]:
         """Scales that hold floats, in the order of their bytes."""
@@ -46,7 +50,7 @@ class ScaleReader:
         return sum(meta.nbytes for meta in self.metas())
 
     @cached_property
-    def _rounded(self) -> frozenset[str]:
+    def powers(self) -> frozenset[str]:
         """Weight scales that the configuration says to be powers of two."""
         modules = self._checkpoint.lowered.modules.values()
         return frozenset(
@@ -100,7 +104,7 @@ class ScaleReader:
         return [measured(meta, chunks(self._checkpoint, meta), must_be_powers=self._must_be_powers(meta))]
 
     def _must_be_powers(self, meta: TensorMeta) -> bool:
-        return meta.dtype.is_wide_float and meta.name in self._rounded
+        return meta.dtype.is_wide_float and meta.name in self.powers | self._to_round
 
 
 def unsound(

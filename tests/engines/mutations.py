@@ -24,6 +24,7 @@ CODES = {
     "fused": ("F8L401",),
     "blocks": ("F8L504",),
     "gpus": ("F8T001",),
+    "rounding": ("F8L707",),
     "drift": ("F8L108",),
     "renames": ("F8L305", "F8L307"),
 }
@@ -56,7 +57,7 @@ def without(document: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
 def paths(profile: Profile) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Where each fact stands, and its kind."""
     document = profile.model_dump()
-    for kind in ("weight_dtypes", "scales", "fused", "blocks", "gpus", "drift", "renames"):
+    for kind in ("weight_dtypes", "scales", "fused", "blocks", "gpus", "rounding", "drift", "renames"):
         yield from (((kind, at), kind) for at in range(len(document[kind])))
     for at in range(len(document["places"]["reads"])):
         yield ("places", "reads", at), "reads"

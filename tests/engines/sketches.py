@@ -207,6 +207,8 @@ SKETCHES: dict[str, str] = {
     "fnuz": E5M2.replace("e5m2", "float8_e4m3fnuz").replace("F8_E5M2", "F8_E4M3FNUZ"),
     "exponents as bytes": BYTES,
     "tagged exponents": compressed("mxfp4", LINEAR).replace("U8 [128, 4]", "F8_E8M0 [128, 4]"),
+    **{f"blocks of {family}": f'config {{"model_type": "{family}"}}\n' + BLOCK + QUANTIZED
+       for family in ("deepseek_v3", "qwen3_5")},
     "scales in F64": BLOCK + QUANTIZED.replace("F32", "F64"),
     "no activation_scheme": LISTED.replace('"activation_scheme": "dynamic", ', "") + QUANTIZED,
     **{f"KV {title}": STATIC_KV + TENSOR_WISE + f"model.layers.{{0..1}}.{name} F32 []\n"

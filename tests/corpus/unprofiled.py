@@ -58,12 +58,6 @@ UNBUILT = (
         why="no profile of mlx-lm exists",
     ),
     Unbuilt(
-        number=55,
-        thread="vllm#44739",
-        what="A mapping of experts renames weights and not their scales.",
-        why="the mapping of GraniteMoE is not in the profile of vLLM",
-    ),
-    Unbuilt(
         number=56,
         thread="trtllm#18658",
         what="The indexer's wk is FP8, and the engine holds it in 16 bits.",

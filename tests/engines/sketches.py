@@ -207,6 +207,11 @@ SKETCHES: dict[str, str] = {
     "fnuz": E5M2.replace("e5m2", "float8_e4m3fnuz").replace("F8_E5M2", "F8_E4M3FNUZ"),
     "exponents as bytes": BYTES,
     "tagged exponents": compressed("mxfp4", LINEAR).replace("U8 [128, 4]", "F8_E8M0 [128, 4]"),
+    "experts of Granite in one tensor": 'config {"model_type": "granitemoe", "num_hidden_layers": 1}\n'
+    + compressed("fp8-channel-a16", "m").partition("\n")[0] + """
+model.layers.0.block_sparse_moe.input_linear.weight        F8_E4M3 [4, 256, 256]
+model.layers.0.block_sparse_moe.input_linear.weight_scale  BF16    [4, 256, 1]
+""",
     **{f"blocks of {family}": f'config {{"model_type": "{family}"}}\n' + BLOCK + QUANTIZED
        for family in ("deepseek_v3", "qwen3_5")},
     "scales in F64": BLOCK + QUANTIZED.replace("F32", "F64"),

@@ -162,3 +162,16 @@ def test_notes_about_engines_in_general_give_way_to_the_engine_that_is_named():
 
     assert [finding.severity for finding in ckpt.verify().findings if finding.code == "F8L902"] == ["info"]
     assert [finding for finding in ckpt.verify(engine="vllm@0.33").findings if finding.code == "F8L902"] == []
+
+
+def test_experts_are_experts_whatever_the_family_calls_what_holds_them():
+    held = open_skeleton(SKETCHES["experts of Granite in one tensor"]).stored.held
+
+    assert {(one.is_expert, one.layout) for one in held} == {(True, "stacked")}
+
+
+def test_the_remedy_for_experts_is_the_layout_that_the_engine_reads():
+    report = open_skeleton(SKETCHES["experts with shared scales"]).verify(engine="sglang@0.5.23")
+
+    (finding,) = [finding for finding in report.findings if finding.code == "F8L209"]
+    assert finding.hint == "store the experts as one tensor for each expert"

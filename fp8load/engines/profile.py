@@ -76,6 +76,13 @@ class ExpertsFact(Fact):
     otherwise: str
 
 
+class TargetsFact(Fact):
+    """In which order an engine tries what the targets of a config group may mean of a fused layer: its own name, the
+    class of the layer, the names of its parts. The first that is found counts."""
+
+    order: tuple[Literal["name", "class", "parts"], ...]
+
+
 class FormatFact(Fact):
     """What an engine reads of one dialect.
 
@@ -89,6 +96,7 @@ class FormatFact(Fact):
     unquantized  last components of modules that it builds in 16 bits whatever is stored
     ignore       how it reads the list of what is not quantized
     layouts      of experts
+    targets      how it finds the config group of a fused layer, where that is not how the dialect is read
     """
 
     linears: Kinds | None = None
@@ -101,6 +109,7 @@ class FormatFact(Fact):
     unquantized: tuple[str, ...] = ()
     ignore: IgnoreFact | None = None
     layouts: tuple[ExpertsFact, ...] = ()
+    targets: TargetsFact | None = None
 
 
 class PlacesFact(Fact):

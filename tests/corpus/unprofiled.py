@@ -10,18 +10,6 @@ UNBUILT = (
         why="the checkpoint is right, and no profile of mlx-lm exists",
     ),
     Unbuilt(
-        number=26,
-        thread="trtllm#15415",
-        what="The config group has the name of its scheme, and a reader asks for group_0.",
-        why="names of groups are free; which TensorRT-LLM asked for group_0 is in no profile",
-    ),
-    Unbuilt(
-        number=27,
-        thread="vllm#49483",
-        what="Two groups, one by class and one by names, of which an engine takes the first.",
-        why="in which order vLLM tries targets is not in its profile",
-    ),
-    Unbuilt(
         number=32,
         thread="transformers#35471",
         what="The reader is older than the method.",

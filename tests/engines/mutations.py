@@ -17,6 +17,7 @@ CODES = {
     "unquantized": ("F8L208",),
     "ignore": ("F8L305", "F8L307"),
     "layouts": ("F8L209",),
+    "targets": ("F8L105",),
     "reads": ("F8L107", "F8T003"),
     "weight_dtypes": ("F8L602",),
     "kv": ("F8L902", "F8T003"),
@@ -76,6 +77,9 @@ def of_format(fact: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
     for kind, roles in fact["names"].items():
         for role, suffixes in roles.items():
             yield from ((("names", kind, role, at), "names") for at in range(len(suffixes)))
+    if fact["targets"] is not None:
+        yield ("targets",), "targets"
+        yield ("targets", "order", fact["targets"]["order"].index("class")), "targets"
     if fact["ignore"] is not None:
         yield ("ignore",), "ignore"
         for key in ("keys", "ways", "also"):

@@ -205,17 +205,20 @@ class DriftFact(Fact):
     """A configuration that another version writes and this one reads differently.
 
     format    the dialect
-    nested    it counts for ModelOpt's older layout only, with its keys under "quantization"
+    nested    it counts for ModelOpt's older layout only, with its keys under "quantization"; flat: for the newer only
     algos     it counts for these values of quant_algo only; none: for any
     has       a key that has to be there for it, lacks: one that must not
-    loud      whether the engine stops, for want of a key that may be null; else it goes on with something else
+    nullable  whether a key that is null does for one that is there
+    loud      whether the engine stops; else it goes on with something else
     """
 
     format: str
     nested: bool = False
+    flat: bool = False
     algos: tuple[str, ...] = ()
     has: str = ""
     lacks: str = ""
+    nullable: bool = False
     effect: str
     remedy: str
     loud: bool = False

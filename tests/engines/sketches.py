@@ -88,7 +88,8 @@ def nested(algo: str, *tensors: str, **keys: Any) -> str:
 def quark(weight: dict[str, Any], inputs: dict[str, Any], at: str, *tensors: str) -> str:
     """One module as Quark stores it."""
     document = {"quant_method": "quark", "global_quant_config": {"weight": weight, "input_tensors": inputs},
-                "exclude": [], "export": {"kv_cache_group": [], "pack_method": "reorder"}}  # fmt: skip
+                "exclude": [], "export": {"kv_cache_group": [], "pack_method": "reorder"}, "layer_quant_config": {},
+                "layer_type_quant_config": {}}  # fmt: skip
     return config(document) + "".join(f"{at}{tensor}\n" for tensor in tensors)
 
 
@@ -133,6 +134,21 @@ def within(model: str) -> str:
     return VISION + model.replace("model.", "model.language_model.").partition("\n")[2]
 
 
+def lacking(skeleton: str, key: str) -> str:
+    """A skeleton whose quantization configuration lacks a key."""
+    line, _, rest = skeleton.partition("\n")
+    name, _, text = line.partition(" {")
+    document = json.loads(f"{{{text}")
+    inner = document.get("quantization_config") or document["quantization"]
+    del inner[key]
+    return f"{name} {json.dumps(document)}\n{rest}"
+
+
+NESTED_NVFP4 = nested("NVFP4", ".weight U8 [128, 64]", ".weight_scale F8_E4M3 [128, 8]",
+                      ".{weight_scale_2,input_scale} F32 []", kv_cache_quant_algo=None, exclude_modules=[])  # fmt: skip
+OF_QUARK = quark(*BY_CHANNEL, LINEAR, *SCALES)
+OF_FBGEMM = FBGEMM.replace('"fbgemm_fp8"', '"fbgemm_fp8", "modules_to_not_convert": []') + CHANNELS
+
 LISTS = {
     "full names": FULL, "a fused name of plain parts": ("model.layers.0.mlp.gate_up_proj", FULL[2]),
     "a glob": ("*.mlp.*",),
@@ -148,13 +164,14 @@ SKETCHES: dict[str, str] = {
     "modelopt weight-only experts": modelopt("W4A16_NVFP4", EXPERT, ".weight U8 [128, 64]",
                                              ".weight_scale F8_E4M3 [128, 8]", ".weight_scale_2 F32 []"),
     "modelopt nested mxfp8": nested("MXFP8", CODES, GROUPS),
-    "modelopt nested nvfp4": nested("NVFP4", ".weight U8 [128, 64]", ".weight_scale F8_E4M3 [128, 8]",
-                                    ".{weight_scale_2,input_scale} F32 []"),
-    "modelopt nested nvfp4, with its keys": nested("NVFP4", ".weight U8 [128, 64]", ".weight_scale F8_E4M3 [128, 8]",
-                                    ".{weight_scale_2,input_scale} F32 []", kv_cache_quant_algo=None),
+    "modelopt nested nvfp4, with its keys": NESTED_NVFP4,
+    **{f"modelopt nested nvfp4 without {key}": lacking(NESTED_NVFP4, key)
+       for key in ("kv_cache_quant_algo", "group_size", "exclude_modules")},
     "modelopt block experts": modelopt("FP8_PB_WO", EXPERT, CODES, ".weight_scale F32 [1, 1, 1, 1]"),
     "modelopt mxfp8 experts": modelopt("MXFP8", EXPERT, CODES, GROUPS),
-    "quark by channel": quark(*BY_CHANNEL, LINEAR, *SCALES),
+    "quark by channel": OF_QUARK,
+    **{f"quark without {key}": lacking(OF_QUARK, key)
+       for key in ("export", "exclude", "layer_quant_config", "layer_type_quant_config")},
     "quark experts by channel": quark(*BY_CHANNEL, EXPERT, *SCALES),
     "quark experts": quark({**E4M3, "qscheme": "per_tensor"}, {**E4M3, "qscheme": "per_tensor"}, EXPERT, CODES,
                            ".weight_scale F32 []", ".input_scale F32 []"),
@@ -164,7 +181,8 @@ SKETCHES: dict[str, str] = {
     .replace("[128, 128]}", "[32, 32]}").replace('"input_activations": null', '"input_activations": '
              '{"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32, "dynamic": true}')
     .replace("[1, 1]", "[4, 4]"),
-    "fbgemm": FBGEMM + CHANNELS,
+    "fbgemm": OF_FBGEMM,
+    "fbgemm without modules_to_not_convert": lacking(OF_FBGEMM, "modules_to_not_convert"),
     "in compression_config": BLOCK.replace("quantization_config", "compression_config") + QUANTIZED,
     "in text_config": BLOCK.replace('{"quantization_config"', '{"text_config": {"quantization_config"')
     .replace("]}}", "]}}}") + QUANTIZED,

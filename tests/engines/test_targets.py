@@ -150,7 +150,8 @@ def test_of_fewer_heads_than_ranks_each_rank_holds_a_whole_one():
 def test_a_key_that_has_to_be_there_may_be_null_and_a_list_that_is_null_is_none():
     key = "modelopt nested nvfp4"
     without, null = (
-        open_skeleton(SKETCHES[name]).verify(engine="vllm@0.33") for name in (key, f"{key}, with its keys")
+        open_skeleton(SKETCHES[name]).verify(engine="vllm@0.33")
+        for name in (f"{key} without kv_cache_quant_algo", f"{key}, with its keys")
     )
 
     assert "F8L108" in loud(without)
@@ -175,3 +176,34 @@ def test_the_remedy_for_experts_is_the_layout_that_the_engine_reads():
 
     (finding,) = [finding for finding in report.findings if finding.code == "F8L209"]
     assert finding.hint == "store the experts as one tensor for each expert"
+
+
+@pytest.mark.parametrize(("name", "engine", "message", "hint"), [
+    ("quark without exclude", "vllm@0.33", "vLLM 0.33 stops without exclude", '"exclude": []'),
+    ("quark without layer_type_quant_config", "sglang@0.5.23", "SGLang 0.5.23 stops without layer_type_quant_config",
+     '"layer_type_quant_config": {}'),
+    ("fbgemm without modules_to_not_convert", "vllm@0.11", "vLLM 0.11 stops without modules_to_not_convert",
+     '"modules_to_not_convert": []'),
+    ("fbgemm", "vllm@0.33", "vLLM 0.33 has given this method up, and stops", "--allow-deprecated-quantization"),
+    ("modelopt nested nvfp4 without group_size", "sglang@0.5.4", "SGLang 0.5.4 stops without group_size",
+     '"group_size": 16'),
+    ("modelopt exclude_modules: full names", "sglang@0.5.23",
+     "SGLang 0.5.23 does not read exclude_modules of the flat layout", "under the key ignore"),
+])  # fmt: skip
+def test_a_key_that_an_engine_has_no_default_for_is_named_with_what_to_write(name, engine, message, hint):
+    report = open_skeleton(SKETCHES[name]).verify(engine=engine)
+
+    ((said, remedy),) = [(found.message, found.hint) for found in report.findings if found.code == "F8L108"]
+    assert said == message
+    assert hint in remedy
+
+
+@pytest.mark.parametrize(("name", "engine"), [
+    ("quark without layer_quant_config", "vllm@0.33"), ("quark without exclude", "sglang@0.5.23"),
+    ("fbgemm", "vllm@0.11"), ("modelopt nested nvfp4, with its keys", "sglang@0.5.4"),
+    ("modelopt ignore: full names", "sglang@0.5.23"),
+])  # fmt: skip
+def test_a_key_that_another_engine_or_version_has_a_default_for_is_not_asked_of_it(name, engine):
+    report = open_skeleton(SKETCHES[name]).verify(engine=engine)
+
+    assert "F8L108" not in {found.code for found in report.findings}

@@ -207,3 +207,21 @@ def test_a_key_that_another_engine_or_version_has_a_default_for_is_not_asked_of_
     report = open_skeleton(SKETCHES[name]).verify(engine=engine)
 
     assert "F8L108" not in {found.code for found in report.findings}
+
+
+@pytest.mark.parametrize(("name", "engine", "arch", "severity"), [
+    ("mo-phi3-nvfp4", "sglang@0.5.4", "sm90", "error"), ("mo-phi3-nvfp4", "sglang@0.5.23", "sm90", "warning"),
+    ("mo-phi3-nvfp4", "sglang@0.5.4", "sm100", None), ("mo-qwen2-fp8", "vllm@0.11", "sm80", "error"),
+    ("mo-qwen2-fp8", "vllm@0.33", "sm80", "warning"), ("mo-qwen2-fp8", "vllm@0.33", "sm75", "error"),
+    ("hf-llama256-fp8-block", "vllm@0.33", "sm89", "warning"), ("hf-llama256-fp8-block", "vllm@0.11", "sm89", None),
+    ("ct-llama128-mxfp4", "vllm@0.33", "sm75", "error"), ("qk-llama128-mxfp4", "vllm@0.33", "sm75", "warning"),
+    ("ct-qwen3-mxfp8", "vllm@0.33", "sm90", "warning"), ("mo-llama128-mxfp8", "sglang@0.5.23", "sm90", "error"),
+    ("hf-gptoss-mxfp4", "vllm@0.33", "sm75", "error"), ("hf-llama128-fbgemm", "transformers@4.53", "sm89", "error"),
+    ("ct-phi3-w4afp8", "vllm@0.11", "sm89", "error"),
+])  # fmt: skip
+def test_what_an_engine_does_on_a_gpu_is_what_its_source_says(name, engine, arch, severity):
+    report = fp8load.open(FOLDER / name).verify("headers", engine=engine, arch=arch)
+    title = report.portability[0].title
+
+    found = {str(one.severity) for one in report.findings if one.code == "F8T001" and one.message.startswith(title)}
+    assert found == (set() if severity is None else {severity})

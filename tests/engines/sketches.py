@@ -58,6 +58,7 @@ COMPRESSED: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, tuple[st
     "fp8-block-a16": ("float-quantized", BLOCKS, None, (CODES, ".weight_scale F32 [1, 1]")),
     "nvfp4-a16": ("nvfp4-pack-quantized", NV4, None, NVFP4),
     "mxfp4": ("mxfp4-pack-quantized", MX4, {**MX4, "dynamic": True}, (HALVES, GROUPS)),
+    "mxfp4-a8": ("mxfp4-pack-quantized", MX4, TOKENS, (HALVES, GROUPS)),
     "mxfp4-a16": ("mxfp4-pack-quantized", MX4, None, (HALVES, GROUPS)),
     "mxfp8": ("mxfp8-quantized", MX8, {**MX8, "dynamic": True}, (CODES, GROUPS)),
     "int4-a16": ("pack-quantized", INT4, None, WORDS),
@@ -85,7 +86,7 @@ def nested(algo: str, *tensors: str, **keys: Any) -> str:
     return f"file hf_quant_config.json {json.dumps(document)}\n" + "".join(f"{LINEAR}{tensor}\n" for tensor in tensors)
 
 
-def quark(weight: dict[str, Any], inputs: dict[str, Any], at: str, *tensors: str) -> str:
+def quark(weight: dict[str, Any], inputs: dict[str, Any] | None, at: str, *tensors: str) -> str:
     """One module as Quark stores it."""
     document = {"quant_method": "quark", "global_quant_config": {"weight": weight, "input_tensors": inputs},
                 "exclude": [], "export": {"kv_cache_group": [], "pack_method": "reorder"}, "layer_quant_config": {},
@@ -177,6 +178,8 @@ SKETCHES: dict[str, str] = {
                            ".weight_scale F32 []", ".input_scale F32 []"),
     "quark mxfp8": quark({**MX, "dtype": "fp8_e4m3"}, {**MX, "dtype": "fp8_e4m3", "is_dynamic": True}, LINEAR, CODES,
                          GROUPS),
+    "quark mxfp4 weights": quark(MX, None, LINEAR, HALVES.replace("_packed", ""), GROUPS),
+    "quark mxfp8 weights": quark({**MX, "dtype": "fp8_e4m3"}, None, LINEAR, CODES, GROUPS),
     "compressed blocks of 32": compressed("fp8-block-a16", LINEAR).replace("[128, 128], ", "[32, 32], ")
     .replace("[128, 128]}", "[32, 32]}").replace('"input_activations": null', '"input_activations": '
              '{"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32, "dynamic": true}')
@@ -234,6 +237,7 @@ model.layers.0.block_sparse_moe.input_linear.weight_scale  BF16    [4, 256, 1]
 """,
     **{f"blocks of {family}": f'config {{"model_type": "{family}"}}\n' + BLOCK + QUANTIZED
        for family in ("deepseek_v3", "qwen3_5")},
+    "tagged exponents of mxfp8": modelopt("MXFP8", LINEAR, CODES, ".weight_scale F8_E8M0 [128, 4]"),
     "scales in F64": BLOCK + QUANTIZED.replace("F32", "F64"),
     "no activation_scheme": LISTED.replace('"activation_scheme": "dynamic", ', "") + QUANTIZED,
     **{f"KV {title}": STATIC_KV + TENSOR_WISE + f"model.layers.{{0..1}}.{name} F32 []\n"

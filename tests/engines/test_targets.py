@@ -225,3 +225,20 @@ def test_what_an_engine_does_on_a_gpu_is_what_its_source_says(name, engine, arch
 
     found = {str(one.severity) for one in report.findings if one.code == "F8T001" and one.message.startswith(title)}
     assert found == (set() if severity is None else {severity})
+
+
+@pytest.mark.parametrize("name", ["compressed mxfp4-a8", "compressed mxfp4-a8 experts", "quark mxfp4 weights",
+                                  "quark mxfp8 weights"])  # fmt: skip
+def test_a_kind_that_vllm_has_code_for_by_now_is_not_refused(name):
+    report = open_skeleton(SKETCHES[name]).verify(engine=["vllm@0.33", "vllm@0.11"])
+
+    assert [(one.title, one.loads) for one in report.portability] == [("vLLM 0.33", True), ("vLLM 0.11", False)]
+
+
+@pytest.mark.parametrize("engine", ["vllm@0.33", "sglang@0.5.23"])
+def test_tagged_exponents_are_no_bytes_to_an_engine_that_holds_them_as_bytes(engine):
+    report = open_skeleton(SKETCHES["tagged exponents of mxfp8"]).verify(engine=engine)
+
+    ((message, hint),) = [(found.message, found.hint) for found in report.findings if found.code == "F8L603"]
+    assert "by value into bytes of exponents" in message
+    assert hint == "store the exponents as U8; the bytes are the same"

@@ -242,3 +242,10 @@ def test_tagged_exponents_are_no_bytes_to_an_engine_that_holds_them_as_bytes(eng
     ((message, hint),) = [(found.message, found.hint) for found in report.findings if found.code == "F8L603"]
     assert "by value into bytes of exponents" in message
     assert hint == "store the exponents as U8; the bytes are the same"
+
+
+def test_kernels_do_not_matter_to_a_converter():
+    ckpt = fp8load.open(FOLDER / "ct-llamaodd-fp8-dynamic")
+
+    assert "F8L505" in loud(ckpt.verify("headers", engine="sglang@0.5.23", arch="sm90"))
+    assert "F8L505" not in loud(ckpt.verify("headers", engine="llama.cpp", arch="sm90"))

@@ -225,10 +225,12 @@ class DriftFact(Fact):
 
 
 class RenameFact(Fact):
-    """Prefixes that an engine renames in models of these types, each as (stored, the engine's), the first that fits."""
+    """What an engine renames in models of these types, each as (stored, the engine's): pieces wherever they stand in a
+    name, every one once; then prefixes, the first that fits."""
 
     families: tuple[str, ...]
-    prefixes: tuple[tuple[str, str], ...]
+    prefixes: tuple[tuple[str, str], ...] = ()
+    pieces: tuple[tuple[str, str], ...] = ()
 
 
 class Profile(BaseModel):

@@ -88,12 +88,6 @@ UNBUILT = (
         why="no profile of SlimServe exists",
     ),
     Unbuilt(
-        number=68,
-        thread="vllm#51910",
-        what="A rule that renames has a dot at its end, and the entries have none.",
-        why="the renames of MiniMax-M3 are not in the profile of vLLM",
-    ),
-    Unbuilt(
         number=74,
         thread="sglang#23973",
         what="An engine takes in_proj_ba apart, which is one tensor in the checkpoint.",

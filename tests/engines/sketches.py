@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from corpus.targets import MINIMAX
 from fp8load.rules.f8l105_config_group_contradiction import PARTS_AND_CLASS
 from fp8load.rules.f8l107_scheme_unsupported import CHANNELS, FBGEMM
 from fp8load.rules.f8l208_scale_for_a_layer_the_target_keeps_16_bit import DYNAMIC
@@ -230,6 +231,7 @@ SKETCHES: dict[str, str] = {
     "exponents as bytes": BYTES,
     "tagged exponents": compressed("mxfp4", LINEAR).replace("U8 [128, 4]", "F8_E8M0 [128, 4]"),
     "config groups by parts and by class": PARTS_AND_CLASS,
+    "a tower whose layers are renamed": MINIMAX % "vision_tower.encoder.layers.0.mlp.fc1",
     "experts of Granite in one tensor": 'config {"model_type": "granitemoe", "num_hidden_layers": 1}\n'
     + compressed("fp8-channel-a16", "m").partition("\n")[0] + """
 model.layers.0.block_sparse_moe.input_linear.weight        F8_E4M3 [4, 256, 256]

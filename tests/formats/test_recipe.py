@@ -79,7 +79,7 @@ def test_of_a_recipe_that_is_not_understood_nothing_is_said(recipe):
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("a: [1\n", "expected"), ("- 1\n", "list"), ("a: &x [1]\nb: *x\n", "alias"), ("a: 1\na: 2\n", "twice"),
-    ("a: 2026-01-01\n", "date"), ("[" * 5000, "deep"), ("1: 2\n", "no text"), 
+    ("a: 2026-01-01\n", "date"), ("[" * 5000, "deep"), ("1: 2\n", "no text"),
     ("a: !!python/name:os.system\n", "constr"),
     ("a: " + "x" * 300_000, "bytes"), ("", "nothing"),
 ])  # fmt: skip

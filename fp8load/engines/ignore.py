@@ -167,9 +167,9 @@ def _tower(reading: Reading, stored: Stored, prefix: str) -> Iterator[Verdict]:
     it is written, and that the engine has another name for."""
     for name, info in stored.checkpoint.lowered.modules.items():
         own = reading.engine_name(name)
-        if name.startswith(f"{prefix}.") and info.scheme is None and own != name and not reading.skips(own, (own,)):
-            if _are_ignored(stored, [info]):
-                yield _verdict(stored, info, skipped=False)
+        is_renamed = name.startswith(f"{prefix}.") and info.scheme is None and own != name
+        if is_renamed and not reading.skips(own, (own,)) and _are_ignored(stored, [info]):
+            yield _verdict(stored, info, skipped=False)
 
 
 def _is_always_plain(entry: Linear) -> bool:

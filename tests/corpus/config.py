@@ -178,6 +178,17 @@ ROWS = (
         noted="ModelOpt writes either layout; who reads config.json only takes the model to be unquantized",
     ),
     Row(
+        number=32,
+        thread="transformers#35471",
+        what="The reader is older than the method.",
+        reads="P",
+        twin=BLOCK + QUANTIZED,
+        engine="transformers@4.47",
+        twin_engine="transformers@4.53",
+        codes=("F8L107",),
+        subject="fp8",
+    ),
+    Row(
         number=33,
         thread="vllm#34028",
         what="The method is one that no release knows any more.",

@@ -58,7 +58,8 @@ model.layers.0.block_sparse_moe.output_linear.weight_scale  BF16     [4, 256, 1]
 MINIMAX = (
     config(model_type="minimax_m3_vl", text_config={
         "num_hidden_layers": 1, "hidden_size": 256, "vocab_size": 1024, "num_attention_heads": 2, "head_dim": 128,
-        "num_key_value_heads": 2, "dense_intermediate_size": 512, "mlp_layer_types": ["dense"], "layer_types": ["full"]})
+        "num_key_value_heads": 2, "dense_intermediate_size": 512, "mlp_layer_types": ["dense"],
+        "layer_types": ["full"]})
     + ct(CHANNEL, TOKEN, format="float-quantized", ignore=["lm_head", "re:.*lm_head", "%s"])
     + """\
 language_model.model.layers.0.self_attn.{q,k,v,o}_proj.weight        F8_E4M3  [256, 256]

@@ -10,12 +10,6 @@ UNBUILT = (
         why="the checkpoint is right, and no profile of mlx-lm exists",
     ),
     Unbuilt(
-        number=32,
-        thread="transformers#35471",
-        what="The reader is older than the method.",
-        why="the oldest profile of transformers, 4.53, knows fp8",
-    ),
-    Unbuilt(
         number=40,
         thread="Quark#42",
         what="Quark left FP8 layers as they were, and renamed their block scales.",

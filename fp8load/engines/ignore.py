@@ -81,7 +81,8 @@ class Reading:
             return True
         by_name = self._covers(name, self.fact.ways)
         if self.fact.fused == "whole" or len(parts) < 2:
-            return by_name
+            are_all = len(parts) > 1 and all(self._covers(part, self.fact.ways) for part in parts)
+            return by_name or (are_all and name.rpartition(".")[2] in self.fact.by_parts)
         if self.fact.fused == "both" and by_name:
             return True
         found = {self._covers(part, self.fact.ways) for part in parts}
@@ -89,6 +90,8 @@ class Reading:
 
     def skips_experts(self, name: str) -> bool:
         """Whether all experts of a layer stay in 16 bits."""
+        if self.fact.experts == "never":
+            return False
         if self._covers(name, (*self.fact.ways, *self.fact.also)):
             return True
         return self.fact.experts == "any" and any(name in entry for entry in self.entries if "experts" in entry)

@@ -55,16 +55,19 @@ class IgnoreFact(Fact):
     keys     of the quantization configuration, the first that is there and not empty counts
     ways     an entry covers a module when one of these says so
     fused    which names of a fused layer are looked up: those of its parts, its own, or both
+    by_parts last components of fused layers that count as listed, too, where all of their parts are
     also     ways in which the layer's own name is compared besides
-    experts  whether one entry for one expert switches the whole mixture off ("any"), or only one for all does ("whole")
+    experts  whether one entry for one expert switches the whole mixture off ("any"), or only one for all does ("whole"),
+             or none ("never")
     mapped   whether entries are renamed as the engine renames modules
     """
 
     keys: tuple[str, ...]
     ways: tuple[Way, ...]
     fused: Literal["parts", "whole", "both"] = "parts"
+    by_parts: tuple[str, ...] = ()
     also: tuple[Way, ...] = ()
-    experts: Literal["any", "whole"] = "whole"
+    experts: Literal["any", "whole", "never"] = "whole"
     mapped: bool = False
 
 

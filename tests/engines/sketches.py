@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from corpus.targets import MINIMAX
+from corpus.bases import FP8, quantized
+from corpus.targets import FUSED as FUSED_PARTS
+from corpus.targets import MINIMAX, MIXED, PARTS
 from fp8load.rules.f8l105_config_group_contradiction import PARTS_AND_CLASS
 from fp8load.rules.f8l107_scheme_unsupported import CHANNELS, FBGEMM
 from fp8load.rules.f8l208_scale_for_a_layer_the_target_keeps_16_bit import DYNAMIC
@@ -211,6 +213,11 @@ SKETCHES: dict[str, str] = {
     "a list of full names": listed("modules_to_not_convert", *FULL),
     "the same under another key": listed("ignored_layers", *FULL),
     "a list of fused names": FUSED,
+    **{f"attention listed by {title}": MIXED + quantized(**FP8, ignored_layers=["lm_head", *names])
+       for title, names in (("parts", PARTS), ("fused names", FUSED_PARTS))},
+    "all experts listed": CONFIG + LISTED.replace("lm_head", AT).replace("modules_to_not_convert", "ignored_layers")
+    + f"{AT}.{{0..1}}.{{gate,up}}_proj.weight  BF16  [128, 256]\n{AT}.{{0..1}}.down_proj.weight  BF16  [256, 128]\n"
+    + QUANTIZED,
     **{f"{method} {key}: {title}": lists(method, key, *entries) for title, entries in LISTS.items()
        for method, key in (("modelopt", "ignore"), ("modelopt", "exclude_modules"), ("compressed-tensors", "ignore"))},
     "modelopt one expert listed": CONFIG + modelopt("FP8", "", exclude_modules=[f"{AT}.1.*_proj"]) + f"""\

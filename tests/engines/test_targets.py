@@ -249,3 +249,24 @@ def test_kernels_do_not_matter_to_a_converter():
 
     assert "F8L505" in loud(ckpt.verify("headers", engine="sglang@0.5.23", arch="sm90"))
     assert "F8L505" not in loud(ckpt.verify("headers", engine="llama.cpp", arch="sm90"))
+
+
+def test_sglang_0_5_4_looks_fused_layers_up_by_their_own_names_but_for_gate_and_up():
+    by_parts, by_name, gate_and_up = (
+        open_skeleton(SKETCHES[name]).verify(engine="sglang@0.5.4")
+        for name in ("attention listed by parts", "attention listed by fused names", "the same under another key")
+    )
+    codes = {"F8L305", "F8L307"}
+
+    ((finding, *_),) = [[found for found in by_parts.findings if found.code in codes]]
+    assert finding.message.startswith("SGLang 0.5.4 does not take this layer to be ignored")
+    assert {module.rpartition(".")[2] for module in finding.modules} == {"q_proj", "k_proj", "v_proj"}
+    assert codes.isdisjoint(loud(by_name))
+    assert codes.isdisjoint(loud(gate_and_up))
+
+
+def test_sglang_0_5_4_quantizes_experts_whatever_the_list_says():
+    ckpt = open_skeleton(SKETCHES["all experts listed"])
+
+    assert "F8L307" in loud(ckpt.verify(engine="sglang@0.5.4"))
+    assert "F8L307" not in loud(ckpt.verify(engine="vllm@0.11"))

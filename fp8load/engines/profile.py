@@ -57,8 +57,8 @@ class IgnoreFact(Fact):
     fused    which names of a fused layer are looked up: those of its parts, its own, or both
     by_parts last components of fused layers that count as listed, too, where all of their parts are
     also     ways in which the layer's own name is compared besides
-    experts  whether one entry for one expert switches the whole mixture off ("any"), or only one for all does ("whole"),
-             or none ("never")
+    experts  whether one entry for one expert switches the whole mixture off ("any"), or only one for all does
+             ("whole"), or none ("never")
     mapped   whether entries are renamed as the engine renames modules
     """
 

@@ -11,6 +11,7 @@ from fp8load.checkpoint import Checkpoint, Level
 from fp8load.engines.ask import portability
 from fp8load.engines.gpus import find_gpu
 from fp8load.engines.registry import find_profiles
+from fp8load.engines.rounding import scales_to_round
 from fp8load.engines.verdict import Target
 from fp8load.errors import Problem, Severity, SourceError, UsageError
 from fp8load.fixable import with_fixes
@@ -65,7 +66,8 @@ def verify_report(
     level = _level(checkpoint, level, compares=against is not None)
     sizes = None if tp is None else _checked_sizes(tp)
     engines, gpu = find_profiles(engine or ()), None if arch is None else find_gpu(arch)
-    scales = None if level == "headers" else ScaleReader(checkpoint)
+    to_round = scales_to_round(engines, checkpoint.stored, Target(gpu=gpu))
+    scales = None if level == "headers" else ScaleReader(checkpoint, to_round)
     weights = WeightReader(checkpoint) if level == "weights" else None
     comparison = None if against is None else compared(checkpoint, against)
     context = Context(checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights, engines=engines, gpu=gpu,

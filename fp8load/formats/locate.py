@@ -56,6 +56,7 @@ _HELPERS = frozenset(
         "missing",
         "modelopt_algos",
         "quark_operands",
+        "recipe",
         "siblings",
         "stacked",
         "transforms",

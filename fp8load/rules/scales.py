@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from operator import attrgetter
@@ -30,10 +30,14 @@ and a mixture of experts has tens of thousands of scales."""
 
 
 class ScaleReader:
-    """Reads every scale of a checkpoint once, and keeps a `ScaleStats` of each."""
+    """Reads every scale of a checkpoint once, and keeps a `ScaleStats` of each.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    `to_round` has scales that a reader who was named rounds to powers of two: of them too those that are none count.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, to_round: Collection[str] = ()) -> None:
         self._checkpoint = checkpoint
+        self._to_round = frozenset(to_round)
 
     def metas(self) -> list[TensorMeta]:
         """Scales that hold floats, in the order of their bytes. ComfyUI's marker has a float's dtype, and no number."""
@@ -42,7 +46,7 @@ class ScaleReader:
         return sorted((meta for meta in metas if meta.dtype in MEASURED), key=attrgetter("file", "begin"))
 
     @cached_property
-    def _rounded(self) -> frozenset[str]:
+    def powers(self) -> frozenset[str]:
         """Weight scales that the configuration says to be powers of two."""
         modules = self._checkpoint.lowered.modules.values()
         return frozenset(
@@ -52,6 +56,11 @@ class ScaleReader:
             and info.scheme.rounding is ScaleRounding.POWER_OF_TWO
             and Role.WEIGHT_SCALE in info.tensors
         )
+
+    @cached_property
+    def _counted(self) -> frozenset[str]:
+        """Scales of which those elements count that are no powers of two; united once, not for each scale."""
+        return self.powers | self._to_round
 
     @cached_property
     def stats(self) -> tuple[ScaleStats, ...]:
@@ -92,13 +101,13 @@ class ScaleReader:
 
     def _measure(self, metas: list[TensorMeta]) -> list[ScaleStats]:
         if len(metas) > 1:
-            powers = frozenset(meta.name for meta in metas if self._must_be_powers(meta)) if self._rounded else ()
+            powers = frozenset(meta.name for meta in metas if self._must_be_powers(meta)) if self._counted else ()
             return measured_together(metas, together(self._checkpoint, metas), must_be_powers=powers)
         (meta,) = metas
         return [measured(meta, chunks(self._checkpoint, meta), must_be_powers=self._must_be_powers(meta))]
 
     def _must_be_powers(self, meta: TensorMeta) -> bool:
-        return meta.dtype.is_wide_float and meta.name in self._rounded
+        return meta.dtype.is_wide_float and meta.name in self._counted
 
 
 def unsound(

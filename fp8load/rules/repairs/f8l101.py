@@ -6,6 +6,7 @@ from typing import Any
 from fp8load.dtypes import FP8_WEIGHT_DTYPES
 from fp8load.errors import Problem
 from fp8load.formats.match import is_embedding
+from fp8load.index.configs import RECIPE
 from fp8load.index.index import Index
 from fp8load.rules.base import Context, Repair
 from fp8load.rules.f8c001_comfy_marker import check as check_marker
@@ -28,7 +29,7 @@ def actions(context: Context, _problem: Problem) -> Iterator[Edit]:
 @once
 def _shown(context: Context) -> dict[str, Any] | None:
     index = context.checkpoint.index
-    if any(name not in ("config.json", "generation_config.json") for name in index.configs):
+    if any(name not in ("config.json", "generation_config.json", RECIPE) for name in index.configs):
         return None  # another file says something, and it cannot be read
     pairs = weights_with_scales(index)
     if len(pairs) != sum(meta.dtype in FP8_WEIGHT_DTYPES for meta in index.tensors.values()):

@@ -172,16 +172,26 @@ class Checkpoint:
         with quiet_gc():
             return verify_report(self, level=level, tp=tp, engine=engine, arch=arch, against=against, hash=hash)
 
-    def fix(self, codes: Sequence[str] = (), *, level: Level | None = None) -> Fixes:
+    def fix(
+        self,
+        codes: Sequence[str] = (),
+        *,
+        level: Level | None = None,
+        engine: str | Sequence[str] | None = None,
+        arch: str | None = None,
+    ) -> Fixes:
         """What `verify --fix` would do: `.diff()` shows it, `.write(folder)` writes a repaired copy. Nothing is changed
         in place.
 
         Without `codes`: errors and warnings that can be repaired exactly and in one way. With them, only faults of
         these codes (or prefixes of codes): also what is only noted; and, for a full code, what is lossy or a choice.
+
+        `engine` and `arch` as for `verify`: faults that only the engines or the GPU that are named have are repaired
+        too.
         """
         from fp8load.fixes import plan_fixes
 
-        return plan_fixes(self, codes, level=level)
+        return plan_fixes(self, codes, level=level, engine=engine, arch=arch)
 
     def legal_tp(self) -> list[int]:
         """Tensor-parallel sizes up to 64 that split every layer; [1] for an unknown family."""

@@ -65,11 +65,13 @@ def plan_fixes(
     codes: Sequence[str] = (),
     *,
     level: Level | None = None,
+    engine: str | Sequence[str] | None = None,
+    arch: str | None = None,
     keep: Callable[[str], bool] = _every,
 ) -> Fixes:
     """See `Checkpoint.fix`; of the codes `keep` says which count. Raises `UsageError` for a code that no repair has."""
     wanted = tuple(_checked(code) for code in codes)
-    context, problems = problems_of(checkpoint, level)
+    context, problems = problems_of(checkpoint, level, engine=engine, arch=arch)
     actions: list[Action] = []
     done: Counter[tuple[str, str]] = Counter()
     left: Counter[tuple[str, str]] = Counter()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fp8load.rules.samples import BLOCK, QUANTIZED
 from fp8load_cli.fixing import with_value
 from rules.repair_cases import CASES, SCALE, Case
 from rules.test_repairs import on_disk
@@ -62,6 +63,14 @@ def test_a_repair_that_finds_nothing_to_do_says_why(run, tmp_path):
     assert "nothing to repair" in result.err
     assert result.code == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_what_only_an_engine_finds_is_repaired_where_it_is_named(run, tmp_path):
+    case = Case(BLOCK + QUANTIZED, values={"model.layers.0.mlp.down_proj.weight_scale_inv": 0.003})
+    words = ("verify", on_disk(case, tmp_path / "stored"), "--fix", "F8L707", "--diff")
+
+    assert "nothing to repair" in run(*words).err
+    assert "would fix 1 x F8L707" in run(*words, "--engine", "vllm@0.33", "--arch", "sm100").err
 
 
 def test_what_is_left_out_is_not_repaired(run):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+import fp8load
 from fp8load.rules.samples import BLOCK, POWERS, QUANTIZED
 from rules.examples import checkpoint_of
+from rules.repair_cases import Case
+from rules.test_repairs import on_disk
 
 SCALE = "model.layers.0.mlp.down_proj.weight_scale_inv"
 NARROW = QUANTIZED.replace("[256, 256]", "[256, 192]")
@@ -58,3 +61,18 @@ def test_numbers_that_could_be_bytes_are_no_bytes_because_an_engine_rounds():
     report = checkpoint_of(BLOCK + QUANTIZED, {SCALE: 120.0}, {}).verify("scales", engine="vllm", arch="sm100")
 
     assert [found.code for found in report.findings if found.severity != "info"] == ["F8L707"]
+
+
+def test_scales_that_an_engine_rounds_are_repaired_for_that_engine(tmp_path):
+    """Where no engine is named they are right as they are, and left alone."""
+    folder = on_disk(Case(BLOCK + QUANTIZED, values={SCALE: 0.003}), tmp_path / "stored")
+    with fp8load.open(folder) as ckpt:
+        report = ckpt.verify(engine="vllm@0.33", arch="sm100")
+        (finding,) = [found for found in report.findings if found.code == "F8L707"]
+
+        assert finding.fix is not None
+        assert finding.fix.startswith("`--fix F8L707`")
+        assert ckpt.fix(("F8L707",)).changes.is_empty
+        ckpt.fix(("F8L707",), engine="vllm@0.33", arch="sm100").write(tmp_path / "powers")
+    with fp8load.open(tmp_path / "powers") as copy:
+        assert "F8L707" not in {found.code for found in copy.verify(engine="vllm@0.33", arch="sm100").findings}

@@ -12,6 +12,7 @@ from fp8load.archs.base import Arch
 from fp8load.archs.expected import arch_problems
 from fp8load.archs.find import find_family
 from fp8load.archs.model import Model, model_of, other_dtypes, stacks_of
+from fp8load.archs.readable import unreadable
 from fp8load.errors import Fp8LoadError, PlanError, Problem, UsageError, raise_first
 from fp8load.formats.base import CheckpointFormat
 from fp8load.formats.locate import configurations, read_format
@@ -102,9 +103,15 @@ class Checkpoint:
         return {**whole, **logical}
 
     @cached_property
+    def _family(self) -> tuple[Arch | None, tuple[Problem, ...]]:
+        arch = find_family(self.index)
+        fault = None if arch is None else unreadable(arch, self.index.configs.get(arch.config_file, {}))
+        return (arch, ()) if fault is None else (None, (fault,))
+
+    @property
     def arch(self) -> Arch | None:
-        """The model family, or None where the files show none that is known."""
-        return find_family(self.index)
+        """The model family, or None where the files show none that is known, or none that config.json describes."""
+        return self._family[0]
 
     @cached_property
     def model(self) -> Model | None:
@@ -121,10 +128,10 @@ class Checkpoint:
     @cached_property
     def problems(self) -> tuple[Problem, ...]:
         """Everything that headers and configuration show to be wrong, files first."""
-        fmt, unreadable = self._format
+        fmt, unread = self._format
         family = () if self.model is None else tuple(_family_problems(self.model, self.lowered))
-        lowered = () if unreadable else self.lowered.problems
-        return (*self.index.problems, *unreadable, *fmt.problems, *lowered, *family)
+        lowered = () if unread else self.lowered.problems
+        return (*self.index.problems, *unread, *self._family[1], *fmt.problems, *lowered, *family)
 
     def summary(self) -> InspectReport:
         """What the checkpoint holds: `fp8load inspect --json`. Raises the first fault of files or configuration."""
@@ -165,16 +172,26 @@ class Checkpoint:
         with quiet_gc():
             return verify_report(self, level=level, tp=tp, engine=engine, arch=arch, against=against, hash=hash)
 
-    def fix(self, codes: Sequence[str] = (), *, level: Level | None = None) -> Fixes:
+    def fix(
+        self,
+        codes: Sequence[str] = (),
+        *,
+        level: Level | None = None,
+        engine: str | Sequence[str] | None = None,
+        arch: str | None = None,
+    ) -> Fixes:
         """What `verify --fix` would do: `.diff()` shows it, `.write(folder)` writes a repaired copy. Nothing is changed
         in place.
 
         Without `codes`: errors and warnings that can be repaired exactly and in one way. With them, only faults of
         these codes (or prefixes of codes): also what is only noted; and, for a full code, what is lossy or a choice.
+
+        `engine` and `arch` as for `verify`: faults that only the engines or the GPU that are named have are repaired
+        too.
         """
         from fp8load.fixes import plan_fixes
 
-        return plan_fixes(self, codes, level=level)
+        return plan_fixes(self, codes, level=level, engine=engine, arch=arch)
 
     def legal_tp(self) -> list[int]:
         """Tensor-parallel sizes up to 64 that split every layer; [1] for an unknown family."""

@@ -12,10 +12,11 @@ from fp8load.rules.repairs import repairs
 
 
 def fixable(context: Context, problem: Problem) -> Repair | None:
-    """The repair that has something to do for a problem, None where there is none. Reads no tensor."""
+    """The repair that has something to do for a problem, None where there is none. Reads no tensor: one that has to may
+    find nothing to do when it is carried out."""
     repair = repairs().get(problem.code)
     if repair is not None and repair.reads:
-        return repair
+        return repair if repair.may(context, problem) else None
     if repair is None or next(iter(repair.actions(context, problem)), None) is None:
         return None
     return repair

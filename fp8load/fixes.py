@@ -28,11 +28,13 @@ class Fixes:
     changes  the files that a repaired copy would have
     counts   (code, what is done, faults), in the order of the codes
     left     the same for repairs that are only done where their code is named, and why
+    failed   the same for repairs that were asked for and found nothing that they could do, and why
     """
 
     changes: Changes
     counts: tuple[tuple[str, str, int], ...]
     left: tuple[tuple[str, str, int], ...]
+    failed: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def num_fixed(self) -> int:
@@ -63,14 +65,17 @@ def plan_fixes(
     codes: Sequence[str] = (),
     *,
     level: Level | None = None,
+    engine: str | Sequence[str] | None = None,
+    arch: str | None = None,
     keep: Callable[[str], bool] = _every,
 ) -> Fixes:
     """See `Checkpoint.fix`; of the codes `keep` says which count. Raises `UsageError` for a code that no repair has."""
     wanted = tuple(_checked(code) for code in codes)
-    context, problems = problems_of(checkpoint, level)
+    context, problems = problems_of(checkpoint, level, engine=engine, arch=arch)
     actions: list[Action] = []
     done: Counter[tuple[str, str]] = Counter()
     left: Counter[tuple[str, str]] = Counter()
+    failed: Counter[tuple[str, str]] = Counter()
     known = repairs()
     for problem in dict.fromkeys(problem for problem in problems if keep(problem.code)):
         repair = known.get(problem.code)
@@ -82,10 +87,12 @@ def plan_fixes(
             if found:
                 done[problem.code, repair.title] += 1
                 actions += found
+            elif repair.unless and repair.may(context, problem):
+                failed[problem.code, f"{repair.title}: {repair.unless}"] += 1
         elif not wanted and repair.only_if and fixable(context, problem) is not None:
             left[problem.code, f"{repair.title}: {repair.only_if}"] += 1
     return Fixes(changes=changes_of(checkpoint.source, checkpoint.index, actions), counts=_listed(done),
-                 left=_listed(left))  # fmt: skip
+                 left=_listed(left), failed=_listed(failed))  # fmt: skip
 
 
 def _is_wanted(repair: Repair, problem: Problem, wanted: tuple[str, ...]) -> bool:

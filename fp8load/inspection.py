@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fp8load.archs.base import Experts, Head, Linear
 from fp8load.archs.model import Model, is_fused_on_disk, spelling
+from fp8load.archs.numbers import MAX_EXPERTS
 from fp8load.dtypes import BITS, DType
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.formats.stacked import stored_name
@@ -65,7 +66,7 @@ def inspect_report(checkpoint: Checkpoint) -> InspectReport:
         format_title=checkpoint.format.title,
         format_place=checkpoint.format.place,
         arch=checkpoint.arch.name if checkpoint.arch else None,
-        model_type=index.config.get("model_type"),
+        model_type=kind if isinstance(kind := index.config.get("model_type"), str) else None,
         files=[
             FileReport(name=f.name, nbytes=f.nbytes, header_nbytes=f.header_nbytes, num_tensors=f.num_tensors)
             for f in index.files.values()
@@ -90,7 +91,9 @@ def _packed(checkpoint: Checkpoint) -> int:
 def scale_names(checkpoint: Checkpoint) -> Iterator[str]:
     """Names of all tensors that are scales, KV scales and unused ones included."""
     for info in checkpoint.lowered.modules.values():
-        yield from (meta.name for role, meta in info.tensors.items() if role not in _MAIN)
+        for role, meta in info.tensors.items():
+            if role not in _MAIN:
+                yield meta.name
     yield from (meta.name for meta in checkpoint.lowered.kv.values())
     yield from checkpoint.lowered.unused
 
@@ -177,12 +180,13 @@ def _experts(
     model: Model, at: str, entry: Experts, modules: Mapping[str, ModuleInfo]
 ) -> Iterator[tuple[str, list[tuple[str, ModuleInfo]]]]:
     """w13 and w2 of a layer's experts: each slot with the module that fills it, expert by expert."""
+    count = min(model.sizes.of(entry.count), MAX_EXPERTS)
+    prefixes = [at + entry.at(model.sizes, expert) for expert in range(count)]
     for name, linear in zip(("w13", "w2"), spelling(model, at, entry, modules), strict=True):
         together = [("+".join(part.slot for part in linear.parts), linear.target)]
         apart = [(part.slot, part.module) for part in linear.parts]
         members = []
-        for expert in range(model.sizes.of(entry.count)):
-            prefix = at + entry.at(model.sizes, expert)
+        for expert, prefix in enumerate(prefixes):
             for slot, last in together if is_fused_on_disk(linear, prefix, modules) else apart:
                 info = modules.get(prefix + last)
                 if info is not None:

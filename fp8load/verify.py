@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fp8load.checkpoint import Checkpoint, Level
 from fp8load.engines.ask import portability
 from fp8load.engines.gpus import find_gpu
 from fp8load.engines.registry import find_profiles
+from fp8load.engines.rounding import scales_to_round
 from fp8load.engines.verdict import Target
 from fp8load.errors import Problem, Severity, SourceError, UsageError
 from fp8load.fixable import with_fixes
@@ -64,12 +65,9 @@ def verify_report(
     """
     level = _level(checkpoint, level, compares=against is not None)
     sizes = None if tp is None else _checked_sizes(tp)
-    engines, gpu = find_profiles(engine or ()), None if arch is None else find_gpu(arch)
-    scales = None if level == "headers" else ScaleReader(checkpoint)
-    weights = WeightReader(checkpoint) if level == "weights" else None
     comparison = None if against is None else compared(checkpoint, against)
-    context = Context(checkpoint=checkpoint, tp=sizes, scales=scales, weights=weights, engines=engines, gpu=gpu,
-                      against=comparison, hash=hash)  # fmt: skip
+    context = replace(_context(checkpoint, level, engine, arch), tp=sizes, against=comparison, hash=hash)
+    engines, gpu = context.engines, context.gpu
     outcome = _run(context, level)
     findings = with_fixes(_findings(outcome.problems, checkpoint), outcome.problems, context)
     counts = Counter(finding.severity for finding in findings)
@@ -91,18 +89,32 @@ def verify_report(
     )  # fmt: skip
 
 
-def problems_of(checkpoint: Checkpoint, level: Level | None) -> tuple[Context, list[Problem]]:
+def problems_of(
+    checkpoint: Checkpoint, level: Level | None, *, engine: str | Sequence[str] | None = None, arch: str | None = None
+) -> tuple[Context, list[Problem]]:
     """Everything that the rules of `level` find, not folded yet, and the context to ask more in.
 
-    Raises `SourceError` when scales cannot be read, and `UsageError` for a level that does not exist.
+    Raises `SourceError` when scales cannot be read, and `UsageError` for a level, an engine or a GPU that does not
+    exist.
     """
     level = _level(checkpoint, level, compares=False)
-    scales = None if level == "headers" else ScaleReader(checkpoint)
-    weights = WeightReader(checkpoint) if level == "weights" else None
-    context = Context(checkpoint=checkpoint, scales=scales, weights=weights)
+    context = _context(checkpoint, level, engine, arch)
     pieces = checkpoint.lowered.pieces
     problems = _run(context, level).problems
     return context, list(stored_problems(problems, pieces)) if pieces else problems
+
+
+def _context(checkpoint: Checkpoint, level: Level, engine: str | Sequence[str] | None, arch: str | None) -> Context:
+    """What rules of the level may read, for every reader or for the engines and the GPU that are named."""
+    engines, gpu = find_profiles(engine or ()), None if arch is None else find_gpu(arch)
+    to_round = scales_to_round(engines, checkpoint.stored, Target(gpu=gpu))
+    return Context(
+        checkpoint=checkpoint,
+        scales=None if level == "headers" else ScaleReader(checkpoint, to_round),
+        weights=WeightReader(checkpoint) if level == "weights" else None,
+        engines=engines,
+        gpu=gpu,
+    )
 
 
 def default_level(source: Source) -> Level:

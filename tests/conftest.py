@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: without a GPU its kernels are interpreted
 
 from oracle.catalog import FOLDER, NAMES
+
+settings.register_profile("fp8load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fp8load")  # what a law says does not depend on how busy the machine is
 
 
 @pytest.fixture(params=NAMES)

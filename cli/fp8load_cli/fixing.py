@@ -62,14 +62,20 @@ def _useless(message: str, expected: str) -> UsageError:
     return UsageError(Problem(code="USE010", message=message, expected=expected))
 
 
-def planned(checkpoint: Checkpoint, wish: Wish, level: Level | None, keep: Callable[[str], bool]) -> Fixes:
-    """The repairs that are wished for. Raises `UsageError` for a skeleton, which has no data to repair."""
+def planned(
+    checkpoint: Checkpoint, wish: Wish, keep: Callable[[str], bool], *, level: Level | None,
+    engine: list[str] | None, arch: str | None,
+) -> Fixes:  # fmt: skip
+    """The repairs that are wished for, of what a report with the same options finds.
+
+    Raises `UsageError` for a skeleton, which has no data to repair.
+    """
     if checkpoint.source.info.kind == "skeleton":
         raise UsageError(Problem(code="USE010", message="a skeleton has no data to repair",
                                  expected="the checkpoint itself", got=checkpoint.source.info.id))  # fmt: skip
     from fp8load.fixes import plan_fixes
 
-    return plan_fixes(checkpoint, wish.codes, level=level, keep=keep)
+    return plan_fixes(checkpoint, wish.codes, level=level, engine=engine, arch=arch, keep=keep)
 
 
 def tell(run: Run, fixes: Fixes, out: Path | None) -> None:
@@ -78,6 +84,8 @@ def tell(run: Run, fixes: Fixes, out: Path | None) -> None:
         run.out.note(f"{'fixed' if out else 'would fix'} {count:,} x {code}: {title}")
     for code, why, count in fixes.left:
         run.out.note(f"left {count:,} x {code}, unless --fix {code}: {why}")
+    for code, why, count in fixes.failed:
+        run.out.note(f"cannot fix {count:,} x {code}: {why}")
     if not fixes.counts:
         run.out.note("nothing to repair")
     elif out is not None:

@@ -60,12 +60,13 @@ def progress(stream: TextIO | None, meter: ReadMeter) -> Iterator[None]:
 
 
 def _draw(stream: TextIO, meter: ReadMeter, done: threading.Event) -> None:
-    wait = _DELAY
-    drawn = False
+    """Spaces wipe what a longer line leaves: an escape sequence would be drawn where none is wanted (NO_COLOR)."""
+    wait, width = _DELAY, 0
     while not done.wait(wait):
-        stream.write(f"\r\x1b[Kreading  {size(meter.nbytes)}  {meter.num_requests} requests")
+        shown = f"reading  {size(meter.nbytes)}  {meter.num_requests} requests"
+        stream.write("\r" + shown.ljust(width))
         stream.flush()
-        drawn, wait = True, _EVERY
-    if drawn:
-        stream.write("\r\x1b[K")
+        wait, width = _EVERY, len(shown)
+    if width:
+        stream.write("\r" + " " * width + "\r")
         stream.flush()

@@ -10,7 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fp8load.archs.numbers import ALWAYS, NEVER, NOTHING, Dim, Flag, Length, Size, Sizes, constant, key, sizes
+from fp8load.archs.numbers import (
+    ALWAYS,
+    MAX_EXPERTS,
+    NEVER,
+    NOTHING,
+    Dim,
+    Flag,
+    Length,
+    Size,
+    Sizes,
+    constant,
+    key,
+    sizes,
+)
 from fp8load.archs.published import Stacked
 from fp8load.plan.shard import Shard
 
@@ -145,7 +158,7 @@ class Vector:
         if self.times is None:
             yield self.name, (length,)
         elif COUNTED in self.name.split("."):
-            for number in range(sizes.of(self.times)):
+            for number in range(min(sizes.of(self.times), MAX_EXPERTS)):
                 yield self.name.replace(COUNTED, str(number)), (length,)
         else:
             yield self.name, (sizes.of(self.times), length)

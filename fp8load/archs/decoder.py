@@ -183,7 +183,8 @@ ROTARY = Unused(name="self_attn.rotary_emb.inv_freq", reason="computed from rope
 def root(*, tied: bool, norm: tuple[Vector, ...] = norms("model.norm"), head_bias: Flag = NEVER) -> tuple[Entry, ...]:
     """Embedding, final norm and head; `tied` is the family's default of tie_word_embeddings."""
     head = Head(module="lm_head", tied=Flag(key=TIED, default=tied), bias=head_bias)
-    return (Table(name="model.embed_tokens.weight"), *norm, head)
+    rotary = Unused(name="model.rotary_emb.inv_freq", reason="computed from rope_theta; some exports store it")
+    return (Table(name="model.embed_tokens.weight"), *norm, head, rotary)
 
 
 __all__ = [

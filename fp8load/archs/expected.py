@@ -8,8 +8,6 @@ from typing import NamedTuple, assert_never
 
 from fp8load.archs.base import Experts, Head, Linear, Part, Plain, Stacked, Table, Tower, Unused, Vector
 from fp8load.archs.model import (
-    MAX_EXPERTS,
-    MAX_LAYERS,
     Model,
     expert_entries,
     find_tensor,
@@ -17,6 +15,7 @@ from fp8load.archs.model import (
     plain_shape,
     spelling,
 )
+from fp8load.archs.numbers import MAX_EXPERTS, MAX_LAYERS
 from fp8load.errors import Problem
 from fp8load.formats.contradictions import contradiction
 from fp8load.formats.kv_names import KV_ROLES
@@ -133,6 +132,13 @@ def _absent(name: str, shape: tuple[int, ...]) -> Problem:
 def _shaped(meta: TensorMeta, shape: tuple[int, ...]) -> Iterator[Problem]:
     if meta.shape == shape:
         return
+    if 0 in shape:
+        yield Problem(
+            code="F8L109", message="config.json does not give the sizes of a tensor", tensor=meta.name, file=meta.file,
+            expected=f"{list(shape)}, with the numbers that are missing", got=str(list(meta.shape)),
+            hint="a size is missing in config.json, or is no number: hidden_size, intermediate_size, vocab_size?",
+        )  # fmt: skip
+        return
     transposed = len(shape) == 2 and meta.shape == shape[::-1]
     yield Problem(
         code="F8L506" if transposed else "F8L109",
@@ -153,7 +159,15 @@ def _tensor(
         yield _absent(_called(lowered, name) if of_linear else name, shape)
     else:
         known.add(meta.name)  # packed weights have another name on disk
-        yield from _shaped(meta, shape)
+        if not (of_linear and _is_not_understood(lowered, name, meta)):
+            yield from _shaped(meta, shape)
+
+
+def _is_not_understood(lowered: Lowered, name: str, meta: TensorMeta) -> bool:
+    """Whether a weight is packed in a way that lowering did not understand, and said so: its shape is that of bytes."""
+    info = lowered.modules.get(name.rpartition(".")[0])
+    in_bytes = not meta.dtype.is_wide_float and not meta.dtype.is_fp8
+    return info is not None and info.scheme is None and in_bytes and len(meta.shape) >= 2
 
 
 def _called(lowered: Lowered, name: str) -> str:
@@ -245,7 +259,10 @@ def _strangers(model: Model, lowered: Lowered, known: set[str], towers: tuple[st
         if role in (Role.WEIGHT, Role.BIAS)
     )
     quantized = {name for name, info in lowered.modules.items() if info.scheme is not None}
-    loose = (meta for name, meta in lowered.loose.items() if name.rpartition(".")[0] not in quantized)
+    said = {problem.tensor for problem in lowered.problems if problem.code == "F8L203"}
+    loose = (
+        meta for name, meta in lowered.loose.items() if name.rpartition(".")[0] not in quantized and name not in said
+    )
     for meta in (*mains, *loose):
         if meta.name not in known and not (towers and f"{meta.name}.".startswith(towers)):
             yield Problem(

@@ -21,14 +21,14 @@ from fp8load.archs.base import (
     entries_of,
     sizes,
 )
-from fp8load.archs.find import find_prefix, in_decoder
+from fp8load.archs.find import find_prefix, in_decoder, is_headless
+from fp8load.archs.numbers import MAX_EXPERTS, MAX_LAYERS
 from fp8load.formats.lowered import Lowered, ModuleInfo
 from fp8load.index.index import TensorMeta
 from fp8load.scheme import Role
 
-MAX_LAYERS = 1024
-MAX_EXPERTS = 4096
-"""A config.json that asks for more is wrong, and must not make anyone enumerate them."""
+CLASSIFIERS = tuple(Tower(prefix=name, reason="a classifier") for name in ("score", "classifier", "v_head"))
+"""What a model may have in the head's place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,8 @@ class Model:
 
     `entries` pairs each entry with the prefix of its names ("model.layers.3." or ""); `mtp` are the numbers of the
     layers for multi-token prediction that are stored, and `predicted` of those under a name of their own.
-    `decoder` is what the decoder is called, "model" or "model.language_model".
+    `decoder` is what the decoder is called, "model" or "model.language_model"; `headless`: an output head that is not
+    stored is none that the model has.
     """
 
     arch: Arch
@@ -47,10 +48,13 @@ class Model:
     decoder: str
     mtp: tuple[int, ...] = ()
     predicted: range = range(0)
+    headless: bool = False
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """Entries of the root, then layer by layer, layers for multi-token prediction last."""
-        for entry in entries_of(self.arch.root, self.config, 0):
+        for entry in (*entries_of(self.arch.root, self.config, 0), *(CLASSIFIERS if self.headless else ())):
+            if self.headless and isinstance(entry, Head):
+                continue
             yield ("" if isinstance(entry, Tower) else self.prefix), _in_decoder(entry, self.decoder)
         for layer in range(self.num_layers):
             for entry in entries_of(self.arch.layer, self.config, layer):
@@ -118,8 +122,14 @@ def model_of(arch: Arch, document: Mapping[str, Any], lowered: Lowered) -> Model
     starts = tuple(model.at(layer) for layer in extra)
     stored = {name[len(prefix) :].split(".")[model.layers.count(".") + 1]
               for name in (*lowered.modules, *lowered.loose) if starts and name.startswith(starts)}  # fmt: skip
+    headless = is_headless(document, decoder) and not any(
+        isinstance(entry, Head) and prefix + entry.module in lowered.modules for entry in arch.every()
+    )
     return replace(
-        model, mtp=tuple(layer for layer in extra if str(layer) in stored), predicted=_predicted(model, lowered)
+        model,
+        headless=headless,
+        mtp=tuple(layer for layer in extra if str(layer) in stored),
+        predicted=_predicted(model, lowered),
     )
 
 
@@ -155,7 +165,7 @@ def other_dtypes(arch: Arch) -> frozenset[str]:
         match entry:
             case Linear(free=True):
                 found.add(f"{entry.target}.weight")
-            case Vector(free=True) | Plain(free=True):
+            case Vector(free=True) | Plain(free=True) | Unused():
                 found.add(entry.name)
             case Tower():
                 found.add(f"{entry.prefix}.")

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+MAX_LAYERS = 1024
+MAX_EXPERTS = 4096
+"""A config.json that asks for more is wrong, and must not make anyone enumerate them."""
+
 
 class Dim(enum.StrEnum):
     """A size that config.json gives."""

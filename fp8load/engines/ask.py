@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from fp8load.engines import blocks, encodings, ignore, machines, names, reads
+from fp8load.engines import blocks, encodings, groups, ignore, machines, names, reads, rounding
 from fp8load.engines.profile import Profile
 from fp8load.engines.registry import newest, profiles
 from fp8load.engines.stored import Stored
@@ -14,6 +14,7 @@ from fp8load.errors import Problem, Severity
 from fp8load.report import EngineReport
 
 ASKS: dict[str, Ask] = {
+    "F8L105": groups.of_fused,
     "F8L107": reads.schemes,
     "F8L108": reads.drift,
     "F8L203": names.suffixes,
@@ -26,6 +27,7 @@ ASKS: dict[str, Ask] = {
     "F8L601": encodings.scale_dtypes,
     "F8L602": encodings.weights,
     "F8L603": encodings.exponents,
+    "F8L707": rounding.scales,
     "F8L902": encodings.kv_names,
     "F8T001": machines.supported,
 }

@@ -1,7 +1,8 @@
 """GPU architectures by the names that compilers give them, and what formats their tensor cores multiply.
 
 Sources: NVIDIA's CUDA programming guide (FP8 from compute capability 8.9, FP4 and block scales from 10.0), AMD's ISA
-documents (CDNA3 has fnuz FP8, CDNA4 OCP FP8 and FP4); memory from the data sheets of the products in the titles.
+documents (CDNA3 has fnuz FP8, CDNA4 OCP FP8 and FP4), Apple's Metal feature set tables (no 8-bit floats); memory from
+the data sheets of the products in the titles.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ GPUS = {
         Gpu(name="gfx90a", title="CDNA2 (MI250)"),
         Gpu(name="gfx942", title="CDNA3 (MI300)", fp8=True, fnuz=True),
         Gpu(name="gfx950", title="CDNA4 (MI350)", fp8=True, fp4=True),
+        Gpu(name="mps", title="Apple's GPUs (Metal)"),
     )
 }
 """By name, oldest first."""

@@ -9,9 +9,9 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import TYPE_CHECKING, assert_never
 
-from fp8load.archs.base import Experts, Linear
+from fp8load.archs.base import Experts, Linear, Tower
 from fp8load.archs.model import Model, is_fused_on_disk
-from fp8load.engines.profile import IgnoreFact, Profile, Way
+from fp8load.engines.profile import IgnoreFact, Profile, RenameFact, Way
 from fp8load.engines.stored import Stored
 from fp8load.engines.verdict import Target, Verdict
 from fp8load.formats.base import Ignored
@@ -69,11 +69,11 @@ class Reading:
 
     fact: IgnoreFact
     entries: frozenset[str]
-    prefixes: tuple[tuple[str, str], ...]
+    rename: RenameFact | None
 
     def engine_name(self, module: str) -> str:
         """What the engine calls a stored module."""
-        return _renamed(f"{module}.", self.prefixes)[:-1]
+        return _renamed(f"{module}.", self.rename)[:-1]
 
     def skips(self, name: str, parts: tuple[str, ...]) -> bool | None:
         """Whether the layer stays in 16 bits; None where its parts disagree and the engine stops."""
@@ -81,7 +81,8 @@ class Reading:
             return True
         by_name = self._covers(name, self.fact.ways)
         if self.fact.fused == "whole" or len(parts) < 2:
-            return by_name
+            are_all = len(parts) > 1 and all(self._covers(part, self.fact.ways) for part in parts)
+            return by_name or (are_all and name.rpartition(".")[2] in self.fact.by_parts)
         if self.fact.fused == "both" and by_name:
             return True
         found = {self._covers(part, self.fact.ways) for part in parts}
@@ -89,6 +90,8 @@ class Reading:
 
     def skips_experts(self, name: str) -> bool:
         """Whether all experts of a layer stay in 16 bits."""
+        if self.fact.experts == "never":
+            return False
         if self._covers(name, (*self.fact.ways, *self.fact.also)):
             return True
         return self.fact.experts == "any" and any(name in entry for entry in self.entries if "experts" in entry)
@@ -97,8 +100,11 @@ class Reading:
         return any(_covering(way, self.entries)(name) for way in ways)
 
 
-def _renamed(name: str, prefixes: tuple[tuple[str, str], ...]) -> str:
-    for stored, engine in prefixes:
+def _renamed(name: str, rename: RenameFact | None) -> str:
+    """The engine's name. Rules with a dot at their end fit a tensor's name, and no entry of a list that ends there."""
+    for stored, engine in () if rename is None else rename.pieces:
+        name = name.replace(stored, engine, 1)
+    for stored, engine in () if rename is None else rename.prefixes:
         if name.startswith(stored):
             return engine + name[len(stored) :]
     return name
@@ -113,11 +119,11 @@ def reading_of(profile: Profile, stored: Stored) -> Reading | None:
     document = inner if isinstance(inner, Mapping) else stored.document
     lists = [document.get(key) for key in fact.ignore.keys]
     entries = next((value for value in lists if isinstance(value, list) and value), [])
-    prefixes = next((entry.prefixes for entry in profile.renames if stored.family in entry.families), ())
+    rename = next((fact for fact in profile.renames if stored.family in fact.families), None)
     named = [entry for entry in entries if isinstance(entry, str)]
     if fact.ignore.mapped:
-        named = [_renamed(entry, prefixes) for entry in named]
-    return Reading(fact=fact.ignore, entries=_once(frozenset(named)), prefixes=prefixes)
+        named = [entry if entry.startswith("re:") else _renamed(entry, rename) for entry in named]
+    return Reading(fact=fact.ignore, entries=_once(frozenset(named)), rename=rename)
 
 
 @lru_cache(maxsize=64)
@@ -155,6 +161,18 @@ def _disagreements(reading: Reading, stored: Stored, model: Model) -> Iterator[t
         elif isinstance(entry, Experts) and at + entry.target in experts:
             infos = experts[at + entry.target]
             yield from ((True, verdict) for verdict in _mixture(reading, stored, at + entry.target, infos))
+        elif isinstance(entry, Tower) and reading.rename is not None and reading.rename.pieces:
+            yield from ((False, verdict) for verdict in _tower(reading, stored, at + entry.prefix))
+
+
+def _tower(reading: Reading, stored: Stored, prefix: str) -> Iterator[Verdict]:
+    """Layers of another part of the model, whose linear layers the family does not list: those that the list covers as
+    it is written, and that the engine has another name for."""
+    for name, info in stored.checkpoint.lowered.modules.items():
+        own = reading.engine_name(name)
+        is_renamed = name.startswith(f"{prefix}.") and info.scheme is None and own != name
+        if is_renamed and not reading.skips(own, (own,)) and _are_ignored(stored, [info]):
+            yield _verdict(stored, info, skipped=False)
 
 
 def _is_always_plain(entry: Linear) -> bool:

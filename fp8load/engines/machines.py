@@ -85,7 +85,9 @@ ALIGNMENTS = (
 
 
 def aligned(stored: Stored, gpu: Gpu, profiles: tuple[Profile, ...]) -> Iterator[Verdict]:
-    """Layers whose rows or columns a kernel of this GPU does not take."""
+    """Layers whose rows or columns a kernel of this GPU does not take; a converter that is named multiplies nothing."""
+    if profiles and all(profile.role == "converter" for profile in profiles):
+        return
     for held in stored.held:
         padded = bool(profiles) and all(held.kind in profile.pads for profile in profiles)
         for rule in ALIGNMENTS:

@@ -75,7 +75,7 @@ def experts(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdi
             text=f"does not know experts stored as {LAYOUTS[layout]}: {layouts.otherwise}",
             module=info.name.rpartition(".")[0].rpartition(".")[0], tensor=tensor, file=file, got=LAYOUTS[layout],
             expected=" or ".join(LAYOUTS[known] for known in layouts.layouts),
-            remedy="store the experts one by one, as the family is published",
+            remedy=f"store the experts as {' or '.join(LAYOUTS[known] for known in layouts.layouts)}",
         )  # fmt: skip
 
 

@@ -55,16 +55,19 @@ class IgnoreFact(Fact):
     keys     of the quantization configuration, the first that is there and not empty counts
     ways     an entry covers a module when one of these says so
     fused    which names of a fused layer are looked up: those of its parts, its own, or both
+    by_parts last components of fused layers that count as listed, too, where all of their parts are
     also     ways in which the layer's own name is compared besides
-    experts  whether one entry for one expert switches the whole mixture off ("any"), or only one for all does ("whole")
+    experts  whether one entry for one expert switches the whole mixture off ("any"), or only one for all does
+             ("whole"), or none ("never")
     mapped   whether entries are renamed as the engine renames modules
     """
 
     keys: tuple[str, ...]
     ways: tuple[Way, ...]
     fused: Literal["parts", "whole", "both"] = "parts"
+    by_parts: tuple[str, ...] = ()
     also: tuple[Way, ...] = ()
-    experts: Literal["any", "whole"] = "whole"
+    experts: Literal["any", "whole", "never"] = "whole"
     mapped: bool = False
 
 
@@ -74,6 +77,13 @@ class ExpertsFact(Fact):
     layouts: tuple[Layout, ...]
     families: tuple[str, ...] = ()
     otherwise: str
+
+
+class TargetsFact(Fact):
+    """In which order an engine tries what the targets of a config group may mean of a fused layer: its own name, the
+    class of the layer, the names of its parts. The first that is found counts."""
+
+    order: tuple[Literal["name", "class", "parts"], ...]
 
 
 class FormatFact(Fact):
@@ -89,6 +99,7 @@ class FormatFact(Fact):
     unquantized  last components of modules that it builds in 16 bits whatever is stored
     ignore       how it reads the list of what is not quantized
     layouts      of experts
+    targets      how it finds the config group of a fused layer, where that is not how the dialect is read
     """
 
     linears: Kinds | None = None
@@ -101,6 +112,7 @@ class FormatFact(Fact):
     unquantized: tuple[str, ...] = ()
     ignore: IgnoreFact | None = None
     layouts: tuple[ExpertsFact, ...] = ()
+    targets: TargetsFact | None = None
 
 
 class PlacesFact(Fact):
@@ -170,31 +182,58 @@ class GpuFact(Fact):
     fallback: str = ""
 
 
+class RoundingFact(Fact):
+    """Linear layers of these kinds whose scales an engine rounds to powers of two while loading, on these GPUs.
+
+    The weights are quantized once more under them; scales that are powers of two already stay what they are.
+
+    sizes      of blocks of which it is so, none: any
+    multiples  of which rows and columns are multiples; another kernel, which takes scales as stored, has the rest
+    families   of these models only, and not of `except_families`
+    formats    of these dialects only
+    unless     what keeps scales as they are stored
+    """
+
+    kinds: Kinds
+    gpus: tuple[Gpu, ...]
+    sizes: tuple[tuple[int, int], ...] = ()
+    multiples: tuple[int, int] = (1, 1)
+    families: tuple[str, ...] = ()
+    except_families: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    unless: str
+
+
 class DriftFact(Fact):
     """A configuration that another version writes and this one reads differently.
 
     format    the dialect
-    nested    it counts for ModelOpt's older layout only, with its keys under "quantization"
+    nested    it counts for ModelOpt's older layout only, with its keys under "quantization"; flat: for the newer only
     algos     it counts for these values of quant_algo only; none: for any
     has       a key that has to be there for it, lacks: one that must not
-    loud      whether the engine stops, for want of a key that may be null; else it goes on with something else
+    nullable  whether a key that is null does for one that is there
+    loud      whether the engine stops; else it goes on with something else
     """
 
     format: str
     nested: bool = False
+    flat: bool = False
     algos: tuple[str, ...] = ()
     has: str = ""
     lacks: str = ""
+    nullable: bool = False
     effect: str
     remedy: str
     loud: bool = False
 
 
 class RenameFact(Fact):
-    """Prefixes that an engine renames in models of these types, each as (stored, the engine's), the first that fits."""
+    """What an engine renames in models of these types, each as (stored, the engine's): pieces wherever they stand in a
+    name, every one once; then prefixes, the first that fits."""
 
     families: tuple[str, ...]
-    prefixes: tuple[tuple[str, str], ...]
+    prefixes: tuple[tuple[str, str], ...] = ()
+    pieces: tuple[tuple[str, str], ...] = ()
 
 
 class Profile(BaseModel):
@@ -224,6 +263,7 @@ class Profile(BaseModel):
     fused: tuple[FusedFact, ...] = ()
     blocks: tuple[BlocksFact, ...] = ()
     gpus: tuple[GpuFact, ...] = ()
+    rounding: tuple[RoundingFact, ...] = ()
     drift: tuple[DriftFact, ...] = ()
     renames: tuple[RenameFact, ...] = ()
 

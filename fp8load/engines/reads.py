@@ -13,6 +13,7 @@ from fp8load.formats.unquantized import UNQUANTIZED
 from fp8load.scheme import PerBlock, Role
 
 PLAIN = "`Checkpoint.plain_tensors` gives the unquantized checkpoint, which it reads"
+OTHERWISE = "another method, or the same in another layout"
 OTHER = "use an engine that the portability line names, or quantize again"
 
 
@@ -97,19 +98,25 @@ def drift(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict
     is_nested = isinstance(inner, Mapping)
     document = inner if isinstance(inner, Mapping) else stored.document
     for fact in profile.drift:
-        if fact.format != stored.format or not document or (fact.nested and not is_nested):
+        other_layout = (fact.nested and not is_nested) or (fact.flat and is_nested)
+        if fact.format != stored.format or not document or other_layout:
             continue
         if (not fact.algos or algo_of(stored.document) in fact.algos) and _applies(fact, document):
             yield Verdict(
                 text=fact.effect, file=stored.checkpoint.format.place, remedy=fact.remedy, loads=not fact.loud,
-                expected=fact.lacks or (f"no {fact.has}" if fact.has else "another layout"),
-                got=fact.has or (f"no {fact.lacks}" if fact.lacks else str(algo_of(stored.document))),
+                expected=fact.lacks or (f"no {fact.has}" if fact.has else OTHERWISE),
+                got=fact.has or (f"no {fact.lacks}" if fact.lacks else _called(stored.document)),
                 severity=Severity.ERROR if fact.loud else Severity.WARNING,
             )  # fmt: skip
+
+
+def _called(document: Mapping[str, Any]) -> str:
+    """What a configuration calls its method: ModelOpt's quant_algo, or quant_method."""
+    return algo_of(document) or str(document.get("quant_method"))
 
 
 def _applies(fact: DriftFact, document: Mapping[str, Any]) -> bool:
     """Whether the keys are such as the fact is about. A list that is null says as much as one that is not there."""
     is_there = not fact.has or document.get(fact.has) not in (None, [], "")
-    absent = fact.lacks not in document if fact.loud else document.get(fact.lacks) is None
+    absent = fact.lacks not in document if fact.nullable else document.get(fact.lacks) is None
     return is_there and (not fact.lacks or absent)

@@ -61,7 +61,9 @@ class Stored:
         groups: dict[tuple[int, bool, bool], tuple[LinearScheme, list[ModuleInfo]]] = {}
         for name, info in self.checkpoint.lowered.modules.items():
             if info.scheme is not None:
-                key = (id(info.scheme), ".experts." in name and of_expert(name) is not None, name in stacks)
+                is_stacked = name in stacks  # stacks are of experts, whatever the family calls what holds them
+                is_expert = is_stacked or (".experts." in name and of_expert(name) is not None)
+                key = (id(info.scheme), is_expert, is_stacked)
                 groups.setdefault(key, (info.scheme, []))[1].append(info)
         return tuple(_held(*group, is_expert=key[1], stacked=key[2]) for key, group in groups.items())
 

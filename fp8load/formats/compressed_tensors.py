@@ -2,8 +2,9 @@
 
 Source: compressed-tensors `QuantizationConfig`, `QuantizationArgs` (0.10 to 0.20 seen). Groups name their targets by
 full module name, `re:` and a regular expression matched from the start, or a class name ("Linear": every linear layer
-that `ignore` does not list). All scales multiply: `weight_scale` [1], [N, 1] or [ceil(N/bn), ceil(K/bk)], in the dtype
-of the original model (BF16 mostly); `input_scale` [1] where activations are static; KV scales `self_attn.k_scale` [1].
+that `ignore` does not list); names are stored ones, or a loaded model's (`fp8load.formats.in_memory`). All scales
+multiply: `weight_scale` [1], [N, 1] or [ceil(N/bn), ceil(K/bk)], in the dtype of the original model (BF16 mostly);
+`input_scale` [1] where activations are static; KV scales `self_attn.k_scale` [1].
 NVFP4 and MXFP4 weights are `weight_packed` U8 [N, K/2]. NVFP4: `weight_scale` F8_E4M3 [N, K/16], and
 `weight_global_scale`, `input_global_scale` F32 [1], which *divide*. MX: `weight_scale` U8 [N, K/32], exponents;
 those of inputs by `generate_mx_scales`: amax rounded to one mantissa bit, for elements of 4 and of 8 bits.
@@ -18,7 +19,7 @@ runs the model, and refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, assert_never
 
@@ -27,6 +28,7 @@ from fp8load.errors import ConfigError, Problem
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located, Unclaimed
 from fp8load.formats.compressed_tensors_keys import Args, CompressedTensorsConfig, Group
 from fp8load.formats.document import validated
+from fp8load.formats.in_memory import is_loaded_name, loaded_names
 from fp8load.formats.match import checked, exact_or_regex, first_cover, is_embedding
 from fp8load.formats.microscaling import MXFP4, MXFP8, PACKED, mx, nvfp4
 from fp8load.scheme import (
@@ -74,14 +76,14 @@ def parse(located: Located) -> CheckpointFormat:
         )
         for name, group in config.config_groups.items()
     ]
-    ignored = first_cover(checked(config.ignore or (), located.place), exact_or_regex)
+    ignored = _finder(checked(config.ignore or (), located.place))
 
     def claim(module: str) -> Claim:
         entry = ignored(module)
         if entry is not None:
             return Ignored(by=entry)
         # A name or expression means more than a class, whichever group comes first (vLLM's find_matched_target).
-        for means in (exact_or_regex, _class_name):
+        for means in (covers, _class_name):
             for targets, claimed in groups:
                 if any(means(target, module) for target in targets):
                     return claimed
@@ -96,9 +98,27 @@ def parse(located: Located) -> CheckpointFormat:
         unused={"weight_shape": "the packed weight and its scale have the same rows and columns"},
         kv=_kv(config.kv_cache_scheme, located),
         ignore=tuple(config.ignore or ()),
-        covers=exact_or_regex,
+        covers=covers,
         unknown_keys=tuple(_unknown(config)),
     )
+
+
+def covers(entry: str, module: str) -> bool:
+    """Whether an entry of a list means a module, by its stored name or by one that it has in a loaded model."""
+    if exact_or_regex(entry, module):
+        return True
+    return is_loaded_name(entry) and any(exact_or_regex(entry, name) for name in loaded_names(module))
+
+
+def _finder(ignore: tuple[str, ...]) -> Callable[[str], str | None]:
+    """From a module to an entry that covers it, as `covers` says, by looking up and not by searching."""
+    stored = first_cover(ignore, exact_or_regex)
+    loaded = first_cover(filter(is_loaded_name, ignore), exact_or_regex)
+
+    def find(module: str) -> str | None:
+        return stored(module) or next(filter(None, map(loaded, loaded_names(module))), None)
+
+    return find
 
 
 def _unknown(config: CompressedTensorsConfig) -> Iterator[str]:

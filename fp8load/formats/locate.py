@@ -38,11 +38,13 @@ ONLY = "config.json has no quantization configuration"
 
 _HELPERS = frozenset(
     {
+        "aliases",
         "base",
         "compressed_tensors_keys",
         "contradictions",
         "document",
         "grouping",
+        "in_memory",
         "inside",
         "kv_names",
         "locate",
@@ -54,6 +56,7 @@ _HELPERS = frozenset(
         "missing",
         "modelopt_algos",
         "quark_operands",
+        "recipe",
         "siblings",
         "stacked",
         "transforms",

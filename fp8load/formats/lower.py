@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from math import prod
 from types import MappingProxyType
 
 from fp8load.errors import Problem
+from fp8load.formats.aliases import ROLES, under_other_names
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored
 from fp8load.formats.contradictions import (
+    accepted_shapes,
     bias_faults,
     contradiction,
     no_role,
@@ -24,6 +27,7 @@ from fp8load.formats.contradictions import (
     scalar_faults,
     scale_faults,
     stray_input_scale,
+    twice,
 )
 from fp8load.formats.grouping import group, suffixes_of
 from fp8load.formats.logical import Choices, decided, logical_tensors, num_padding_rows, repacks_of, with_padding
@@ -74,7 +78,7 @@ def lower(
         if allow_unscaled and is_bare(roles):
             scheme, faults, left_out = *raw_cast(roles[Role.WEIGHT]), _NOTHING
         else:
-            claim = _claim(fmt, apart.stored(base), roles[Role.WEIGHT])
+            claim = _claim(fmt, apart.stored(base), roles)
             if isinstance(claim, Claimed):
                 claim = _understood(decided(claim, roles, choices), roles, logical, repacks)
             alike = _alike(claim, roles)
@@ -89,8 +93,8 @@ def lower(
         for role, reason in left_out.items():
             unused[roles.pop(role).name] = reason
         modules[base] = ModuleInfo(base, roles, scheme, apart.transposed.get(base, frozenset()))
-    problems.extend(_without_role(modules, loose))
-    problems.extend(missing_transforms(modules))
+    problems = list(under_other_names(problems, loose))
+    problems += [*_without_role(modules, loose, {problem.tensor for problem in problems}), *missing_transforms(modules)]
     problems.extend(mixed_dtypes(tensors, scales, unused, known=known, free=free))
     problems = list(stored_problems(problems, apart.pieces)) if apart.pieces else problems
     return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, logical=logical, pieces=apart.pieces,
@@ -98,10 +102,18 @@ def lower(
                    repacks=repacks)  # fmt: skip
 
 
-def _claim(fmt: CheckpointFormat, module: str, weight: TensorMeta) -> Claim:
-    """What the configuration says of a module; of one that it leaves as it was in FP8, what was said before."""
+def _claim(fmt: CheckpointFormat, module: str, roles: Mapping[Role, TensorMeta]) -> Claim:
+    """What the configuration says of a module; of one that it leaves as it was in FP8, what was said before.
+
+    A scale of the tensor or of its rows, where that had blocks, is this tool's: the module is not as it was.
+    """
     claim = fmt.claim(module)
-    return claim.base if isinstance(claim, Ignored) and claim.base is not None and weight.dtype.is_fp8 else claim
+    if not isinstance(claim, Ignored) or claim.base is None or not roles[Role.WEIGHT].dtype.is_fp8:
+        return claim
+    scale, shape = roles.get(Role.WEIGHT_SCALE), roles[Role.WEIGHT].shape
+    if scale is None or scale.shape in accepted_shapes(claim.base.scheme, shape):
+        return claim.base
+    return claim if scale.num_elements in (1, prod(shape[:-1])) else claim.base
 
 
 def _understood(
@@ -151,13 +163,20 @@ def _without_weight(weight: str, roles: dict[Role, TensorMeta], loose: dict[str,
         yield no_weight(meta, weight)
 
 
-def _without_role(modules: Mapping[str, ModuleInfo], loose: Mapping[str, TensorMeta]) -> Iterator[Problem]:
-    """Tensors of a quantized module, or of a part of it, that are no weight, bias or scale: a zero point."""
+def _without_role(
+    modules: Mapping[str, ModuleInfo], loose: Mapping[str, TensorMeta], said: Collection[str]
+) -> Iterator[Problem]:
+    """Tensors of a quantized module, or of a part of it, that are no weight, bias or scale: a zero point; or that are
+    its second scale, under the name of another dialect."""
     for name, meta in loose.items():
         parent = name.rpartition(".")[0]
         info = modules.get(parent) or modules.get(parent.rpartition(".")[0])
-        if info is not None and info.scheme is not None:
-            yield no_role(meta, info.tensors[Role.WEIGHT])
+        if info is not None and info.scheme is not None and name not in said:
+            role = ROLES.get(name.removeprefix(f"{info.name}."))
+            if role is not None and role in info.tensors:
+                yield twice(role, meta, info.tensors[role])
+            else:
+                yield no_role(meta, info.tensors[Role.WEIGHT])
 
 
 _NOTHING: dict[Role, str] = {}
@@ -181,6 +200,8 @@ def _lower_module(
     if weight.dtype.is_wide_float:
         return None, *_unquantized(name, roles, fmt, claim)
     claimed = isinstance(claim, Claimed) and claim.scheme.weight.dtype is weight.dtype
+    if isinstance(claim, Ignored) and not weight.dtype.is_fp8 and Role.WEIGHT_SCALE in roles:
+        return None, [quantized_without_claim(weight, fmt, claim)], {}  # packed
     if not weight.dtype.is_fp8 and weight.dtype.bits >= 8 and not claimed:
         # Integers and bytes that the configuration does not explain.
         expected = f"{claim.scheme.weight.dtype}, by {claim.by}" if isinstance(claim, Claimed) else "a float"

@@ -56,7 +56,7 @@ class ModelOptConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    quant_algo: str
+    quant_algo: str | None  # null: only the KV cache is quantized
     quantized_layers: dict[str, LayerEntry] | None = None
     ignore: list[str] | None = None
     exclude_modules: list[str] | None = None
@@ -79,7 +79,8 @@ def detect(document: Mapping[str, Any]) -> bool:
     producer = document.get("producer")
     if isinstance(producer, Mapping) and producer.get("name") == "modelopt":
         return True
-    if "modelopt" in (document.get("quant_method"), document.get("quant_library")):
+    names = (document.get("quant_method"), document.get("quant_library"))
+    if any(isinstance(name, str) and name.startswith("modelopt") for name in names):
         return True
     nested = document.get("quantization")
     if isinstance(nested, Mapping) and "quant_algo" in nested:
@@ -93,8 +94,11 @@ def parse(located: Located) -> CheckpointFormat:
     listed = config.ignore if config.ignore is not None else config.exclude_modules
     ignore = tuple(listed or ())
     find = first_cover(ignore, glob_or_prefix)
-    algo = config.quant_algo.upper()
-    if algo == MIXED:
+    algo = (config.quant_algo or "").upper()
+    uniform: Claim = Unclaimed()
+    if config.quant_algo is None:
+        title = "weights as they are"
+    elif algo == MIXED:
         layers = layer_claims(config.quantized_layers or {}, located)
         silent = Unclaimed(because="" if config.quantized_layers else UNLISTED)
         title = "; ".join(f"{name} {kind} x {count}" for name, kind, count in layers.kinds) or "unknown layers"
@@ -114,7 +118,7 @@ def parse(located: Located) -> CheckpointFormat:
     has_kv = config.kv_cache_quant_algo is not None or config.kv_cache_scheme is not None
     return CheckpointFormat(
         name=NAME,
-        title=f"ModelOpt {algo}: {title}",
+        title=f"ModelOpt {algo or 'KV cache'}: {title}",
         place=located.place,
         claim=claim,
         suffixes=SUFFIXES,

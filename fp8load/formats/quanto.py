@@ -41,7 +41,7 @@ def parse(located: Located) -> CheckpointFormat:
     }
     claims: dict[str, Claimed] = {}
     for module, entry in located.document.items():
-        if entry["weights"] not in ELEMENTS or entry["activations"] != "none":
+        if str(entry["weights"]) not in ELEMENTS or entry["activations"] != "none":
             raise ConfigError(Problem(
                 code="F8L107", message="this quanto type is not supported by this version", file=located.place,
                 module=module, expected="weights " + " or ".join(ELEMENTS) + ", activations none",

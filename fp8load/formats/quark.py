@@ -37,7 +37,7 @@ from pydantic import BaseModel, ConfigDict
 from fp8load.dtypes import DType
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located, RoleOf
 from fp8load.formats.document import validated
-from fp8load.formats.match import first_cover, glob_or_prefix, is_embedding
+from fp8load.formats.match import checked, exact_or_regex, first_cover, glob_or_prefix, is_embedding
 from fp8load.formats.quark_operands import LayerConfig, kind_of, scheme_of, unsupported
 from fp8load.scheme import (
     KVScheme,
@@ -132,7 +132,7 @@ def parse(located: Located) -> CheckpointFormat:
     _refuse(config, located)
     by_type = config.layer_type_quant_config or {}
     ignore = tuple(config.exclude or ())
-    find = first_cover(ignore, glob_or_prefix)
+    find = first_cover(checked(ignore, located.place), covers)
     base = Claimed(scheme=BASE, by=f"{located.place} exclude", explicit=False)
     claims = [
         (pattern, Claimed(scheme=scheme_of(layer, located, f"layer_quant_config {pattern}"), by=pattern, explicit=True))
@@ -167,9 +167,14 @@ def parse(located: Located) -> CheckpointFormat:
         # Before 0.10 only the export's settings said which projections have a scale for the cache.
         kv=KV if config.kv_cache_quant_config or (config.export or {}).get("kv_cache_group") else None,
         ignore=ignore,
-        covers=glob_or_prefix,
+        covers=covers,
         unknown_keys=tuple(config.model_extra or ()),
     )
+
+
+def covers(entry: str, module: str) -> bool:
+    """Whether an entry of `exclude` covers a module: a glob or a name, or `re:` and a regular expression (vLLM)."""
+    return exact_or_regex(entry, module) if entry.startswith("re:") else glob_or_prefix(entry, module)
 
 
 def _refuse(config: QuarkConfig, located: Located) -> None:

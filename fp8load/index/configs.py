@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fp8load.errors import NotFoundError, Problem, Severity
+from fp8load.index.plain_yaml import CAP, read_yaml
 from fp8load.index.strict_json import DuplicateKeyError, refuse_duplicates
 from fp8load.source.base import Source
 from fp8load.source.local import unsafe_name
@@ -18,6 +19,9 @@ CONFIG_NAMES = (
     "quanto_qmap.json", "generation_config.json",
 )  # fmt: skip
 """Files that may say how the weights are quantized (and generation_config.json, which KV-cache settings hide in)."""
+
+RECIPE = "recipe.yaml"
+"""What llm-compressor was told to do. No engine reads it; where config.json says otherwise, one of them is wrong."""
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MAIN_INDEX = "model" + INDEX_SUFFIX
@@ -69,7 +73,27 @@ def read_configs(source: Source, present: Mapping[str, int | None]) -> tuple[dic
             problems.append(replace(loaded, severity=Severity.WARNING, refuses=False))
         else:
             problems.append(loaded)
+    if RECIPE in present:
+        recipe = _load_recipe(source)
+        if isinstance(recipe, dict):
+            configs[RECIPE] = recipe
+        else:
+            problems.append(recipe)
     return configs, problems
+
+
+def _load_recipe(source: Source) -> dict[str, Any] | Problem:
+    """recipe.yaml, or why it is not compared with the configuration: a note, nothing else depends on it."""
+    problem = Problem(code="F8L103", message="recipe.yaml is not read, and not compared with the configuration",
+                      file=RECIPE, expected="a YAML object", severity=Severity.INFO, refuses=False)  # fmt: skip
+    try:
+        size = source.size(RECIPE)
+        document = read_yaml(source.read(RECIPE, 0, size)) if size <= CAP else f"{size:,} bytes"
+    except NotFoundError as error:  # it was listed: a dangling link of a broken cache
+        return replace(error.problem, code="F8L010")
+    except ValueError as error:
+        return replace(problem, got=str(error)[:200])
+    return document if isinstance(document, dict) else replace(problem, got=_short(document))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,9 +39,10 @@ def compare_with_index(
     `headers` are those of all files that have one, strays too: a tensor may lie in a file that no entry names.
     """
     declared = index_json.weight_map
-    stored = {meta.name: meta.file for meta in tensors.values()}
-    if stored == declared:
+    files = [meta.file for meta in tensors.values()]
+    if len(declared) == len(files) and list(map(declared.get, tensors)) == files:
         return []
+    stored = dict(zip(tensors, files, strict=True))
     unreadable = {file for file in members if file not in headers}  # reported by themselves, once
     anywhere = {meta.name: file for file, header in headers.items() for meta in header.tensors} | stored
     problems = [

@@ -83,6 +83,11 @@ def always(context: Context) -> bool:  # noqa: ARG001 - the signature of `Rule.r
     return True
 
 
+def may_always(context: Context, problem: Problem) -> bool:  # noqa: ARG001 - the signature of `Repair.may`
+    """A repair that every fault of its code may need."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
     """How a rule's faults are mended in a copy of the checkpoint.
@@ -90,13 +95,18 @@ class Repair:
     title    what is done, for people: "drops the scale"
     actions  a fault -> what changes; nothing for one that cannot be mended
     only_if  why it is done only where `--fix` names the code; "" where it is exact and there is one way to do it
-    reads    `actions` looks into tensors to tell what can be mended: a report offers it without asking
+    reads    `actions` looks into tensors to tell what can be mended: a report does not ask it
+    may      whether a fault is of the kind that it is for, by headers and by scales that were measured: a report offers
+             one that reads for these
+    unless   why nothing may be done for a fault; told where its repair was asked for and finds nothing to do
     """
 
     title: str
     actions: Callable[[Context, Problem], Iterator[Action]]
     only_if: str = ""
     reads: bool = False
+    may: Callable[[Context, Problem], bool] = may_always
+    unless: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ _OF_A_TENSOR = {
 that no configuration explains belong to no scheme, and without any input scale each is missing."""
 
 _MARKER = "F8C001"
-_OF_THE_MARKER = frozenset({"F8L101", "F8L105", "F8L201"})
+_OF_THE_MARKER = frozenset({"F8L101", "F8L105", "F8L201", "F8L203"})
 """What is said of the layers of a single file whose marker is missing or of another dialect than its scales."""
 
 

@@ -16,7 +16,8 @@ def check(context: Context) -> Iterator[Problem]:
     said = list(context.problems("F8L101"))
     if not are_raw(context):
         yield from said
-    if context.checkpoint.format.name == "unquantized":
+    unread = [problem for code in ("F8L107", "F8L110") for problem in context.problems(code)]
+    if context.checkpoint.format.name == "unquantized" and not unread:  # one that cannot be read is there
         yield from _packed(context, {problem.tensor for problem in said})
 
 

@@ -10,6 +10,7 @@ from fp8load.formats.locate import configurations
 from fp8load.formats.match import exact_or_regex
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import BLOCK, QUANTIZED
+from fp8load.rules.targets import engines
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
@@ -21,10 +22,22 @@ _GROUPS = (
 _CHANNEL = "m.down_proj.weight F8_E4M3 [64, 64]\nm.down_proj.weight_scale F32 [64, 1]\n"
 _NAMED = ', "%s": {"targets": ["re:.*down_proj"], "weights": {"num_bits": 8, "type": "float", "strategy": "%s"}}'
 
+PARTS_AND_CLASS = (
+    'config {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {'
+    '"group_0": {"targets": ["m.gate_proj", "m.up_proj"], "weights": {"num_bits": 8, "type": "float", '
+    '"strategy": "channel"}}, '
+    '"group_1": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float", "strategy": "tensor"}}}}}\n'
+    "m.{gate,up}_proj.weight F8_E4M3 [64, 64]\nm.{gate,up}_proj.weight_scale F32 [64, 1]\n"
+    "m.down_proj.weight F8_E4M3 [64, 64]\nm.down_proj.weight_scale F32 [1]\n"
+)
+"""A group for the parts of a fused layer, and one for all other linear layers."""
+
 
 def check(context: Context) -> Iterator[Problem]:
-    """What lowering found; and what readers of compressed-tensors take in different ways."""
+    """What lowering found; what engines that were named take otherwise; and what readers of compressed-tensors take in
+    different ways."""
     yield from context.problems("F8L105")
+    yield from engines("F8L105")(context)
     checkpoint = context.checkpoint
     if checkpoint.format.name != "compressed_tensors":
         return
@@ -67,7 +80,8 @@ RULE = Rule(
     severity=Severity.ERROR,
     what="The group of the configuration that claims a module agrees with the dtypes of its weight and scales. Of "
          "compressed-tensors are noted: a status other than compressed, groups with names of their own, and two groups "
-         "that claim a module.",
+         "that claim a module. With --engine, fused layers that the engine gives another group than their parts have "
+         "are an error.",
     why="Engines choose the kernel by the configuration. A weight of another dtype is read as if it had that one.",
     fix="Correct the group in config.json, or export again.",
     check=check,
@@ -81,6 +95,10 @@ RULE = Rule(
                 + _CHANNEL),
         Example(title="a group called FP8_DYNAMIC", count=1,
                 skeleton=_GROUPS % ("", _NAMED % ("FP8_DYNAMIC", "channel")) + _CHANNEL),
+        Example(title="the parts of a fused layer are named, the class is another group's", count=2,
+                skeleton=PARTS_AND_CLASS, engine="vllm@0.11"),
+        Example(title="in vLLM 0.33, which looks for the parts first", count=0, skeleton=PARTS_AND_CLASS,
+                engine="vllm@0.33"),
         Example(title="one group", skeleton=_GROUPS % ("", "") + _CHANNEL, count=0),
         Example(title="as declared", skeleton=BLOCK + QUANTIZED, count=0),
     ),

@@ -6,15 +6,20 @@ from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import BLOCK, QUANTIZED
 
+NOWHERE = "no such tensor"
+"""What lowering got instead of the weight, where it is gone."""
+
 
 def check(context: Context) -> Iterator[Problem]:
     """Orphans, which lowering found; and the weights that they lack, where no family's check names them."""
-    named = {*context.checkpoint.index.tensors, *(problem.tensor for problem in context.problems("F8L109"))}
+    named = {problem.tensor for problem in context.problems("F8L109")}
     absent: dict[str, Problem] = {}
     for problem in context.problems("F8L202"):
         yield problem
-        weight = f"{problem.module}.weight"
-        if weight not in named:
+        module = problem.module
+        weight = context.checkpoint.lowered.weight(module)
+        stacked = {module, f"{module}_blocks"}  # where one tensor would hold all experts
+        if problem.got == NOWHERE and not named.intersection({weight, *stacked}):
             absent[weight] = problem
     for weight, orphan in absent.items():
         yield Problem(code="F8L202", message="a weight is missing and its scales are there", tensor=weight,

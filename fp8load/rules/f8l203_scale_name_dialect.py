@@ -22,6 +22,7 @@ RULE = Rule(
     examples=(
         Example(title="both names", count=1,
                 skeleton=BLOCK + QUANTIZED + "model.layers.0.mlp.down_proj.weight_scale  F32  [2, 2]\n"),
+        Example(title="DeepSeek-V4's name", skeleton=BLOCK + QUANTIZED.replace("weight_scale_inv", "scale"), count=1),
         Example(title="one name", skeleton=BLOCK + QUANTIZED, count=0),
         Example(title="names of transformers, in vLLM: weight and input", skeleton=STATIC + NAMED_INV, count=2,
                 engine="vllm@0.33"),

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from fp8load.errors import Problem, Severity
+from fp8load.formats.base import CheckpointFormat
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.listed import may_be_absent
+from fp8load.rules.listed import may_be_absent, reads_globs
 from fp8load.rules.samples import LISTED, QUANTIZED
 
 _NEAR = 0.85
@@ -16,7 +17,7 @@ def check(context: Context) -> Iterator[Problem]:
     """Entries that cover nothing, by their own dialect; the nearest stored name is offered.
 
     Regular expressions are a recipe's, written for many families (llm-compressor's model_free_ptq keeps them as they
-    are): one that covers nothing is no fault.
+    are): one that covers nothing is no fault. Nor is a glob that begins anywhere, "*router*" (ModelOpt's, Quark's).
     """
     fmt = context.checkpoint.format
     if not fmt.ignore:
@@ -35,7 +36,7 @@ def check(context: Context) -> Iterator[Problem]:
             code="F8L301", message="an entry of the ignore list covers no module" if meant is None
             else "an entry of the ignore list misses a module that is then claimed, and stored unquantized",
             module=entry, file=fmt.place, expected="the name of a module of this checkpoint", got=got, refuses=False,
-            severity=_severity(entry, meant), hint="rewrite the entry to the stored name, or remove it"
+            severity=_severity(entry, meant, fmt), hint="rewrite the entry to the stored name, or remove it"
             if meant is None else "rewrite the entry to the stored name",
         )  # fmt: skip
 
@@ -80,10 +81,11 @@ def _ends(name: str) -> Iterator[str]:
     return (".".join(parts[begin:]) for begin in range(len(parts)))
 
 
-def _severity(entry: str, meant: str | None) -> Severity:
+def _severity(entry: str, meant: str | None, fmt: CheckpointFormat) -> Severity:
     if meant is not None:
         return Severity.ERROR
-    return Severity.INFO if entry.startswith("re:") else Severity.WARNING
+    is_recipe = entry.startswith("re:") or (entry.startswith("*") and reads_globs(fmt))
+    return Severity.INFO if is_recipe else Severity.WARNING
 
 
 RULE = Rule(
@@ -92,7 +94,8 @@ RULE = Rule(
     level="headers",
     severity=Severity.WARNING,
     what="Every entry of the ignore list covers a module, in the dialect of its format. Heads and embeddings need not "
-         "be stored. Where the linear layer that is meant is stored in 16 bits and then claimed, it is an error.",
+         "be stored; patterns of a recipe (`re:`, a glob with a leading *) are only noted. Where the linear layer that "
+         "is meant is stored in 16 bits and then claimed, it is an error.",
     why="Entries under other names than the stored ones are what is left when a tool renames modules: an engine then "
         "quantizes what is stored in BF16.",
     fix="Rewrite the entries to the stored names.",

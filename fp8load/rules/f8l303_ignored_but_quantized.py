@@ -2,7 +2,7 @@
 
 from fp8load.errors import Severity
 from fp8load.rules.base import Example, Rule, found
-from fp8load.rules.samples import LISTED, QUANTIZED
+from fp8load.rules.samples import LISTED, NVFP4, NVFP4_GATE_UP, QUANTIZED
 
 RULE = Rule(
     code="F8L303",
@@ -16,6 +16,8 @@ RULE = Rule(
     examples=(
         Example(title="down_proj is listed and quantized", count=1,
                 skeleton=LISTED.replace("lm_head", "down_proj") + QUANTIZED),
+        Example(title="a packed one", count=1,
+                skeleton=NVFP4.replace('"ignore": []', '"ignore": ["*.gate_proj"]') + NVFP4_GATE_UP),
         Example(title="only the head is listed", skeleton=LISTED + QUANTIZED, count=0),
     ),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
+from fp8load.archs.shared import projections, shared_names
 from fp8load.errors import Problem, Severity
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.rules.base import Context, Example, Rule
@@ -34,11 +35,15 @@ def check(context: Context) -> Iterator[Problem]:
     for group in context.checkpoint.stored.mixed:
         yield from _problems(group, f"members of {group.name.rpartition('.')[2]}", _last)
     modules = context.checkpoint.lowered.modules
+    said: set[str] = set()  # where gate and up are one matrix of shared experts only
     for group in context.checkpoint.stored.routed:
         if is_mixed(group):
             yield from _problems(group, "the experts of a layer", _numbered)
         else:
-            yield from _shared(group, modules)
+            for info in _shared(group, modules):
+                if info.name not in said:
+                    said.add(info.name)
+                    yield _noted(info, group.members[0])
 
 
 def _problems(group: FusedGroup, what: str, called: Callable[[ModuleInfo], str]) -> Iterator[Problem]:
@@ -61,14 +66,22 @@ def _problems(group: FusedGroup, what: str, called: Callable[[ModuleInfo], str])
         )  # fmt: skip
 
 
-def _shared(group: FusedGroup, modules: Mapping[str, ModuleInfo]) -> Iterator[Problem]:
-    """DeepSeek publishes routed experts in FP4 beside shared ones in FP8: that is legal."""
+def _shared(group: FusedGroup, modules: Mapping[str, ModuleInfo]) -> Iterator[ModuleInfo]:
+    """The same projection of shared experts, under the names that any family has for them, if it is stored in another
+    way."""
     experts, _, last = group.name.rpartition(".")
-    info, routed = modules.get(f"{experts.removesuffix('experts')}shared_experts.{last}"), group.members[0]
-    if info is None or not is_mixed(group._replace(members=(info, routed))):
-        return
+    slots = projections().get(last, frozenset())
+    alike = dict.fromkeys((last, *(name for name, others in projections().items() if slots & others)))
+    for name in (f"{experts.removesuffix('experts')}{shared}.{last}" for shared in shared_names() for last in alike):
+        info = modules.get(name)
+        if info is not None and is_mixed(group._replace(members=(info, group.members[0]))):
+            yield info
+
+
+def _noted(info: ModuleInfo, routed: ModuleInfo) -> Problem:
+    """DeepSeek publishes routed experts in FP4 beside shared ones in FP8: that is legal."""
     weight = info.tensors[Role.WEIGHT]
-    yield Problem(
+    return Problem(
         code="F8L306", message="shared experts are stored in another way than the routed ones", tensor=weight.name,
         module=info.name, file=weight.file, expected=f"as {routed.name}, {_stored(routed)}, where an engine fuses them",
         got=_stored(info), severity=Severity.INFO, refuses=False,
@@ -108,6 +121,11 @@ RULE = Rule(
                 skeleton=BLOCK + EXPERTS + "m.layers.0.mlp.experts.2.{gate,up}_proj.weight  BF16  [256, 256]\n"),
         Example(title="shared experts are BF16: gate and up are noted", count=2,
                 skeleton=BLOCK + EXPERTS + "m.layers.0.mlp.shared_experts.{gate,up}_proj.weight  BF16  [256, 256]\n"),
+        Example(title="Qwen's name for a shared expert", count=2,
+                skeleton=BLOCK + EXPERTS + "m.layers.0.mlp.shared_expert.{gate,up}_proj.weight  BF16  [256, 256]\n"),
+        Example(title="names of another kind, gate and up in one: noted once", count=1,
+                skeleton=BLOCK + EXPERTS.replace("{gate,up}_proj", "{w1,w3}")
+                + "m.layers.0.mlp.shared_mlp.gate_up_proj.weight  BF16  [512, 256]\n"),
         Example(title="shared experts as the routed ones", count=0, skeleton=BLOCK + EXPERTS
                 + EXPERTS.replace("experts.{0..1}", "shared_experts")),
         Example(title="Whisper's k_proj, which has no bias", skeleton=BLOCK + AUDIO, count=0),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fp8load.errors import Problem, Severity
 from fp8load.formats.base import CheckpointFormat
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.listed import PLAIN, may_be_absent
+from fp8load.rules.listed import PLAIN, may_be_absent, reads_globs
 from fp8load.rules.samples import LISTED, QUANTIZED
 
 ROUTER = "model.layers.0.mlp.gate.weight  BF16  [8, 256]\n"
@@ -22,7 +22,7 @@ def check(context: Context) -> Iterator[Problem]:
         if entry.startswith("re:"):
             wrong = "" if _reads_expressions(fmt) else "a regular expression, and the method reads names"
         elif PLAIN.fullmatch(entry) is None:
-            wrong = "" if _reads_globs(fmt) else "a pattern, and the method takes it for a name"
+            wrong = "" if reads_globs(fmt) else "a pattern, and the method takes it for a name"
         else:
             is_full = any(map(candidates.holds, (entry, entry.removeprefix("model."), f"model.{entry}")))
             is_short = not is_full and not may_be_absent(entry) and candidates.covered(entry, fmt)
@@ -33,10 +33,6 @@ def check(context: Context) -> Iterator[Problem]:
                 expected="the full name of a module", got=entry, severity=Severity.INFO, refuses=False,
                 hint="write the full name of each module that is meant",
             )  # fmt: skip
-
-
-def _reads_globs(fmt: CheckpointFormat) -> bool:
-    return fmt.covers("a.*.c", "a.b.c")
 
 
 def _reads_expressions(fmt: CheckpointFormat) -> bool:

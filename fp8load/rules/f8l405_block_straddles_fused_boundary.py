@@ -1,14 +1,15 @@
 """F8L405: a member of a fused layer ends inside a block, and another member follows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fp8load.archs.base import Linear
 from fp8load.archs.model import is_fused_on_disk
 from fp8load.errors import Problem, Severity
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.rules.base import Context, Example, Rule
+from fp8load.rules.config import number
 from fp8load.rules.fused import in_order
 from fp8load.rules.samples import BLOCK
 from fp8load.scheme import PerBlock, Role
@@ -22,6 +23,12 @@ model.layers.0.self_attn.q_a_proj.weight_scale_inv            F32      [%d, 2]
 model.layers.0.self_attn.kv_a_proj_with_mqa.weight            F8_E4M3  [576, 256]
 model.layers.0.self_attn.kv_a_proj_with_mqa.weight_scale_inv  F32      [5, 2]
 """
+UNKNOWN = (
+    'config {"model_type": "some_new_model", "hidden_size": %s, "num_attention_heads": 4, "num_key_value_heads": 2}\n'
+    + BLOCK
+    + "model.layers.0.self_attn.qkv_proj.weight F8_E4M3 [%s, 256]\n"
+    + "model.layers.0.self_attn.qkv_proj.weight_scale_inv F32 [%s, 2]\n"
+)
 
 
 def check(context: Context) -> Iterator[Problem]:
@@ -31,6 +38,27 @@ def check(context: Context) -> Iterator[Problem]:
             for info in in_order(group)[:-1]:
                 yield from _partial(info, info.tensors[Role.WEIGHT].shape[0])
     yield from _fused_on_disk(context.checkpoint)
+    for group in context.checkpoint.stored.fused:
+        if group.fused_on_disk and group.by_name:
+            info = group.members[0]
+            ends = _ends_by_name(group.name, info.tensors[Role.WEIGHT].shape[0], context.checkpoint.index.config)
+            cut = next((end for end in ends if _block_rows(info, end)), None)
+            if cut is not None:
+                yield from _partial(info, cut)
+
+
+def _ends_by_name(name: str, num_rows: int, config: Mapping[str, Any]) -> list[int]:
+    """Where the parts but the last end in a tensor of a family that is not known: gate and up are halves; q, k and v
+    follow the heads of the configuration, where these add up to the rows. Nothing where that is not so."""
+    last = name.rpartition(".")[2]
+    if last in ("gate_up_proj", "w13"):
+        return [num_rows // 2] if num_rows % 2 == 0 else []
+    if last != "qkv_proj":  # others are in the order of groups in some families
+        return []
+    heads, hidden = number(config, "num_attention_heads") or 0, number(config, "hidden_size") or 0
+    size = number(config, "head_dim") or (hidden // heads if heads else 0)
+    q, k = heads * size, (number(config, "num_key_value_heads") or heads) * size
+    return [q, q + k] if q and q + 2 * k == num_rows else []
 
 
 def _fused_on_disk(checkpoint: "Checkpoint") -> Iterator[Problem]:
@@ -78,6 +106,9 @@ RULE = Rule(
     check=check,
     examples=(
         Example(title="q_a has 1,600 rows, kv_a follows", skeleton=BLOCK + ATTENTION % (1600, 13), count=1),
+        Example(title="qkv in one tensor, of a family that is not known", skeleton=UNKNOWN % (320, 640, 5), count=1),
+        Example(title="heads that do not add up to the rows", skeleton=UNKNOWN % (320, 768, 6), count=0),
+        Example(title="parts of whole blocks", skeleton=UNKNOWN % (512, 1024, 8), count=0),
         Example(title="only the last part is partial", skeleton=BLOCK + ATTENTION % (1536, 12), count=0),
     ),
 )  # fmt: skip

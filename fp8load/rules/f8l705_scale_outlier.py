@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from math import log2
 
 from fp8load.errors import Problem, Severity
+from fp8load.formats.kv_names import KV_ROLES
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.direction import NONSENSE, reciprocals
-from fp8load.rules.families import INPUT_ROLES, KV_ROLES, WEIGHT_ROLES, Member, middle, scale_families
+from fp8load.rules.families import INPUT_ROLES, WEIGHT_ROLES, Member, middle, scale_families
 from fp8load.rules.samples import BLOCK, QUANTIZED
 from fp8load.rules.scale_stats import DEAD
 from fp8load.scheme import Role

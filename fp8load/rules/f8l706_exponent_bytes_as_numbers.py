@@ -20,7 +20,7 @@ def check(context: Context) -> Iterator[Problem]:
     if context.scales is None:
         return
     for stats in context.scales.stats:
-        if are_bytes(stats):
+        if stats.meta.name in context.scales.powers and are_bytes(stats):
             meta = stats.meta
             yield Problem(
                 code="F8L706", message="a scale holds exponents as if they were numbers", tensor=meta.name,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from fp8load.archs.base import Experts, Head, Linear, Plain, Table, Tower, Vector
 from fp8load.formats.base import CheckpointFormat
-from fp8load.formats.match import is_embedding
+from fp8load.formats.lowered import ModuleInfo
+from fp8load.formats.match import is_embedding, is_router
 from fp8load.scheme import Role
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def known_modules(checkpoint: Checkpoint) -> set[str]:
     stacks = (stack.base for stack in lowered.stacks.values())
     modules = {*lowered.modules, *stacks, *lowered.loose, *(name.rpartition(".")[0] for name in lowered.loose)}
     modules.update(info.tensors[Role.BIAS].name for info in lowered.modules.values() if Role.BIAS in info.tensors)
+    modules.update(info.tensors[Role.WEIGHT].name for info in lowered.modules.values() if _is_never_quantized(info))
     for at, entry in checkpoint.model.entries() if checkpoint.model is not None else ():
         match entry:
             case Linear():
@@ -47,10 +49,29 @@ def known_modules(checkpoint: Checkpoint) -> set[str]:
     return modules
 
 
+def _is_never_quantized(info: ModuleInfo) -> bool:
+    """Norms, embeddings, routers and heads in 16 bits: whether an entry of theirs is found makes no difference."""
+    last, weight = info.name.rpartition(".")[2], info.tensors[Role.WEIGHT]
+    is_plain = len(weight.shape) != 2 or last in _HEADS or is_embedding(info.name) or is_router(info.name)
+    return info.scheme is None and weight.dtype.is_wide_float and is_plain
+
+
 def may_be_absent(entry: str) -> bool:
     """Heads and embeddings: exporters list them whether or not they are stored."""
     last = re.split(r"[.*\\]+", entry)[-1].strip("$")
-    return last == "lm_head" or is_embedding(last)
+    return last in _HEADS or is_embedding(last)
+
+
+def reads_globs(fmt: CheckpointFormat) -> bool:
+    """Whether the dialect takes an entry for a shell glob."""
+    return fmt.covers("a.*.c", "a.b.c")
+
+
+_HEADS = frozenset({"lm_head", "proj_out", "embed_out", "output_layer"})
+"""What families call the output head: `proj_out` is Whisper's, which is tied."""
+
+_RENAMED = frozenset({"model", "language_model"})
+"""Components that a name may have in memory and not in the files."""
 
 
 class Candidates:
@@ -78,11 +99,11 @@ class Candidates:
     def covering(self, entry: str, fmt: CheckpointFormat) -> Iterator[str]:
         """The modules that the entry covers. In any dialect a plain entry's components stand in the name.
 
-        A leading "model" need not: transformers renames between saving and loading.
+        "model" and "language_model" need not: transformers renames between saving and loading.
         """
         among = self.modules
         if PLAIN.fullmatch(entry):
-            parts = entry.removeprefix("model.").split(".")
+            parts = [part for part in entry.split(".") if part not in _RENAMED] or entry.split(".")
             among = min((self._by_component.get(part, []) for part in parts), key=len)
         return (module for module in among if fmt.covers(entry, module))
 

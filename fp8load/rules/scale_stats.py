@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fp8load.dtypes import DType, decode
 from fp8load.index.index import TensorMeta
+from fp8load.values.medians import upper_medians
 
 if TYPE_CHECKING:
     from numpy import bool_, float32, float64, intp
@@ -35,6 +36,8 @@ _CODES: dict[DType, tuple[str, int, int, int]] = {
 }  # fmt: skip
 """dtype -> whole numbers of its size; codes of the smallest positive value, the first from `DEAD`, the largest."""
 
+MEASURED = frozenset(_CODES)
+"""Dtypes of scales that are numbers: floats of 16 bits and more, and every 8-bit float."""
 
 _MANTISSA_BITS: dict[DType, int] = {DType.F64: 52, DType.F32: 23, DType.F16: 10, DType.BF16: 7}
 """Of float scales: without them a normal number is a power of two."""
@@ -120,8 +123,9 @@ def measured_together(
     alike: dict[tuple[DType, int], list[tuple[TensorMeta, int]]] = {}
     begin = 0
     for meta in metas:
-        alike.setdefault((meta.dtype, meta.nbytes), []).append((meta, begin))
-        begin += meta.nbytes
+        nbytes = meta.nbytes
+        alike.setdefault((meta.dtype, nbytes), []).append((meta, begin))
+        begin += nbytes
     found: dict[str, ScaleStats] = {}
     for (dtype, nbytes), places in alike.items():
         joined = data if len(alike) == 1 else b"".join(data[at : at + nbytes] for _, at in places)
@@ -146,9 +150,7 @@ def _rows(dtype: DType, data: bytes, powers: Sequence[bool]) -> Iterator[tuple[b
     codes = np.frombuffer(data, dtype=width).reshape(len(powers), -1)
     low, high = codes.min(axis=1), codes.max(axis=1)
     sample = codes[:, :: max(1, -(-codes.shape[1] // NUM_SAMPLES))]
-    half = sample.shape[1] // 2
-    middle = np.partition(sample, half, axis=1)[:, half]
-    least, most, median = (decode(dtype, found.tobytes()) for found in (low, high, middle))
+    least, most, median = (decode(dtype, found.tobytes()) for found in (low, high, upper_medians(sample)))
     is_plain = (low >= alive) & (high <= highest)
     if any(powers):
         mantissa = (1 << _MANTISSA_BITS[dtype]) - 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from fp8load.errors import Problem, Severity
+from fp8load.formats.inside import is_marker
 from fp8load.index.index import TensorMeta
 from fp8load.inspection import scale_names
 from fp8load.rules.families import Member, families_by_role
-from fp8load.rules.scale_stats import ScaleStats, measured, measured_together
+from fp8load.rules.scale_stats import MEASURED, ScaleStats, measured, measured_together
 from fp8load.scheme import Role, ScaleRounding
 from fp8load.values.read import in_rows, together
 from fp8load.values.threads import all_in_threads
@@ -28,25 +30,23 @@ and a mixture of experts has tens of thousands of scales."""
 
 
 class ScaleReader:
-    """Reads every scale of a checkpoint once, and keeps a `ScaleStats` of each."""
+    """Reads every scale of a checkpoint once, and keeps a `ScaleStats` of each.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    `to_round` has scales that a reader who was named rounds to powers of two: of them too those that are none count.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, to_round: Collection[str] = ()) -> None:
         self._checkpoint = checkpoint
+        self._to_round = frozenset(to_round)
 
     def metas(self) -> list[TensorMeta]:
-        """Scales that hold floats, in the order of their bytes."""
+        """Scales that hold floats, in the order of their bytes. ComfyUI's marker has a float's dtype, and no number."""
         tensors = self._checkpoint.tensors
-        metas = (tensors[name] for name in dict.fromkeys(scale_names(self._checkpoint)))
-        wanted = (meta for meta in metas if meta.dtype.is_wide_float or meta.dtype.name.startswith("F8_"))
-        return sorted(wanted, key=lambda meta: (meta.file, meta.begin))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that reading all of them takes."""
-        return sum(meta.nbytes for meta in self.metas())
+        metas = (tensors[name] for name in dict.fromkeys(scale_names(self._checkpoint)) if not is_marker(name))
+        return sorted((meta for meta in metas if meta.dtype in MEASURED), key=attrgetter("file", "begin"))
 
     @cached_property
-    def _rounded(self) -> frozenset[str]:
+    def powers(self) -> frozenset[str]:
         """Weight scales that the configuration says to be powers of two."""
         modules = self._checkpoint.lowered.modules.values()
         return frozenset(
@@ -58,6 +58,11 @@ class ScaleReader:
         )
 
     @cached_property
+    def _counted(self) -> frozenset[str]:
+        """Scales of which those elements count that are no powers of two; united once, not for each scale."""
+        return self.powers | self._to_round
+
+    @cached_property
     def stats(self) -> tuple[ScaleStats, ...]:
         """One entry for each scale, in the order of their bytes. The first use reads; a `SourceError` passes through.
 
@@ -67,18 +72,20 @@ class ScaleReader:
 
     def _batches(self) -> Iterator[list[TensorMeta]]:
         """Small scales that follow each other, together; large ones, and those that have to be put in order, alone."""
+        repacks = self._checkpoint.lowered.repacks
         batch: list[TensorMeta] = []
         num_left = TOGETHER
         for meta in self.metas():
-            alone = not 0 < meta.nbytes <= TOGETHER // 2 or meta.name in self._checkpoint.lowered.repacks
-            if batch and (alone or meta.nbytes > num_left):
+            nbytes = meta.nbytes
+            alone = not 0 < nbytes <= TOGETHER // 2 or meta.name in repacks
+            if batch and (alone or nbytes > num_left):
                 yield batch
                 batch, num_left = [], TOGETHER
             if alone:
                 yield [meta]
             else:
                 batch.append(meta)
-                num_left -= meta.nbytes
+                num_left -= nbytes
         if batch:
             yield batch
 
@@ -94,13 +101,13 @@ class ScaleReader:
 
     def _measure(self, metas: list[TensorMeta]) -> list[ScaleStats]:
         if len(metas) > 1:
-            powers = frozenset(meta.name for meta in metas if self._must_be_powers(meta))
+            powers = frozenset(meta.name for meta in metas if self._must_be_powers(meta)) if self._counted else ()
             return measured_together(metas, together(self._checkpoint, metas), must_be_powers=powers)
         (meta,) = metas
         return [measured(meta, chunks(self._checkpoint, meta), must_be_powers=self._must_be_powers(meta))]
 
     def _must_be_powers(self, meta: TensorMeta) -> bool:
-        return meta.dtype.is_wide_float and meta.name in self._rounded
+        return meta.dtype.is_wide_float and meta.name in self._counted
 
 
 def unsound(

@@ -1,4 +1,4 @@
-"""float32 numbers as codes of an FP8 dtype: to the nearest, ties to the even code, saturated."""
+"""float32 numbers as codes of an FP8 dtype: to the nearest, ties to the even code, saturated; and as wider floats."""
 
 from __future__ import annotations
 
@@ -38,3 +38,22 @@ def _middles(dtype: DType) -> NDArray[float32]:
     finite = table[np.isfinite(table) & (table <= LARGEST_FINITE[dtype])]
     middles: NDArray[float32] = ((finite[1:] + finite[:-1]) / 2).astype(np.float32)
     return middles
+
+
+def floats(dtype: DType, values: NDArray[float32]) -> bytes:
+    """Numbers in a float of 16 bits or more, as stored: to the nearest, ties to even; NaN stays NaN.
+
+    Raises `ValueError` for other dtypes.
+    """
+    import numpy as np
+
+    match dtype:
+        case DType.F64 | DType.F32 | DType.F16:
+            with np.errstate(over="ignore"):  # becomes infinite, as in every reader
+                return values.astype(f"<f{dtype.bits // 8}").tobytes()
+        case DType.BF16:
+            bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+            rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+            return np.where(np.isnan(values), 0x7FC0, rounded).astype("<u2").tobytes()
+        case _:
+            raise ValueError(f"{dtype} is no float of 16 bits or more")

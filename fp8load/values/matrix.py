@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Protocol
 from fp8load.formats.lowered import ModuleInfo
 from fp8load.scheme import Role
 from fp8load.values.dequantize import Dequantizer, decoded, dequantizer_of
-from fp8load.values.read import bands, grid_of
+from fp8load.values.read import TURNED, bands, grid_of, turned
 
 if TYPE_CHECKING:
-    from numpy import float32
+    from numpy import float32, uint8
     from numpy.typing import NDArray
 
     from fp8load.checkpoint import Checkpoint
+
+WINDOW = 64 << 20
+"""Bytes that are kept of a weight that lies columns first."""
 
 
 class Matrix(Protocol):
@@ -34,12 +37,14 @@ class Matrix(Protocol):
 
 @dataclass(slots=False, kw_only=True)
 class StoredMatrix:
-    """One module's weight, dequantized. A weight that lies columns first is read whole, once."""
+    """One module's weight, dequantized. Of a weight that lies columns first a window of rows is kept, as it is stored:
+    whoever asks for rows in their order has it read once for each window."""
 
     checkpoint: Checkpoint
     info: ModuleInfo
     made: Dequantizer
-    _straight: NDArray[float32] | None = field(default=None, init=False)
+    _begin: int = field(default=0, init=False)
+    _window: NDArray[uint8] | None = field(default=None, init=False)
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -52,25 +57,32 @@ class StoredMatrix:
         """See `Matrix`."""
         import numpy as np
 
-        if Role.WEIGHT in self.info.transposed:
-            if self._straight is None:
-                self._straight = self._read(0, self.shape[0], columns_first=True)
-            values = self._straight[begin:end].copy()
-        else:
-            values = self._read(begin, end, columns_first=False)
-        return self.made.real(values, np.arange(begin, end))
+        meta = self.info.tensors[Role.WEIGHT]
+        raw = self._across(begin, end) if Role.WEIGHT in self.info.transposed else self._along(begin, end)
+        return self.made.real(decoded(meta.dtype, raw), np.arange(begin, end))
 
-    def _read(self, begin: int, end: int, *, columns_first: bool) -> NDArray[float32]:
+    def _along(self, begin: int, end: int) -> NDArray[uint8]:
+        """Rows that lie one behind the other."""
         meta = self.info.tensors[Role.WEIGHT]
         _, row_nbytes = grid_of(meta)
-        asked = meta
-        if not columns_first:
-            first = meta.begin + begin * row_nbytes
-            asked = meta._replace(
-                shape=(end - begin, self.shape[1]), begin=first, end=first + (end - begin) * row_nbytes
-            )
-        ((_, raw),) = bands(self.checkpoint, asked, columns_first=columns_first, nbytes=asked.nbytes)
-        return decoded(meta.dtype, raw)
+        first = meta.begin + begin * row_nbytes
+        asked = meta._replace(
+            shape=(end - begin, self.shape[1]), begin=first, end=first + (end - begin) * row_nbytes
+        )  # fmt: skip
+        ((_, raw),) = bands(self.checkpoint, asked, columns_first=False, nbytes=asked.nbytes)
+        return raw
+
+    def _across(self, begin: int, end: int) -> NDArray[uint8]:
+        """Rows of which the file has a piece in every column: from the window, or from another that begins there."""
+        window = self._window
+        if window is None or begin < self._begin or end > self._begin + len(window):
+            meta = self.info.tensors[Role.WEIGHT]
+            num_rows, row_nbytes = grid_of(meta)
+            self._window = None  # before the next one is made: one is held at a time
+            last = min(num_rows, max(end, begin + WINDOW // row_nbytes))
+            window = self._window = turned(self.checkpoint, meta, begin, last, nbytes=WINDOW // TURNED)
+            self._begin = begin
+        return window[begin - self._begin : end - self._begin]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,13 +38,20 @@ class Rename(_OfTensor):
         return f"~ {self.meta.name}  {self.meta}: renamed to {self.to}"
 
 
+Effect = Literal["same", "some", "every"]
+"""What becomes of a tensor's numbers: they stay, under another dtype; single ones that are wrong are mended; or every
+one is another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Convert(_OfTensor):
-    """Write a tensor's elements as others, of the same shape: `convert` gets any number of whole ones, as bytes."""
+    """Write a tensor's elements as others, of the same shape: `convert` gets any number of whole ones, as bytes of the
+    stored dtype."""
 
     dtype: DType
     convert: Callable[[bytes], bytes]
     what: str
+    effect: Effect = "every"
 
     def __str__(self) -> str:
         return f"~ {self.meta.name}  {self.meta}: {self.what}"
@@ -53,12 +60,13 @@ class Convert(_OfTensor):
 @dataclass(frozen=True, slots=True)
 class Remake(_OfTensor):
     """Write a tensor with another shape, or with elements that depend on their places: `data` gives all of its bytes,
-    in pieces."""
+    in pieces of whole elements. `uses`: other tensors whose stored numbers go into it."""
 
     dtype: DType
     shape: tuple[int, ...]
     data: Callable[[], Iterator[bytes]]
     what: str
+    uses: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"~ {self.meta.name}  {self.meta}: {self.what}"

@@ -13,11 +13,12 @@ from fp8load.index.header import SNIFF, Header, read_header
 from fp8load.index.index import Index
 from fp8load.patterns import escape
 from fp8load.source.base import Source
-from fp8load.writing.actions import Action, Add, Drop, Edit, Omit, Rename, ShardAction
+from fp8load.writing.actions import Action, Add, Convert, Drop, Edit, Omit, Remake, Rename, ShardAction
 from fp8load.writing.diff import unified
 from fp8load.writing.document import edited
 from fp8load.writing.folder import new_folder, place, write_text
 from fp8load.writing.shard import NewShard, new_shard
+from fp8load.writing.together import refuse_two_ways
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +77,17 @@ class Changes:
 def changes_of(source: Source, index: Index, actions: Iterable[Action]) -> Changes:
     """What these actions make of a checkpoint. index.json follows: tensors that go, come and change their size."""
     unique = list({(type(action), action.file, str(action)): action for action in actions}.values())
+    refuse_two_ways(unique)
     omitted = {action.file for action in unique if isinstance(action, Omit)}
+    moved = _moved(unique)
     shard_actions: dict[str, list[ShardAction]] = {}
     edits: dict[str, list[Edit]] = {}
     for action in unique:
         if isinstance(action, Edit):
             edits.setdefault(action.file, []).append(action)
         elif not isinstance(action, Omit) and action.file not in omitted:
-            shard_actions.setdefault(action.file, []).append(action)
+            coming = isinstance(action, Convert | Remake | Rename) and moved.get((action.file, action.meta.name))
+            shard_actions.setdefault(coming or action.file, []).append(action)
     shards: dict[str, NewShard] = {}
     for file, wanted in shard_actions.items():
         shard = new_shard(file, _header(source, file), wanted)
@@ -107,6 +111,14 @@ def changes_of(source: Source, index: Index, actions: Iterable[Action]) -> Chang
         omitted=frozenset(omitted),
         lines=lines,
     )
+
+
+def _moved(actions: Iterable[Action]) -> Mapping[tuple[str, str], str]:
+    """File and name of tensors that move -> the file that they move to: what else is done to them is done there."""
+    every = list(actions)
+    to = {action.meta.name: action.file for action in every if isinstance(action, Add)}
+    gone = [action.meta for action in every if isinstance(action, Drop)]
+    return {(meta.file, meta.name): to[meta.name] for meta in gone if meta.name in to}
 
 
 def _documents(source: Source, omitted: set[str], edits: Mapping[str, Sequence[Edit]]) -> dict[str, tuple[str, str]]:

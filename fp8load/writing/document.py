@@ -19,10 +19,10 @@ def edited(text: str, edits: Iterable[Edit]) -> str:
     """
     document = json.loads(text) if text.strip() else {}
     wanted = list(edits)
-    removed = [edit.path for edit in wanted if edit.how == "remove"]
+    removed = {edit.path for edit in wanted if edit.how == "remove"}
     lists: dict[tuple[str, ...], _List] = {}
     for edit in wanted:
-        if edit.how != "remove" and any(edit.path[: len(path)] == path for path in removed):
+        if edit.how != "remove" and any(edit.path[:depth] in removed for depth in range(len(edit.path) + 1)):
             continue
         if edit.how in ("append", "discard"):
             lists.setdefault(edit.path, _List()).add(edit)

@@ -10,25 +10,28 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fp8load.dtypes import nbytes_of
-from fp8load.errors import NetworkError, Problem, UsageError
+from fp8load.errors import NetworkError, Problem
 from fp8load.index.header import Header
 from fp8load.index.index import TensorMeta
 from fp8load.index.layout import Entry, encode_header, lay_out
 from fp8load.source.base import Source
 from fp8load.writing.actions import Add, Convert, Drop, Remake, Rename, SetMetadata, ShardAction
+from fp8load.writing.together import in_turn
 
 CHUNK = 8 << 20
 """Bytes in memory at once; a multiple of every element's size."""
 
+_Data = Callable[[], Iterable[bytes]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """A tensor of the new file: its bytes (None: those of the original), and what is done to them in turn."""
+    """A tensor of the new file: its bytes (None: those that lie in the original), and what is done to them in turn."""
 
     entry: Entry
     meta: TensorMeta
     converts: tuple[Callable[[bytes], bytes], ...] = ()
-    data: Callable[[], Iterable[bytes]] | None = None
+    data: _Data | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,53 +74,27 @@ def _parts(tensors: Iterable[TensorMeta], actions: Sequence[ShardAction]) -> Ite
     names = {action.meta.name: action.to for action in actions if isinstance(action, Rename)}
     remade = {action.meta.name: action for action in actions if isinstance(action, Remake)}
     converted = _converted(actions)
-    _refuse_two_ways(actions)
-    for meta in tensors:
-        if meta.name in dropped:
-            continue
+    stored: list[tuple[TensorMeta, _Data | None]] = [(meta, None) for meta in tensors if meta.name not in dropped]
+    added = [(action.meta, _given(action.data)) for action in actions if isinstance(action, Add)]
+    for meta, data in (*stored, *added):
         new = remade.get(meta.name)
-        given, shape, data = (meta.dtype, meta.shape, None) if new is None else (new.dtype, new.shape, new.data)
-        changes = converted.get(meta.name, []) if given is meta.dtype else []
+        changes = in_turn(converted.get(meta.name, ()), new)
+        given, shape = (meta.dtype, meta.shape) if new is None else (new.dtype, new.shape)
         entry = Entry(names.get(meta.name, meta.name), changes[-1].dtype if changes else given, shape)
-        yield _Part(entry=entry, meta=meta, converts=tuple(change.convert for change in changes), data=data)
-    for action in actions:
-        if isinstance(action, Add):
-            meta = action.meta
-            yield _Part(entry=Entry(meta.name, meta.dtype, meta.shape), meta=meta, data=_given(action.data))
+        yield _Part(entry=entry, meta=meta, converts=tuple(change.convert for change in changes),
+                    data=data if new is None else new.data)  # fmt: skip
 
 
-def _refuse_two_ways(actions: Sequence[ShardAction]) -> None:
-    """Raise `UsageError` where a weight is made anew in two ways: each counts on the scale that it makes itself."""
-    ways: dict[str, set[str]] = {}
-    for action in actions:
-        if isinstance(action, Remake):
-            ways.setdefault(action.meta.name, set()).add(action.what)
-    name = next((name for name, found in ways.items() if len(found) > 1), None)
-    if name is not None:
-        raise UsageError(Problem(
-            code="USE023", message="two repairs make a tensor anew, each in its own way", tensor=name,
-            expected="one of them", got=" and ".join(sorted(ways[name])),
-            hint="name one, and repair the copy that it writes once more with the other",
-        ))  # fmt: skip
-
-
-def _given(data: bytes | Callable[[], Iterator[bytes]]) -> Callable[[], Iterator[bytes]]:
+def _given(data: bytes | Callable[[], Iterator[bytes]]) -> _Data:
     return partial(iter, (data,)) if isinstance(data, bytes) else data
 
 
 def _converted(actions: Sequence[ShardAction]) -> dict[str, list[Convert]]:
-    """What is done to each tensor: all that keeps its dtype, then the last of what changes it. Every one expects the
-    stored dtype, so two repairs of one scale are both done."""
     table: dict[str, list[Convert]] = {}
     for action in actions:
         if isinstance(action, Convert):
             table.setdefault(action.meta.name, []).append(action)
-    return {name: _in_turn(found) for name, found in table.items()}
-
-
-def _in_turn(found: list[Convert]) -> list[Convert]:
-    keeping = [change for change in found if change.dtype is change.meta.dtype]
-    return keeping + [change for change in found if change.dtype is not change.meta.dtype][-1:]
+    return table
 
 
 def _write_part(source: Source, part: _Part, file: BinaryIO) -> None:

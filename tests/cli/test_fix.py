@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from fp8load.rules.samples import BLOCK, QUANTIZED
 from fp8load_cli.fixing import with_value
+from rules.repair_cases import CASES, SCALE, Case
+from rules.test_repairs import on_disk
 
 from .conftest import CLEAN
 
@@ -46,6 +49,28 @@ def test_a_diff_goes_to_stdout_and_is_a_no_where_there_is_something(run):
     assert result.out.startswith("--- a/config.json\n+++ b/config.json\n")
     assert run("verify", SOUND, "--diff").code == 0
     assert run("verify", SOUND, "--diff").out == ""
+
+
+def test_a_repair_that_finds_nothing_to_do_says_why(run, tmp_path):
+    """Two scales of one weight that differ: the report offers what only a look at their bytes can tell."""
+    case = Case(CASES["F8L203"].skeleton, values={SCALE: 0.5})
+    folder = on_disk(case, tmp_path / "faulty")
+    result = run("verify", folder, "--fix", "--out", tmp_path / "new")
+
+    assert "`--fix` drops one of two scales that are equal" in run("verify", folder, "--json").out
+    assert "cannot fix 1 x F8L203: drops one of two scales that are equal" in result.err
+    assert ": they differ, and nobody can say which is meant\n" in result.err
+    assert "nothing to repair" in result.err
+    assert result.code == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_only_an_engine_finds_is_repaired_where_it_is_named(run, tmp_path):
+    case = Case(BLOCK + QUANTIZED, values={"model.layers.0.mlp.down_proj.weight_scale_inv": 0.003})
+    words = ("verify", on_disk(case, tmp_path / "stored"), "--fix", "F8L707", "--diff")
+
+    assert "nothing to repair" in run(*words).err
+    assert "would fix 1 x F8L707" in run(*words, "--engine", "vllm@0.33", "--arch", "sm100").err
 
 
 def test_what_is_left_out_is_not_repaired(run):

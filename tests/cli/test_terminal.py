@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
 
 import pytest
+
+from fp8load.source.base import ReadMeter
+from fp8load_cli import opening
 
 from .conftest import BROKEN, CLEAN, EVIL, ROOT, bare, shell
 
@@ -68,6 +72,38 @@ def test_a_terminal_gets_colour_unless_it_is_not_wanted():
     assert "\x1b[" not in in_terminal(80, "verify", BROKEN, TERM="dumb")
     assert "\x1b[" not in in_terminal(80, "verify", BROKEN, NO_COLOR="1")
     assert "\x1b[" not in in_terminal(80, "verify", BROKEN, "--color", "never")
+
+
+class _Steps:
+    """Stands for the event that ends the drawing: set once all steps are made, each of which reads so many bytes."""
+
+    def __init__(self, meter, steps):
+        self._meter, self._steps = meter, iter(steps)
+
+    def wait(self, _seconds):
+        nbytes = next(self._steps, None)
+        if nbytes is not None:
+            self._meter.nbytes = nbytes
+        return nbytes is None
+
+
+def test_progress_is_drawn_and_wiped_without_an_escape_sequence():
+    stream, meter = io.StringIO(), ReadMeter()
+    opening._draw(stream, meter, _Steps(meter, [8, 123_456_789, 8]))
+    before, short, long, padded, wiped, after = stream.getvalue().split("\r")
+
+    assert "\x1b" not in stream.getvalue()
+    assert [text.split()[0] for text in (short, long, padded)] == ["reading"] * 3
+    assert len(short) < len(long) == len(padded), "what is left of a longer line is covered"
+    assert padded.rstrip() == short
+    assert (before, wiped.strip(), len(wiped), after) == ("", "", len(short), "")
+
+
+def test_nothing_is_drawn_of_what_is_read_at_once():
+    stream, meter = io.StringIO(), ReadMeter()
+    opening._draw(stream, meter, _Steps(meter, []))
+
+    assert stream.getvalue() == ""
 
 
 def test_a_pipe_gets_colour_only_when_it_is_forced(run, monkeypatch):

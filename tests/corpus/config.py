@@ -6,6 +6,7 @@ from fp8load.rules.samples import BLOCK, LLAMA, QUANTIZED, STATIC, TENSOR_WISE
 
 PLAIN = DENSE
 MODELOPT = modelopt("FP8", "lm_head") + TENSOR_WISE + "lm_head.weight BF16 [1024, 256]\n"
+MODEL_TYPE = config(model_type="some_llama")  # ModelOpt copies config.json whatever the layout
 BESIDE = (
     'file hf_quant_config.json {"producer": {"name": "modelopt", "version": "0.33.0"}, "quantization": '
     '{"quant_algo": "FP8", "kv_cache_quant_algo": %s, "exclude_modules": ["lm_head"]}}\n'
@@ -40,6 +41,34 @@ model.layers.{0..1}.self_attn.{q,k,v,o}_proj.weight_scale   BF16     [256, 1]
 model.layers.{0..1}.mlp.{gate,up}_proj.weight_packed        U8       [256, 128]
 model.layers.{0..1}.mlp.{gate,up}_proj.weight_scale         F8_E4M3  [256, 16]
 model.layers.{0..1}.mlp.{gate,up}_proj.weight_global_scale  F32      [1]
+"""
+)
+BY_CLASS = (
+    quantized(
+        quant_method="compressed-tensors",
+        quantization_status="compressed",
+        format="mixed-precision",
+        ignore=[],
+        config_groups={
+            "group_0": {
+                "targets": ["model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"],
+                "weights": NVFP4,
+                "format": "nvfp4-pack-quantized",
+            },
+            "group_1": {
+                "targets": ["Linear"],
+                "weights": CHANNEL,
+                "input_activations": TOKEN,
+                "format": "float-quantized",
+            },
+        },
+    )
+    + """\
+model.layers.0.self_attn.{q,k,v,o}_proj.weight         F8_E4M3  [256, 256]
+model.layers.0.self_attn.{q,k,v,o}_proj.weight_scale   BF16     [256, 1]
+model.layers.0.mlp.{gate,up}_proj.weight_packed        U8       [256, 128]
+model.layers.0.mlp.{gate,up}_proj.weight_scale         F8_E4M3  [256, 16]
+model.layers.0.mlp.{gate,up}_proj.weight_global_scale  F32      [1]
 """
 )
 PRUNED = (
@@ -97,6 +126,28 @@ ROWS = (
         subject="model.layers.0.self_attn.q_proj.weight",
     ),
     Row(
+        number=26,
+        thread="trtllm#15415",
+        what="The config group has the name of its scheme, and a reader asks for group_0.",
+        reads="J",
+        twin=CT_CHANNEL,
+        changes=(("group_0", "FP8_DYNAMIC"),),
+        codes=("F8L105",),
+        subject="FP8_DYNAMIC",
+        noted="names of groups are free, and every other reader takes any",
+    ),
+    Row(
+        number=27,
+        thread="vllm#49483",
+        what="Two groups, one by class and one by names, of which an engine takes the first.",
+        reads="P",
+        twin=BY_CLASS,
+        twin_engine="vllm@0.33",
+        engine="vllm@0.11",
+        codes=("F8L105",),
+        subject="model.layers.0.mlp.gate_proj",
+    ),
+    Row(
         number=28,
         thread="ROCmFPX#79",
         what="Two groups of the configuration claim the same layers.",
@@ -120,11 +171,22 @@ ROWS = (
         thread="sglang#8829",
         what="The quantization is said in hf_quant_config.json, and config.json has nothing of it.",
         reads="J",
-        twin=MODELOPT,
+        twin=MODEL_TYPE + MODELOPT,
         changes=((modelopt("FP8", "lm_head"), BESIDE % "null"),),
-        codes=("F8L103", "F8L104"),
+        codes=("F8L104",),
         subject="hf_quant_config.json",
-        missed="ModelOpt writes either layout, and every profile of SGLang reads both",
+        noted="ModelOpt writes either layout; who reads config.json only takes the model to be unquantized",
+    ),
+    Row(
+        number=32,
+        thread="transformers#35471",
+        what="The reader is older than the method.",
+        reads="P",
+        twin=BLOCK + QUANTIZED,
+        engine="transformers@4.47",
+        twin_engine="transformers@4.53",
+        codes=("F8L107",),
+        subject="fp8",
     ),
     Row(
         number=33,

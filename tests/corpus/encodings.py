@@ -1,7 +1,7 @@
 """Encodings of scales and weights."""
 
 from corpus.row import Row
-from fp8load.rules.samples import BLOCK, LLAMA, NVFP4, NVFP4_GATE_UP, POWERS, QUANTIZED, STATIC, TENSOR_WISE
+from fp8load.rules.samples import BLOCK, LLAMA, NVFP4, NVFP4_GATE_UP, QUANTIZED, STATIC, TENSOR_WISE
 
 LINEAR = "model.layers.0.mlp.down_proj"
 SCALE = f"{LINEAR}.weight_scale_inv"
@@ -58,14 +58,14 @@ ROWS = (
         number=120,
         thread="sglang#28662",
         what="Block scales are F32 numbers, and a kernel of Blackwell takes exponents.",
-        reads="P",
-        twin=POWERS + QUANTIZED,
-        twin_arch="sm90",
+        reads="S",
+        twin=BLOCK + QUANTIZED,
+        twin_values={SCALE: 2**-7},
+        values={SCALE: 0.003},
         arch="sm100",
         engine="sglang@0.5.23",
-        codes=("F8L603", "F8T001"),
+        codes=("F8L707",),
         subject=SCALE,
-        missed="which kernel SGLang takes on Blackwell is not in its profile",
     ),
     Row(
         number=121,
@@ -79,7 +79,6 @@ ROWS = (
         arch="sm100",
         codes=("F8L707",),
         subject=SCALE,
-        missed="which kernels round scales is in no profile; F8L707 looks where the configuration says powers of two",
     ),
     Row(
         number=122,

@@ -74,9 +74,10 @@ ROWS = (
         what="FP8 on a Mac, whose GPU has no such dtype.",
         reads="P",
         twin=LLAMA,
+        twin_arch="sm89",
+        arch="mps",
         codes=("F8T001",),
-        subject=LINEAR,
-        missed="Apple's GPUs are none of the architectures that can be named",
+        subject="model.layers.0.self_attn.q_proj",
     ),
     Row(
         number=162,

@@ -187,7 +187,7 @@ model.layers.1.linear_attn.in_proj_z.weight                          BF16     [2
         ),
         codes=("F8L306",),
         subject="model.layers.0.mlp.shared_experts",
-        missed="legal and common; which engines make one module of both is in no profile",
+        noted="legal and common; wrong only for an engine that takes shared experts for further routed ones",
     ),
     Row(
         number=86,

@@ -64,8 +64,9 @@ ROWS = (
         what="Input scales have the name of an older version of the tool, act_scale.",
         twin=STATIC + TENSOR_WISE,
         changes=(("input_scale", "act_scale"),),
-        codes=("F8L204", "F8L105"),
-        subject="model.layers.0.self_attn.q_proj",
+        engine="vllm@0.33",
+        codes=("F8L203",),
+        subject="act_scale",
     ),
     Row(
         number=44,
@@ -73,7 +74,7 @@ ROWS = (
         what="Block scales are called scale, a name of which the configuration's readers know nothing.",
         twin=LLAMA,
         changes=(("weight_scale_inv", "scale"),),
-        codes=("F8L203", "F8L201"),
+        codes=("F8L203",),
         subject=LINEAR,
     ),
     Row(

@@ -1,6 +1,6 @@
 """What one engine or one of its versions reads otherwise: names, lists, layouts, methods."""
 
-from corpus.bases import FP8, config, ct, modelopt, quantized
+from corpus.bases import CHANNEL, FP8, TOKEN, config, ct, modelopt, quantized
 from corpus.row import Row
 from corpus.shapes import moe
 from fp8load.rules.samples import (
@@ -28,6 +28,53 @@ model.layers.0.mlp.down_proj.weight_scale                 F32      []
 model.layers.0.mlp.down_proj.input_scale                  F32      []
 """
 MODELOPT = LLAMA_CONFIG + ATTENTION + MLP_CHANNEL + LLAMA_REST
+
+
+GRANITE = (
+    config(model_type="granitemoe", num_hidden_layers=1, hidden_size=256, intermediate_size=128, num_attention_heads=2,
+           num_key_value_heads=2, vocab_size=1024, num_local_experts=4)
+    + ct(CHANNEL, TOKEN, format="float-quantized", ignore=["lm_head", "re:.*router.*", "re:.*_linear"])
+    + """\
+model.layers.0.self_attn.{q,k,v,o}_proj.weight        F8_E4M3  [256, 256]
+model.layers.0.self_attn.{q,k,v,o}_proj.weight_scale  BF16     [256, 1]
+model.layers.0.block_sparse_moe.router.layer.weight   BF16     [4, 256]
+model.layers.0.{input,post_attention}_layernorm.weight  BF16   [256]
+model.norm.weight                                     BF16     [256]
+{model.embed_tokens,lm_head}.weight                   BF16     [1024, 256]
+"""
+)  # fmt: skip
+GRANITE_PLAIN = """\
+model.layers.0.block_sparse_moe.input_linear.weight   BF16     [4, 256, 256]
+model.layers.0.block_sparse_moe.output_linear.weight  BF16     [4, 256, 128]
+"""
+GRANITE_STACKED = """\
+model.layers.0.block_sparse_moe.input_linear.weight         F8_E4M3  [4, 256, 256]
+model.layers.0.block_sparse_moe.input_linear.weight_scale   BF16     [4, 256, 1]
+model.layers.0.block_sparse_moe.output_linear.weight        F8_E4M3  [4, 256, 128]
+model.layers.0.block_sparse_moe.output_linear.weight_scale  BF16     [4, 256, 1]
+"""
+
+
+MINIMAX = (
+    config(model_type="minimax_m3_vl", text_config={
+        "num_hidden_layers": 1, "hidden_size": 256, "vocab_size": 1024, "num_attention_heads": 2, "head_dim": 128,
+        "num_key_value_heads": 2, "dense_intermediate_size": 512, "mlp_layer_types": ["dense"],
+        "layer_types": ["full"]})
+    + ct(CHANNEL, TOKEN, format="float-quantized", ignore=["lm_head", "re:.*lm_head", "%s"])
+    + """\
+language_model.model.layers.0.self_attn.{q,k,v,o}_proj.weight        F8_E4M3  [256, 256]
+language_model.model.layers.0.self_attn.{q,k,v,o}_proj.weight_scale  BF16     [256, 1]
+language_model.model.layers.0.self_attn.{q,k}_norm.weight            BF16     [128]
+language_model.model.layers.0.mlp.{gate,up}_proj.weight              F8_E4M3  [512, 256]
+language_model.model.layers.0.mlp.{gate,up}_proj.weight_scale        BF16     [512, 1]
+language_model.model.layers.0.mlp.down_proj.weight                   F8_E4M3  [256, 512]
+language_model.model.layers.0.mlp.down_proj.weight_scale             BF16     [256, 1]
+language_model.model.layers.0.{input,post_attention}_layernorm.weight  BF16   [256]
+language_model.model.norm.weight                                     BF16     [256]
+{language_model.model.embed_tokens,language_model.lm_head}.weight    BF16     [1024, 256]
+vision_tower.encoder.layers.0.mlp.fc1.weight                         BF16     [256, 256]
+"""
+)  # fmt: skip
 
 
 def listing(*names: str) -> str:
@@ -81,6 +128,17 @@ STACKED = (
 
 ROWS = (
     Row(
+        number=55,
+        thread="vllm#44739",
+        what="A mapping of experts renames weights and not their scales.",
+        reads="P",
+        twin=GRANITE + GRANITE_PLAIN,
+        changes=((GRANITE_PLAIN, GRANITE_STACKED), (', "re:.*_linear"', "")),
+        engine="vllm@0.33",
+        codes=("F8L209",),
+        subject="model.layers.0.block_sparse_moe.input_linear.weight_scale",
+    ),
+    Row(
         number=31,
         thread="AngelSlim#12",
         what="One static scale a tensor, under a method of which the reader knows blocks only.",
@@ -132,6 +190,17 @@ ROWS = (
         engine="vllm@0.33",
         codes=("F8L305", "F8L308"),
         subject="model.language_model.layers.0.self_attn",
+    ),
+    Row(
+        number=68,
+        thread="vllm#51910",
+        what="A rule that renames has a dot at its end, and the entries have none.",
+        reads="P",
+        twin=MINIMAX % "re:.*vision_tower.*",
+        changes=(("re:.*vision_tower.*", "vision_tower.encoder.layers.0.mlp.fc1"),),
+        engine="vllm@0.33",
+        codes=("F8L305",),
+        subject="vision_tower.encoder.layers.0.mlp.fc1",
     ),
     Row(
         number=75,

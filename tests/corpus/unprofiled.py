@@ -10,24 +10,6 @@ UNBUILT = (
         why="the checkpoint is right, and no profile of mlx-lm exists",
     ),
     Unbuilt(
-        number=26,
-        thread="trtllm#15415",
-        what="The config group has the name of its scheme, and a reader asks for group_0.",
-        why="names of groups are free; which TensorRT-LLM asked for group_0 is in no profile",
-    ),
-    Unbuilt(
-        number=27,
-        thread="vllm#49483",
-        what="Two groups, one by class and one by names, of which an engine takes the first.",
-        why="in which order vLLM tries targets is not in its profile",
-    ),
-    Unbuilt(
-        number=32,
-        thread="transformers#35471",
-        what="The reader is older than the method.",
-        why="the oldest profile of transformers, 4.53, knows fp8",
-    ),
-    Unbuilt(
         number=40,
         thread="Quark#42",
         what="Quark left FP8 layers as they were, and renamed their block scales.",
@@ -56,12 +38,6 @@ UNBUILT = (
         thread="mlx-lm#1224",
         what="Experts one by one and weight_scale_inv are names that the reader does not have.",
         why="no profile of mlx-lm exists",
-    ),
-    Unbuilt(
-        number=55,
-        thread="vllm#44739",
-        what="A mapping of experts renames weights and not their scales.",
-        why="the mapping of GraniteMoE is not in the profile of vLLM",
     ),
     Unbuilt(
         number=56,
@@ -104,12 +80,6 @@ UNBUILT = (
         thread="SlimServe#6",
         what="The list has the checkpoint's prefix, and the engine compares with its own.",
         why="no profile of SlimServe exists",
-    ),
-    Unbuilt(
-        number=68,
-        thread="vllm#51910",
-        what="A rule that renames has a dot at its end, and the entries have none.",
-        why="the renames of MiniMax-M3 are not in the profile of vLLM",
     ),
     Unbuilt(
         number=74,

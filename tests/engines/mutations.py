@@ -17,6 +17,7 @@ CODES = {
     "unquantized": ("F8L208",),
     "ignore": ("F8L305", "F8L307"),
     "layouts": ("F8L209",),
+    "targets": ("F8L105",),
     "reads": ("F8L107", "F8T003"),
     "weight_dtypes": ("F8L602",),
     "kv": ("F8L902", "F8T003"),
@@ -24,6 +25,7 @@ CODES = {
     "fused": ("F8L401",),
     "blocks": ("F8L504",),
     "gpus": ("F8T001",),
+    "rounding": ("F8L707",),
     "drift": ("F8L108",),
     "renames": ("F8L305", "F8L307"),
 }
@@ -56,7 +58,7 @@ def without(document: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
 def paths(profile: Profile) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Where each fact stands, and its kind."""
     document = profile.model_dump()
-    for kind in ("weight_dtypes", "scales", "fused", "blocks", "gpus", "drift", "renames"):
+    for kind in ("weight_dtypes", "scales", "fused", "blocks", "gpus", "rounding", "drift", "renames"):
         yield from (((kind, at), kind) for at in range(len(document[kind])))
     for at in range(len(document["places"]["reads"])):
         yield ("places", "reads", at), "reads"
@@ -75,9 +77,12 @@ def of_format(fact: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
     for kind, roles in fact["names"].items():
         for role, suffixes in roles.items():
             yield from ((("names", kind, role, at), "names") for at in range(len(suffixes)))
+    if fact["targets"] is not None:
+        yield ("targets",), "targets"
+        yield ("targets", "order", fact["targets"]["order"].index("class")), "targets"
     if fact["ignore"] is not None:
         yield ("ignore",), "ignore"
-        for key in ("keys", "ways", "also"):
+        for key in ("keys", "ways", "also", "by_parts"):
             yield from ((("ignore", key, at), "ignore") for at in range(len(fact["ignore"][key])))
         for key, usual in (("fused", "parts"), ("experts", "whole"), ("mapped", False)):
             if fact["ignore"][key] != usual:

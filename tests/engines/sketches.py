@@ -6,6 +6,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from corpus.bases import FP8, quantized
+from corpus.targets import FUSED as FUSED_PARTS
+from corpus.targets import MINIMAX, MIXED, PARTS
+from fp8load.rules.f8l105_config_group_contradiction import PARTS_AND_CLASS
 from fp8load.rules.f8l107_scheme_unsupported import CHANNELS, FBGEMM
 from fp8load.rules.f8l208_scale_for_a_layer_the_target_keeps_16_bit import DYNAMIC
 from fp8load.rules.f8l209_expert_layout_unknown_to_target import AT, CONFIG, SHARED, SINGLE
@@ -57,6 +61,7 @@ COMPRESSED: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, tuple[st
     "fp8-block-a16": ("float-quantized", BLOCKS, None, (CODES, ".weight_scale F32 [1, 1]")),
     "nvfp4-a16": ("nvfp4-pack-quantized", NV4, None, NVFP4),
     "mxfp4": ("mxfp4-pack-quantized", MX4, {**MX4, "dynamic": True}, (HALVES, GROUPS)),
+    "mxfp4-a8": ("mxfp4-pack-quantized", MX4, TOKENS, (HALVES, GROUPS)),
     "mxfp4-a16": ("mxfp4-pack-quantized", MX4, None, (HALVES, GROUPS)),
     "mxfp8": ("mxfp8-quantized", MX8, {**MX8, "dynamic": True}, (CODES, GROUPS)),
     "int4-a16": ("pack-quantized", INT4, None, WORDS),
@@ -84,10 +89,11 @@ def nested(algo: str, *tensors: str, **keys: Any) -> str:
     return f"file hf_quant_config.json {json.dumps(document)}\n" + "".join(f"{LINEAR}{tensor}\n" for tensor in tensors)
 
 
-def quark(weight: dict[str, Any], inputs: dict[str, Any], at: str, *tensors: str) -> str:
+def quark(weight: dict[str, Any], inputs: dict[str, Any] | None, at: str, *tensors: str) -> str:
     """One module as Quark stores it."""
     document = {"quant_method": "quark", "global_quant_config": {"weight": weight, "input_tensors": inputs},
-                "exclude": [], "export": {"kv_cache_group": [], "pack_method": "reorder"}}  # fmt: skip
+                "exclude": [], "export": {"kv_cache_group": [], "pack_method": "reorder"}, "layer_quant_config": {},
+                "layer_type_quant_config": {}}  # fmt: skip
     return config(document) + "".join(f"{at}{tensor}\n" for tensor in tensors)
 
 
@@ -132,6 +138,21 @@ def within(model: str) -> str:
     return VISION + model.replace("model.", "model.language_model.").partition("\n")[2]
 
 
+def lacking(skeleton: str, key: str) -> str:
+    """A skeleton whose quantization configuration lacks a key."""
+    line, _, rest = skeleton.partition("\n")
+    name, _, text = line.partition(" {")
+    document = json.loads(f"{{{text}")
+    inner = document.get("quantization_config") or document["quantization"]
+    del inner[key]
+    return f"{name} {json.dumps(document)}\n{rest}"
+
+
+NESTED_NVFP4 = nested("NVFP4", ".weight U8 [128, 64]", ".weight_scale F8_E4M3 [128, 8]",
+                      ".{weight_scale_2,input_scale} F32 []", kv_cache_quant_algo=None, exclude_modules=[])  # fmt: skip
+OF_QUARK = quark(*BY_CHANNEL, LINEAR, *SCALES)
+OF_FBGEMM = FBGEMM.replace('"fbgemm_fp8"', '"fbgemm_fp8", "modules_to_not_convert": []') + CHANNELS
+
 LISTS = {
     "full names": FULL, "a fused name of plain parts": ("model.layers.0.mlp.gate_up_proj", FULL[2]),
     "a glob": ("*.mlp.*",),
@@ -147,23 +168,27 @@ SKETCHES: dict[str, str] = {
     "modelopt weight-only experts": modelopt("W4A16_NVFP4", EXPERT, ".weight U8 [128, 64]",
                                              ".weight_scale F8_E4M3 [128, 8]", ".weight_scale_2 F32 []"),
     "modelopt nested mxfp8": nested("MXFP8", CODES, GROUPS),
-    "modelopt nested nvfp4": nested("NVFP4", ".weight U8 [128, 64]", ".weight_scale F8_E4M3 [128, 8]",
-                                    ".{weight_scale_2,input_scale} F32 []"),
-    "modelopt nested nvfp4, with its keys": nested("NVFP4", ".weight U8 [128, 64]", ".weight_scale F8_E4M3 [128, 8]",
-                                    ".{weight_scale_2,input_scale} F32 []", kv_cache_quant_algo=None),
+    "modelopt nested nvfp4, with its keys": NESTED_NVFP4,
+    **{f"modelopt nested nvfp4 without {key}": lacking(NESTED_NVFP4, key)
+       for key in ("kv_cache_quant_algo", "group_size", "exclude_modules")},
     "modelopt block experts": modelopt("FP8_PB_WO", EXPERT, CODES, ".weight_scale F32 [1, 1, 1, 1]"),
     "modelopt mxfp8 experts": modelopt("MXFP8", EXPERT, CODES, GROUPS),
-    "quark by channel": quark(*BY_CHANNEL, LINEAR, *SCALES),
+    "quark by channel": OF_QUARK,
+    **{f"quark without {key}": lacking(OF_QUARK, key)
+       for key in ("export", "exclude", "layer_quant_config", "layer_type_quant_config")},
     "quark experts by channel": quark(*BY_CHANNEL, EXPERT, *SCALES),
     "quark experts": quark({**E4M3, "qscheme": "per_tensor"}, {**E4M3, "qscheme": "per_tensor"}, EXPERT, CODES,
                            ".weight_scale F32 []", ".input_scale F32 []"),
     "quark mxfp8": quark({**MX, "dtype": "fp8_e4m3"}, {**MX, "dtype": "fp8_e4m3", "is_dynamic": True}, LINEAR, CODES,
                          GROUPS),
+    "quark mxfp4 weights": quark(MX, None, LINEAR, HALVES.replace("_packed", ""), GROUPS),
+    "quark mxfp8 weights": quark({**MX, "dtype": "fp8_e4m3"}, None, LINEAR, CODES, GROUPS),
     "compressed blocks of 32": compressed("fp8-block-a16", LINEAR).replace("[128, 128], ", "[32, 32], ")
     .replace("[128, 128]}", "[32, 32]}").replace('"input_activations": null', '"input_activations": '
              '{"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32, "dynamic": true}')
     .replace("[1, 1]", "[4, 4]"),
-    "fbgemm": FBGEMM + CHANNELS,
+    "fbgemm": OF_FBGEMM,
+    "fbgemm without modules_to_not_convert": lacking(OF_FBGEMM, "modules_to_not_convert"),
     "in compression_config": BLOCK.replace("quantization_config", "compression_config") + QUANTIZED,
     "in text_config": BLOCK.replace('{"quantization_config"', '{"text_config": {"quantization_config"')
     .replace("]}}", "]}}}") + QUANTIZED,
@@ -188,6 +213,11 @@ SKETCHES: dict[str, str] = {
     "a list of full names": listed("modules_to_not_convert", *FULL),
     "the same under another key": listed("ignored_layers", *FULL),
     "a list of fused names": FUSED,
+    **{f"attention listed by {title}": MIXED + quantized(**FP8, ignored_layers=["lm_head", *names])
+       for title, names in (("parts", PARTS), ("fused names", FUSED_PARTS))},
+    "all experts listed": CONFIG + LISTED.replace("lm_head", AT).replace("modules_to_not_convert", "ignored_layers")
+    + f"{AT}.{{0..1}}.{{gate,up}}_proj.weight  BF16  [128, 256]\n{AT}.{{0..1}}.down_proj.weight  BF16  [256, 128]\n"
+    + QUANTIZED,
     **{f"{method} {key}: {title}": lists(method, key, *entries) for title, entries in LISTS.items()
        for method, key in (("modelopt", "ignore"), ("modelopt", "exclude_modules"), ("compressed-tensors", "ignore"))},
     "modelopt one expert listed": CONFIG + modelopt("FP8", "", exclude_modules=[f"{AT}.1.*_proj"]) + f"""\
@@ -207,6 +237,16 @@ SKETCHES: dict[str, str] = {
     "fnuz": E5M2.replace("e5m2", "float8_e4m3fnuz").replace("F8_E5M2", "F8_E4M3FNUZ"),
     "exponents as bytes": BYTES,
     "tagged exponents": compressed("mxfp4", LINEAR).replace("U8 [128, 4]", "F8_E8M0 [128, 4]"),
+    "config groups by parts and by class": PARTS_AND_CLASS,
+    "a tower whose layers are renamed": MINIMAX % "vision_tower.encoder.layers.0.mlp.fc1",
+    "experts of Granite in one tensor": 'config {"model_type": "granitemoe", "num_hidden_layers": 1}\n'
+    + compressed("fp8-channel-a16", "m").partition("\n")[0] + """
+model.layers.0.block_sparse_moe.input_linear.weight        F8_E4M3 [4, 256, 256]
+model.layers.0.block_sparse_moe.input_linear.weight_scale  BF16    [4, 256, 1]
+""",
+    **{f"blocks of {family}": f'config {{"model_type": "{family}"}}\n' + BLOCK + QUANTIZED
+       for family in ("deepseek_v3", "qwen3_5")},
+    "tagged exponents of mxfp8": modelopt("MXFP8", LINEAR, CODES, ".weight_scale F8_E8M0 [128, 4]"),
     "scales in F64": BLOCK + QUANTIZED.replace("F32", "F64"),
     "no activation_scheme": LISTED.replace('"activation_scheme": "dynamic", ', "") + QUANTIZED,
     **{f"KV {title}": STATIC_KV + TENSOR_WISE + f"model.layers.{{0..1}}.{name} F32 []\n"

@@ -237,6 +237,7 @@ CASES = {
     "F8L106 stray": Case(LLAMA + "model.layers.0.mlp.down_proj.input_scale  F32  []\n", named=("F8L106",)),
     "F8L202": Case(LLAMA_CONFIG + LISTED + LLAMA_ATTENTION + BF16_UP + LLAMA_REST),
     "F8L203": Case(LLAMA + f"{SCALE.removesuffix('_inv')}  F32  [2, 4]\n"),
+    "F8L203 renamed": Case(LLAMA.replace("weight_scale_inv", "scale")),
     "F8L204": Case(
         STATIC_LLAMA.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2').replace("layers.0", "layers.{0..1}")
         .replace("mlp.down_proj.{weight,input}_scale", "mlp.down_proj.weight_scale")
@@ -261,6 +262,7 @@ CASES = {
         + UNSCALED_UP + LLAMA_REST
     ),
     "F8L303": Case(LISTED_LLAMA.replace('["lm_head"]', '["model"]')),
+    "F8L303 packed": Case(NVFP4.replace('"ignore": []', '"ignore": ["*.gate_proj"]') + NVFP4_GATE_UP),
     "F8L304": Case(
         LISTED.replace('"lm_head"', '"adapter"') + QUANTIZED + QUANTIZED.replace("mlp.down", "adapter_")
         + "model.layers.1.adapter.weight  BF16  [8, 256]\n"

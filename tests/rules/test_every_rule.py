@@ -9,6 +9,8 @@ import pytest
 import fp8load.rules
 from fp8load.engines.gpus import find_gpu
 from fp8load.engines.registry import find_profiles
+from fp8load.engines.rounding import scales_to_round
+from fp8load.engines.verdict import Target
 from fp8load.rules.base import LEVELS, Context, Example, Rule
 from fp8load.rules.registry import rules
 from fp8load.rules.scales import ScaleReader
@@ -26,9 +28,10 @@ EXAMPLES = [
 
 def problems_of(rule: Rule, example: Example):
     ckpt = checkpoint_of(example.skeleton, example.values, example.files)
-    scales = None if rule.level == "headers" else ScaleReader(ckpt)
+    engines, gpu = find_profiles(example.engine or ()), None if example.arch is None else find_gpu(example.arch)
+    to_round = scales_to_round(engines, ckpt.stored, Target(gpu=gpu))
+    scales = None if rule.level == "headers" else ScaleReader(ckpt, to_round)
     weights = WeightReader(ckpt) if rule.level == "weights" else None
-    engines, gpu = find_profiles(example.engine or ()), example.arch and find_gpu(example.arch)
     against = compared(ckpt, source) if (source := source_of(example)) is not None else None
     context = Context(checkpoint=ckpt, tp=example.tp, scales=scales, weights=weights, engines=engines, gpu=gpu,
                       against=against, hash=True)  # fmt: skip

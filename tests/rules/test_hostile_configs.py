@@ -12,6 +12,11 @@ HOSTILE = {
     "no layers": (LLAMA.replace('"num_hidden_layers": 1', '"num_hidden_layers": -1'), "F8L109"),
     "an expression that is none": (LISTED.replace('"lm_head"', '"re:("') + QUANTIZED, "F8L107"),
     "blocks without rows": (BLOCK.replace("[128, 128]", "[0, 128]") + QUANTIZED, "F8L502"),
+    "a word where a family computes with a number": (
+        LLAMA.replace('"llama"', '"qwen3_moe"').replace('"vocab_size"', '"decoder_sparse_step": "x", "vocab_size"'),
+        "F8L109"),
+    "a list where quanto says what a weight is": (
+        'file quanto_qmap.json {"m": {"weights": ["x"], "activations": "none"}}\n' + QUANTIZED, "F8L107"),
     "a quantization_config without a method": (BLOCK.replace('"quant_method": "fp8", ', "") + QUANTIZED, "F8L110"),
 }  # fmt: skip
 
@@ -23,6 +28,20 @@ def test_a_finding_is_the_answer_to(skeleton, code):
     assert code in {finding.code for finding in report.findings if finding.severity == "error"}
     assert report.summary.crashed == []
     assert not report.ok
+
+
+def test_a_value_that_a_family_cannot_compute_with_is_named():
+    report = checkpoint_of(HOSTILE["a word where a family computes with a number"][0]).verify("headers")
+
+    (finding,) = [finding for finding in report.findings if "cannot have" in finding.message]
+    assert finding.got == "decoder_sparse_step: 'x'"
+
+
+@pytest.mark.parametrize("said", ['"model_type": 3', '"model_type": "mixtral", "num_local_experts": 1000000000000000'])
+def test_inspect_answers_soon_whatever_the_configuration_says(said):
+    ckpt = checkpoint_of(LLAMA.replace('"model_type": "llama"', said))
+
+    assert ckpt.summary().num_tensors == len(ckpt.index.tensors)
 
 
 def test_thousands_of_ignored_names_are_looked_up():

@@ -10,13 +10,18 @@ import pytest
 import torch
 
 import fp8load
+from counted import calls
 from fp8load.errors import Problem, UsageError
 from fp8load.rules.base import Context
+from fp8load.rules.f8l404_expert_3d_layout import GATE_UP
 from fp8load.rules.f8l605_kernel_layout_persisted import WIDE
+from fp8load.rules.f8l703_scale_direction import CT, DIVIDES
 from fp8load.rules.f8l921_head_tie import TIED
 from fp8load.rules.repairs import repairs
+from fp8load.rules.repairs.dequantized import dequantized
 from fp8load.rules.samples import BLOCK, LLAMA, LLAMA_CONFIG, QUANTIZED
-from rules.examples import written
+from fp8load.writing.actions import Drop
+from rules.examples import checkpoint_of, written
 from rules.repair_cases import (
     CASES,
     CHANNELS,
@@ -229,13 +234,38 @@ def test_an_entry_that_is_too_wide_is_replaced_by_what_it_covers_rightly(tmp_pat
     assert document["quantization_config"]["modules_to_not_convert"] == ["lm_head", "model.layers.0.mlp.extra"]
 
 
+@pytest.mark.parametrize("entries", ['"mlp", "down_proj"', r'"mlp", "re:.*down_proj", "model.layers.0.mlp.down_proj"'])
+def test_a_module_that_several_entries_cover_is_on_the_list_no_more(entries, tmp_path):
+    skeleton = LISTED_LLAMA.replace('["lm_head"]', f'[{entries}, "lm_head"]') + (
+        "model.layers.0.mlp.extra.weight  BF16  [256, 256]\nmodel.other.down_proj.weight  BF16  [256, 256]\n"
+    )
+    with fp8load.open(on_disk(Case(skeleton), tmp_path / "faulty")) as ckpt:
+        ckpt.fix(("F8L303",)).write(tmp_path / "repaired")
+    document = json.loads((tmp_path / "repaired" / "config.json").read_text())
+
+    assert sorted(document["quantization_config"]["modules_to_not_convert"]) == [
+        "lm_head", "model.layers.0.mlp.extra", "model.other.down_proj",
+    ]  # fmt: skip
+    with fp8load.open(tmp_path / "repaired") as copy:
+        assert not [found for found in copy.verify().findings if found.code in ("F8L302", "F8L303")]
+
+
+def test_an_entry_that_covers_a_stack_of_experts_is_removed(tmp_path):
+    skeleton = BLOCK.replace('"quant_method"', '"modules_to_not_convert": ["gate_up_proj"], "quant_method"') + GATE_UP
+    with fp8load.open(on_disk(Case(skeleton), tmp_path / "faulty")) as ckpt:
+        assert [found.fix for found in ckpt.verify().findings if found.code == "F8L303"] != [None]
+        ckpt.fix().write(tmp_path / "repaired")
+    with fp8load.open(tmp_path / "repaired") as copy:
+        assert not [found for found in copy.verify().findings if found.code == "F8L303"]
+
+
 def test_two_scales_that_differ_are_left_for_people(tmp_path):
     case = Case(CASES["F8L203"].skeleton, values={SCALE: 0.5})
     with fp8load.open(on_disk(case, tmp_path / "faulty")) as ckpt:
-        (finding,) = [found for found in ckpt.verify().findings if found.code == "F8L203"]
+        fixes = ckpt.fix()
 
-        assert ckpt.fix().changes.is_empty
-    assert finding.fix is None
+    assert fixes.changes.is_empty
+    assert [(code, count) for code, _, count in fixes.failed] == [("F8L203", 1)]
 
 
 def test_a_scale_whose_weight_is_lost_is_not_dropped(tmp_path):
@@ -346,10 +376,12 @@ def test_a_scale_over_weights_is_lost_and_not_made_up(code, tmp_path):
     value = np.nan if code == "F8L701" else 0
     files = with_numbers(LLAMA, {DOWN: all_but_one, SCALE: scale_there(value)})
     with fp8load.open(on_disk(Case(LLAMA, files), tmp_path / "faulty")) as ckpt:
-        (finding,) = [found for found in ckpt.verify().findings if found.code == code]
+        fixes = ckpt.fix((code,))
 
-        assert ckpt.fix((code,)).changes.is_empty
-    assert finding.fix is None
+    assert fixes.changes.is_empty
+    ((failed, why, count),) = fixes.failed
+    assert (failed, count) == (code, 1)
+    assert "a block of it holds weights" in why
 
 
 @pytest.mark.parametrize("name", ["F8L306", "F8L912 quantized", "F8L921 quantized", "F8L921 packed", "F8L922"])
@@ -364,6 +396,23 @@ def test_a_dequantized_weight_is_the_number_rounded_to_bf16(name, tmp_path):
     assert len(changed) == (2 if name == "F8L306" else 1)
     for module in changed:
         assert torch.equal(after[module], before[module].bfloat16().float())
+
+
+def test_dequantizing_every_module_takes_as_long_as_there_are_modules():
+    """Each has a tensor that is left out: looking through all of those for each module is quadratic."""
+
+    def of(num_layers: int) -> int:
+        layers = DIVIDES + "model.layers.0.mlp.{gate,up}_proj.weight_shape  I64  [2]\n"
+        checkpoint = checkpoint_of(CT + layers.replace("layers.0", f"layers.{{0..{num_layers - 1}}}"))
+        modules = list(checkpoint.lowered.modules)
+        context = Context(checkpoint=checkpoint)
+        found = []
+        count = calls(lambda: found.extend(action for module in modules for action in dequantized(context, module)))
+        dropped = {action.meta.name for action in found if isinstance(action, Drop)}
+        assert dropped >= {f"{module}.weight_shape" for module in modules}
+        return count
+
+    assert of(40) < 4.5 * of(10)
 
 
 @pytest.mark.parametrize("name", ["F8L404", "F8L404 pair", "F8L404 first of a pair"])
@@ -414,10 +463,10 @@ def test_codes_without_a_number_under_another_scale_are_lost(tmp_path):
 
     files = with_numbers(LLAMA, {DOWN: one_more, SCALE: scale_there(0)})
     with fp8load.open(on_disk(Case(LLAMA, files), tmp_path / "faulty")) as ckpt:
-        (finding,) = [found for found in ckpt.verify("weights").findings if found.code == "F8L801"]
+        fixes = ckpt.fix(level="weights")
 
-        assert "F8L801" not in {code for code, _, _ in ckpt.fix(level="weights").counts}
-    assert finding.fix is None
+    assert "F8L801" not in {code for code, _, _ in fixes.counts}
+    assert ("F8L801", 1) in {(code, count) for code, _, count in fixes.failed}
 
 
 def test_of_scales_that_divide_the_smallest_is_shared(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fp8load
+from counted import calls
 from fp8load.dtypes import DType
 from fp8load.errors import SourceError, UsageError
 from fp8load.index.build import build_index
@@ -281,6 +282,17 @@ def test_nothing_is_set_in_what_is_removed():
     edits = [Edit("f", ("q",), "remove"), Edit("f", ("q", "ignore"), "append", "x")]
 
     assert json.loads(edited('{"q": {"ignore": []}, "r": 1}', edits)) == {"r": 1}
+
+
+def test_renaming_every_tensor_takes_as_long_as_there_are_tensors():
+    """index.json gets a name removed and another one set for each; none is looked for among all that go."""
+
+    def of(count: int) -> int:
+        going = [Edit("f", ("weight_map", f"{i}.weight_packed"), "remove") for i in range(count)]
+        coming = [Edit("f", ("weight_map", f"{i}.weight"), "set", "f") for i in range(count)]
+        return calls(lambda: edited("{}", [*going, *coming]))
+
+    assert of(400) < 4.5 * of(100)
 
 
 def test_a_diff_of_odd_names_steers_no_terminal(tmp_path):

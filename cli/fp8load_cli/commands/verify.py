@@ -184,7 +184,7 @@ def verify(  # noqa: PLR0913 - its options
         other = None if against is None else stack.enter_context(opened(run, against, allow_unscaled=True))
         asked = _Question(cast("Level | None", level), _sizes(tp), engines, arch, other, hash)
         if wish is not None and wish.diff:
-            return _show_diff(run, checkpoint, wish, asked.level, keep)
+            return _show_diff(run, checkpoint, wish, asked, keep)
         report, parts = _report(run, checkpoint, wish, asked=asked, keep=keep)
     report, unused = filters.apply(wanted.apply(report))
     shown = report if group else unfold(report)
@@ -220,12 +220,10 @@ def _tell_after(run: Run, report: VerifyReport) -> None:
         run.out.warning(f"rules that crashed: {', '.join(report.summary.crashed)}; -v shows why")
 
 
-def _show_diff(
-    run: Run, checkpoint: Checkpoint, wish: Wish, level: Level | None, keep: Callable[[str], bool]
-) -> ExitCode:
+def _show_diff(run: Run, checkpoint: Checkpoint, wish: Wish, asked: _Question, keep: Callable[[str], bool]) -> ExitCode:
     from fp8load_cli.fixing import planned, tell
 
-    fixes = planned(checkpoint, wish, level, keep)
+    fixes = planned(checkpoint, wish, keep, level=asked.level, engine=asked.engine, arch=asked.arch)
     run.out.report(fixes.diff())
     tell(run, fixes, None)
     return ExitCode.OK if fixes.changes.is_empty else ExitCode.NO
@@ -252,7 +250,7 @@ def _report(
     from fp8load.report import FixReport
     from fp8load_cli.fixing import planned, tell
 
-    fixes = planned(checkpoint, wish, asked.level, keep)
+    fixes = planned(checkpoint, wish, keep, level=asked.level, engine=asked.engine, arch=asked.arch)
     fixed = [FixReport(code=code, title=title, count=count) for code, title, count in fixes.counts]
     if fixes.changes.is_empty:
         tell(run, fixes, None)

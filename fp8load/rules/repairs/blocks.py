@@ -11,7 +11,7 @@ from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context
 from fp8load.rules.repairs.users import users
 from fp8load.scheme import Granularity, PerBlock, PerGroup, PerTensor, Role
-from fp8load.values.dequantize import decoded, dequantizer_of
+from fp8load.values.dequantize import can_be_dequantized, decoded, dequantizer_of
 from fp8load.values.read import bands, grid_of
 
 if TYPE_CHECKING:
@@ -26,24 +26,33 @@ CHUNK = 4 << 20
 """Bytes of a weight that are read at once."""
 
 
+def has_blocks(context: Context, scale: str) -> bool:
+    """Whether a stored tensor is a scale of weights whose elements each are for a block that can be told. From headers
+    alone."""
+    uses = users(context).get(scale, [])
+    return bool(uses) and all(use.role is Role.WEIGHT_SCALE and _can_be_told(use.module) for use in uses)
+
+
 def only_under(context: Context, scale: str, *, chosen: Test, fine: Test) -> bool:
     """Whether every block whose element of a stored weight scale is `chosen` holds codes only that are `fine`. False
-    for what is no scale of weights, or of weights whose elements cannot be told apart.
+    for what does not have blocks.
 
     Reads the rows of these blocks, up to the first number that is not.
     """
     uses = users(context).get(scale, [])
-    return bool(uses) and all(
-        use.role is Role.WEIGHT_SCALE and _are(context.checkpoint, use.module, chosen, fine) for use in uses
-    )
+    return has_blocks(context, scale) and all(_are(context.checkpoint, use.module, chosen, fine) for use in uses)
+
+
+def _can_be_told(info: ModuleInfo) -> bool:
+    return info.scheme is not None and can_be_dequantized(info) and not info.transposed
 
 
 def _are(checkpoint: Checkpoint, info: ModuleInfo, chosen: Test, fine: Test) -> bool:
     import numpy as np
 
     made = dequantizer_of(checkpoint, info, transforms=False)
-    if made is None or made.scale is None or made.granularity is None or info.transposed:
-        return False
+    if made is None or made.scale is None or made.granularity is None:
+        raise ValueError(f"{info.name} has no blocks")  # `has_blocks` has looked
     num_rows, num_cols = made.scale.shape
     at = chosen(decode(made.scale_dtype, made.scale.tobytes())).reshape(num_rows, num_cols)
     height, width = _block(made.granularity, info.tensors[Role.WEIGHT])

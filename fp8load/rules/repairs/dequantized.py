@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,10 @@ from fp8load.rules.repairs.once import once
 from fp8load.rules.repairs.places import configuration, edit_list
 from fp8load.scheme import Role
 from fp8load.values.dequantize import can_be_dequantized, real_rows
+from fp8load.values.encode import floats
 from fp8load.writing.actions import Drop, Edit, Remake, Rename
 
 if TYPE_CHECKING:
-    from numpy import float32
-    from numpy.typing import NDArray
-
     from fp8load.checkpoint import Checkpoint
 
 CHUNK = 4 << 20
@@ -42,15 +40,24 @@ def dequantized(context: Context, module: str) -> Iterator[Drop | Edit | Remake 
         return
     dtype = _plain_dtype(context)
     shape = info.tensors[Role.WEIGHT].shape
-    yield Remake(weight, dtype, shape, partial(_rounded, checkpoint, info, dtype), f"dequantized to {dtype}")
+    uses = tuple(meta.name for role, meta in info.tensors.items() if role not in (Role.WEIGHT, Role.BIAS))
+    yield Remake(weight, dtype, shape, partial(_rounded, checkpoint, info, dtype), f"dequantized to {dtype}", uses)
     if weight.name != f"{module}.weight":  # packed weights have names of their own
         yield Rename(weight, f"{module}.weight")
     beside = [meta for role, meta in stored.items() if role not in (Role.WEIGHT, Role.BIAS)]
-    unused = (name for name in checkpoint.lowered.unused if name.rpartition(".")[0] == module)
-    beside += [checkpoint.index.tensors.get(name) for name in unused]
+    beside += [checkpoint.index.tensors.get(name) for name in _unused(context).get(module, ())]
     yield from (Drop(meta) for meta in beside if meta is not None)
     if not is_embedding(module):
         yield from edit_list(context, "append", module)
+
+
+@once
+def _unused(context: Context) -> Mapping[str, list[str]]:
+    """Module -> tensors beside its weight that are left out: its shape before packing, and the like."""
+    found: dict[str, list[str]] = {}
+    for name in context.checkpoint.lowered.unused:
+        found.setdefault(name.rpartition(".")[0], []).append(name)
+    return found
 
 
 @once
@@ -66,13 +73,4 @@ def _rounded(checkpoint: Checkpoint, info: ModuleInfo, dtype: DType) -> Iterator
     if rows is None:
         raise ValueError(f"{info.name} cannot be dequantized")  # `dequantized` has looked
     for _, values in rows:
-        yield _bf16(values) if dtype is DType.BF16 else values.astype("<f2").tobytes()
-
-
-def _bf16(values: NDArray[float32]) -> bytes:
-    """To the nearest, ties to even; NaN stays NaN."""
-    import numpy as np
-
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-    return np.where(np.isnan(values), 0x7FC0, rounded).astype("<u2").tobytes()
+        yield floats(dtype, values)

@@ -21,7 +21,7 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert | Remake]:
     if meta.dtype is DType.F4:
         yield from packed(context, meta)
     elif meta.dtype is DType.F8_E8M0 and uses and all(map(_are_exponents, uses)):
-        yield Convert(meta, DType.U8, bytes, "the same bytes as U8")
+        yield Convert(meta, DType.U8, bytes, "the same bytes as U8", "same")
 
 
 def _are_exponents(use: Use) -> bool:

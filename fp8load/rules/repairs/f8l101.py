@@ -6,16 +6,22 @@ from typing import Any
 from fp8load.dtypes import FP8_WEIGHT_DTYPES
 from fp8load.errors import Problem
 from fp8load.formats.match import is_embedding
+from fp8load.index.configs import RECIPE
 from fp8load.index.index import Index
 from fp8load.rules.base import Context, Repair
+from fp8load.rules.f8c001_comfy_marker import check as check_marker
+from fp8load.rules.repairs import f8c001
 from fp8load.rules.repairs.once import once
 from fp8load.rules.repairs.shown import are_scalars, block_sizes, weights_with_scales
 from fp8load.writing.actions import Edit
 
 
 def actions(context: Context, _problem: Problem) -> Iterator[Edit]:
-    """`quant_method: fp8`, with square blocks that fit every weight, or one scale for each; else nothing."""
+    """`quant_method: fp8`, with square blocks that fit every weight, or one scale for each; else nothing. Nor for a
+    file of ComfyUI that lacks its marker: that is F8C001's to write, and two configurations would contradict."""
     shown = _shown(context)
+    if any(any(f8c001.actions(context, found)) for found in check_marker(context)):
+        return
     if shown is not None:
         yield Edit("config.json", ("quantization_config",), "set", shown)
 
@@ -23,7 +29,7 @@ def actions(context: Context, _problem: Problem) -> Iterator[Edit]:
 @once
 def _shown(context: Context) -> dict[str, Any] | None:
     index = context.checkpoint.index
-    if any(name not in ("config.json", "generation_config.json") for name in index.configs):
+    if any(name not in ("config.json", "generation_config.json", RECIPE) for name in index.configs):
         return None  # another file says something, and it cannot be read
     pairs = weights_with_scales(index)
     if len(pairs) != sum(meta.dtype in FP8_WEIGHT_DTYPES for meta in index.tensors.values()):

@@ -8,7 +8,7 @@ from fp8load.rules.base import Context, Repair
 from fp8load.rules.families import INPUT_ROLES
 from fp8load.rules.repairs.constant import constant
 from fp8load.rules.repairs.once import once
-from fp8load.scheme import Role
+from fp8load.rules.repairs.widest import divides
 from fp8load.writing.actions import Convert
 
 
@@ -22,7 +22,7 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert]:
         if any(meta.name not in context.checkpoint.index.tensors for meta in metas):
             return
         numbers = [context.scales.by_name[meta.name].smallest for meta in metas]
-        wanted = min(numbers) if _divides(members[0], role) else max(numbers)
+        wanted = min(numbers) if divides(members[0], role) else max(numbers)
         yield from (constant(meta, wanted) for meta, number in zip(metas, numbers, strict=True) if number != wanted)
 
 
@@ -35,11 +35,6 @@ def _groups(context: Context) -> Mapping[str, list[ModuleInfo]]:
         for group in context.checkpoint.stored.routed
     }
     return fused | experts
-
-
-def _divides(info: ModuleInfo, role: Role) -> bool:
-    second = None if info.scheme is None else info.scheme.input_global
-    return role is Role.INPUT_GLOBAL_SCALE and second is not None and second.divides
 
 
 REPAIR = Repair(

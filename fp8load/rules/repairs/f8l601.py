@@ -13,7 +13,7 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert]:
     meta = context.checkpoint.index.tensors.get(problem.tensor)
     if meta is not None and problem.severity is Severity.INFO and meta.dtype in (DType.BF16, DType.F16):
         dtype = meta.dtype
-        yield Convert(meta, DType.F32, lambda data: decode(dtype, data).tobytes(), "widened to F32")
+        yield Convert(meta, DType.F32, lambda data: decode(dtype, data).tobytes(), "widened to F32", "same")
 
 
 REPAIR = Repair(title="widens the scales to F32", actions=actions)

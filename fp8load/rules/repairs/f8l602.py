@@ -24,7 +24,7 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert | Edit]:
     meta = context.checkpoint.index.tensors.get(problem.tensor)
     if meta is None or meta.dtype is not DType.F8_E4M3FNUZ:
         return
-    yield Convert(meta, DType.F8_E4M3, _converted, "the same numbers in F8_E4M3, but for the smallest")
+    yield Convert(meta, DType.F8_E4M3, _converted, "the same numbers in F8_E4M3, but for the smallest", "same")
     found = configuration(context)
     if found is not None and "fnuz" in str(found[2].get("fmt")):
         file, keys, _ = found

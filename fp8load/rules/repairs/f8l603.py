@@ -13,7 +13,9 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert]:
     dtypes are noted, and neither is better."""
     meta = context.checkpoint.index.tensors.get(problem.tensor)
     if meta is not None and problem.severity is not Severity.INFO and meta.dtype in (DType.F8_E8M0, DType.U8):
-        yield Convert(meta, DType.F32, lambda data: decode(DType.F8_E8M0, data).tobytes(), "the same numbers, in F32")
+        yield Convert(
+            meta, DType.F32, lambda data: decode(DType.F8_E8M0, data).tobytes(), "the same numbers, in F32", "same"
+        )
 
 
 REPAIR = Repair(title="stores the exponents as the numbers that they mean", actions=actions)

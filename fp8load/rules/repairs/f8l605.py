@@ -10,6 +10,7 @@ from fp8load.dtypes import DType, decode
 from fp8load.errors import Problem
 from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context, Repair
+from fp8load.rules.repairs.once import once
 from fp8load.rules.repairs.users import users
 from fp8load.scheme import PerBlock, PerGroup, Role, scale_shape
 from fp8load.swizzle import padded_shape, row_major
@@ -26,13 +27,16 @@ Grid = tuple[int, int]
 
 def actions(context: Context, problem: Problem) -> Iterator[Remake]:
     """Elements are moved and none is changed; those that only fill up tiles and words are left out. Where the shape
-    fits two ways, nothing is done."""
+    fits two ways, nothing is done; nor where it is the weight that lies across: a sound grid looks turned
+    beside that."""
     meta = context.checkpoint.index.tensors.get(problem.tensor)
     use, *others = users(context).get(problem.tensor, [None])
     scheme = None if use is None else use.module.scheme
     if meta is None or use is None or others or scheme is None:
         return
     granularity, weight = scheme.weight.granularity, use.module.tensors[Role.WEIGHT].shape
+    if use.module.tensors[Role.WEIGHT].name in _across(context):
+        return
     if not isinstance(granularity, PerBlock | PerGroup) or len(weight) != 2:
         return
     num_rows, num_cols = scale_shape(granularity, weight)
@@ -41,6 +45,12 @@ def actions(context: Context, problem: Problem) -> Iterator[Remake]:
     if found is not None:
         dtype, data, layout = found
         yield Remake(meta, dtype, (num_rows, num_cols), data, f"{layout} put back into {[num_rows, num_cols]}")
+
+
+@once
+def _across(context: Context) -> frozenset[str]:
+    """Weights that are stored transposed."""
+    return frozenset(problem.tensor for problem in context.problems("F8L506"))
 
 
 _Restored = tuple[DType, Callable[[], Iterator[bytes]], str]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fp8load.errors import Problem
 from fp8load.rules.base import Context, Repair
-from fp8load.rules.repairs.sound import not_positive, replaced, zero_or_nan
+from fp8load.rules.repairs.sound import LOST, may_be_replaced, not_positive, replaced, zero_or_nan
 from fp8load.writing.actions import Convert
 
 
@@ -16,4 +16,6 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert]:
         yield change
 
 
-REPAIR = Repair(title="writes a sound scale over blocks of zeros", actions=actions)
+REPAIR = Repair(
+    title="writes a sound scale over blocks of zeros", actions=actions, reads=True, may=may_be_replaced, unless=LOST
+)

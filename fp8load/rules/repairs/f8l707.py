@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fp8load.dtypes import DType, decode
 from fp8load.errors import Problem
 from fp8load.formats.stacked import stored_name
 from fp8load.rules.base import Context, Repair
+from fp8load.rules.repairs.fits import dtype_for
 from fp8load.rules.repairs.requantized import requantized
 from fp8load.rules.repairs.users import users
 from fp8load.scheme import Role
+from fp8load.values.encode import floats
 from fp8load.writing.actions import Convert, Remake
 
 if TYPE_CHECKING:
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def actions(context: Context, problem: Problem) -> Iterator[Convert | Remake]:
-    """In F32, which holds every power that another dtype of scales may not. Where one weight of those that share the
-    scale cannot be quantized again, nothing is done."""
+    """In the scale's own dtype, so that it stays that of its siblings; in F32 where that may not hold the next power.
+    Where one weight of those that share the scale cannot be quantized again, nothing is done."""
     meta = context.checkpoint.index.tensors.get(problem.tensor)
     if meta is None or not meta.dtype.is_wide_float:
         return
@@ -33,9 +36,12 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert | Remake]:
     if None in remade or not remade:
         return
     yield from (change for change in remade if change is not None)
-    dtype = meta.dtype
-    yield Convert(meta, DType.F32, lambda data: next_powers(decode(dtype, data)).astype("<f4").tobytes(),
-                  "the next powers of two, in F32")  # fmt: skip
+    dtype = dtype_for(context, meta.name, 0, 2.0**15)
+    yield Convert(meta, dtype, partial(_rounded_up, meta.dtype, dtype), f"the next powers of two, in {dtype}")
+
+
+def _rounded_up(stored: DType, dtype: DType, data: bytes) -> bytes:
+    return floats(dtype, next_powers(decode(stored, data)))
 
 
 def next_powers(scales: NDArray[Any]) -> NDArray[float32]:

@@ -28,7 +28,7 @@ def actions(context: Context, problem: Problem) -> Iterator[Convert]:
     uses = users(context).get(meta.name, [])
     dtype = uses[0].meta.dtype if uses else meta.dtype  # bytes of exponents may be U8 in the header
     if dtype in _BYTES:
-        yield Convert(meta, meta.dtype, partial(_raised, dtype), "2 ** -49 where it was less, and above zero")
+        yield Convert(meta, meta.dtype, partial(_raised, dtype), "2 ** -49 where it was less, and above zero", "some")
 
 
 def _raised(dtype: DType, data: bytes) -> bytes:

@@ -10,7 +10,7 @@ from fp8load.dtypes import DType, decode_table
 from fp8load.errors import Problem
 from fp8load.formats.stacked import stored_name
 from fp8load.rules.base import Context, Repair
-from fp8load.rules.repairs.blocks import only_under
+from fp8load.rules.repairs.blocks import has_blocks, only_under
 from fp8load.rules.repairs.users import users
 from fp8load.scheme import Role
 from fp8load.writing.actions import Convert
@@ -23,15 +23,25 @@ if TYPE_CHECKING:
 def actions(context: Context, problem: Problem) -> Iterator[Convert]:
     """Zeros divided by a scale of zero are where these come from, and zero they were. Nothing is done for a weight that
     has such a code under another scale: that number is lost."""
-    meta = context.checkpoint.index.tensors.get(problem.tensor)
-    uses = users(context).get(problem.tensor, [])
-    if meta is None or not meta.dtype.is_fp8 or not uses:
+    if not _may(context, problem):
         return
-    scales = [use.module.tensors.get(Role.WEIGHT_SCALE) for use in uses]
+    meta = context.checkpoint.index.tensors[problem.tensor]
+    if all(only_under(context, name, chosen=_not_zero, fine=_finite) for name in _scales(context, meta.name)):
+        yield Convert(meta, meta.dtype, partial(_written, meta.dtype), "zeros for codes that are no number", "some")
+
+
+def _may(context: Context, problem: Problem) -> bool:
+    """Whether it is a weight of FP8 whose scales say block by block what they are."""
+    meta = context.checkpoint.index.tensors.get(problem.tensor)
+    scales = _scales(context, problem.tensor)
+    return meta is not None and meta.dtype.is_fp8 and bool(scales) and all(has_blocks(context, name) for name in scales)
+
+
+def _scales(context: Context, weight: str) -> set[str]:
+    """The stored scales of a stored weight; "" for one that is not there."""
     pieces = context.checkpoint.lowered.pieces
-    names = {None if scale is None else stored_name(scale.name, pieces) for scale in scales}
-    if all(name is not None and only_under(context, name, chosen=_not_zero, fine=_finite) for name in names):
-        yield Convert(meta, meta.dtype, partial(_written, meta.dtype), "zeros for codes that are no number")
+    scales = [use.module.tensors.get(Role.WEIGHT_SCALE) for use in users(context).get(weight, [])]
+    return {"" if scale is None else stored_name(scale.name, pieces) for scale in scales}
 
 
 def _not_zero(values: NDArray[Any]) -> NDArray[bool_]:
@@ -53,4 +63,7 @@ def _written(dtype: DType, data: bytes) -> bytes:
     return np.where(np.isfinite(decode_table(dtype)[codes]), codes, 0).astype(np.uint8).tobytes()
 
 
-REPAIR = Repair(title="writes zeros where the scale of the block is zero", actions=actions)
+REPAIR = Repair(
+    title="writes zeros where the scale of the block is zero", actions=actions, reads=True, may=_may,
+    unless="some stand under another scale, and what they were is lost",
+)  # fmt: skip

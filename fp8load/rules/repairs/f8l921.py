@@ -15,21 +15,34 @@ from fp8load.writing.shard import pieces
 
 def actions(context: Context, problem: Problem) -> Iterator[Drop | Edit | Remake | Rename]:
     """A tied head with other numbers than the embedding stays: nobody can say which of the two is meant."""
-    index = context.checkpoint.index
-    head = index.tensors.get(problem.tensor)
+    head = context.checkpoint.index.tensors.get(problem.tensor)
     if head is None:
         return
     if not head.dtype.is_wide_float:
         yield from dequantized(context, head.name.rpartition(".")[0])
-    elif flag(index.config, "tie_word_embeddings"):
-        tables = [meta for name, meta in index.tensors.items() if is_embedding(name.removesuffix(".weight"))]
-        if any(_same(context.checkpoint.source, head, table) for table in tables):
-            yield Drop(head)
+    elif any(_same(context.checkpoint.source, head, table) for table in _tables(context, head)):
+        yield Drop(head)
+
+
+def _may(context: Context, problem: Problem) -> bool:
+    head = context.checkpoint.index.tensors.get(problem.tensor)
+    if head is None:
+        return False
+    if not head.dtype.is_wide_float:
+        return next(dequantized(context, head.name.rpartition(".")[0]), None) is not None
+    return bool(_tables(context, head))
+
+
+def _tables(context: Context, head: TensorMeta) -> list[TensorMeta]:
+    """Embeddings of the head's dtype and shape, where the two are tied."""
+    index = context.checkpoint.index
+    if not flag(index.config, "tie_word_embeddings"):
+        return []
+    tables = [meta for name, meta in index.tensors.items() if is_embedding(name.removesuffix(".weight"))]
+    return [table for table in tables if (table.dtype, table.shape) == (head.dtype, head.shape)]
 
 
 def _same(source: Source, one: TensorMeta, other: TensorMeta) -> bool:
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
     return all(a == b for a, b in zip(pieces(source, one), pieces(source, other), strict=True))
 
 
@@ -38,4 +51,6 @@ REPAIR = Repair(
     actions=actions,
     only_if=LOSSY,
     reads=True,
+    may=_may,
+    unless="its numbers are not those of the embedding, and nobody can say which are meant",
 )

@@ -66,7 +66,8 @@ def _one(checkpoint: Checkpoint, info: ModuleInfo, new_scale: NewScale) -> Itera
     if made is None or made.scale is None:
         raise ValueError(f"{info.name} has no scale")  # `requantized` has looked
     old = decode(made.scale_dtype, made.scale.tobytes()).astype(np.float32)
-    ratios = (old / new_scale(old)).astype("<f4").reshape(made.scale.shape)
+    with np.errstate(invalid="ignore"):  # zero stays zero: what is no scale makes no number of a code
+        ratios = (old / new_scale(old)).astype("<f4").reshape(made.scale.shape)
     by_ratio = replace(made, scale=ratios.view("<u4"), scale_dtype=DType.F32, factor=None)
     weight = info.tensors[Role.WEIGHT]
     for begin, raw in bands(checkpoint, weight, columns_first=False, nbytes=CHUNK):

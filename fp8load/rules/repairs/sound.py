@@ -10,7 +10,7 @@ from fp8load.dtypes import DType, decode
 from fp8load.errors import Problem, Severity
 from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context
-from fp8load.rules.repairs.blocks import only_under
+from fp8load.rules.repairs.blocks import has_blocks, only_under
 from fp8load.rules.repairs.users import users
 from fp8load.rules.scale_stats import DEAD
 from fp8load.writing.actions import Convert
@@ -37,6 +37,10 @@ def not_positive(values: NDArray[Any]) -> NDArray[bool_]:
     return found
 
 
+LOST = "a block of it holds weights, and what their scale was is lost"
+"""Why nothing is done."""
+
+
 def zero(values: NDArray[Any]) -> NDArray[bool_]:
     """Zeros of either sign."""
     found: NDArray[bool_] = values == 0
@@ -51,21 +55,29 @@ def zero_or_nan(values: NDArray[Any]) -> NDArray[bool_]:
     return found
 
 
+def may_be_replaced(context: Context, problem: Problem) -> bool:
+    """Whether `replaced` has blocks to look into: a scale of weights, in rows. Notes are no faults, and padding in a
+    kernel's layout is none either."""
+    meta = context.checkpoint.index.tensors.get(problem.tensor)
+    if meta is None or problem.severity is not Severity.ERROR or meta.name in context.checkpoint.lowered.repacks:
+        return False
+    return has_blocks(context, meta.name)
+
+
 def replaced(context: Context, problem: Problem, what: str, *, wrong: Test, empty: Test) -> Convert | None:
     """The scale with the least of its sound elements in place of those that are `wrong`, which is `what` they are.
 
-    None where a block of these is not `empty`: what its scale was is lost. Notes are no faults, and padding
-    in a kernel's layout is none either.
+    None where a block of these is not `empty`: what its scale was is lost. Reads the scale, and rows of the weight.
     """
-    meta = context.checkpoint.index.tensors.get(problem.tensor)
-    if meta is None or problem.severity is not Severity.ERROR or meta.name in context.checkpoint.lowered.repacks:
+    if not may_be_replaced(context, problem):
         return None
+    meta = context.checkpoint.index.tensors[problem.tensor]
     if not only_under(context, meta.name, chosen=wrong, fine=empty):
         return None
     dtype = users(context)[meta.name][0].meta.dtype  # bytes that a format takes for exponents are U8 in the header
     element, value = _least(context, meta, dtype)
     said = f"{value:.6g} in place of what is {what}, where the weights are zero"
-    return Convert(meta, meta.dtype, partial(_written, dtype, wrong, element), said)
+    return Convert(meta, meta.dtype, partial(_written, dtype, wrong, element), said, "some")
 
 
 def _least(context: Context, meta: TensorMeta, dtype: DType) -> tuple[bytes, float]:

@@ -17,11 +17,20 @@ from fp8load_kernels.shapes import NO_TRITON, has_triton
 ALIGNMENT = 16
 MOST_EXPERTS = 1023
 
+MANY_ROWS = 128
+"""Rows of an expert from which torch's product is faster, and SMALL the elements of an expert's weight below which it
+never is: up to 1.9 times as slow there. Measured on an H200, see docs/benchmarks."""
+
+SMALL = 1 << 23
+
+NOTE = f"up to {MANY_ROWS // 2} tokens for each expert, and for small experts, the Triton product"
+
 
 class TorchGrouped(RowsOfTokens):
     """`torch._scaled_grouped_mm`, [P, K] by [E, N, K]; rows are fetched before it, 8-bit codes with their scales.
 
-    It gives BF16 and adds no bias: calls of another kind go to the own product, which rounds once.
+    It gives BF16 and adds no bias: calls of another kind go to the own product, which rounds once, and so do few rows
+    for each expert and small experts, for which that is faster.
     """
 
     name = "torch_grouped"
@@ -38,7 +47,7 @@ class TorchGrouped(RowsOfTokens):
             return No(f"takes up to {MOST_EXPERTS} experts, not {num_experts}")
         if device.kind != "cuda" or device.capability != HOPPER:
             return No(f"runs on compute capability 9.0, and this is {device}")
-        return Yes() if has_triton() else No(NO_TRITON)
+        return Yes(NOTE) if has_triton() else No(NO_TRITON)
 
     def prepare(self, weights: StackWeights, previous: GroupedPrepared | None = None) -> GroupedPrepared:
         """The weight as it lies, and a scale for each row."""
@@ -57,7 +66,9 @@ class TorchGrouped(RowsOfTokens):
         activation: Activation | None = None,
     ) -> torch.Tensor:
         """Rows in x's dtype."""
-        own, scale = x.dtype != torch.bfloat16 or bias is not None or not routing.num_rows, prepared.weight_scale
+        slower = routing.alignment < MANY_ROWS or prepared.weight[0].numel() < SMALL
+        own = slower or x.dtype != torch.bfloat16 or bias is not None or not routing.num_rows
+        scale = prepared.weight_scale
         rows = quantized_rows(prepared, x, routing, activation, fetched=not own)
         if own or scale is None:
             return triton_product(prepared, rows, routing, x.dtype, bias)

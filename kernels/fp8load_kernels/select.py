@@ -10,7 +10,7 @@ from fp8load_kernels.backends.reference import Reference
 from fp8load_kernels.backends.torch_block import TorchBlock
 from fp8load_kernels.backends.torch_scaled_mm import TorchScaledMM
 from fp8load_kernels.backends.triton_block import TritonBlock
-from fp8load_kernels.backends.triton_weight_only import TritonWeightOnly
+from fp8load_kernels.backends.weight_only import TritonWeightOnly
 from fp8load_kernels.grouped.deepgemm_grouped import DeepGemmGrouped
 from fp8load_kernels.grouped.torch_grouped import TorchGrouped
 from fp8load_kernels.grouped.triton_grouped import TritonGrouped

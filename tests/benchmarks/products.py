@@ -26,7 +26,7 @@ from fp8load_kernels.bench.shapes import SHAPES, TOKENS, sized
 from fp8load_kernels.select import provider
 
 ASIDE = ("emulated", "reference")
-SLOW = ("triton_weight_only",)
+SLOW = ("weight_only",)
 """Measured for few tokens only: none's choice here for many."""
 
 FEW = 64

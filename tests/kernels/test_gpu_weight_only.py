@@ -21,7 +21,7 @@ from fp8load.scheme import (
     Transform,
     scale_shape,
 )  # fmt: skip
-from fp8load_kernels.backends.triton_weight_only import TritonWeightOnly
+from fp8load_kernels.backends.weight_only import TritonWeightOnly
 
 GPU = torch.cuda.is_available()
 unpack = pytest.importorskip("fp8load_kernels.gpu.unpack", reason="needs triton", exc_type=ImportError)

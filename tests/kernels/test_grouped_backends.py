@@ -72,9 +72,9 @@ def _announced(monkeypatch: pytest.MonkeyPatch) -> None:
     (CHANNEL, (8, 256, 128), Device(kind="cuda", capability=(10, 0)), "triton_grouped"),
     (BLOCK, (8, 256, 128), H200, "deepgemm_grouped" if DEEPGEMM else "triton_grouped"),
     (BLOCK, (8, 200, 136), H200, "triton_grouped"), (SCHEMES["block 32 x 64"], (8, 256, 128), H200, "triton_grouped"),
-    (CHANNEL, (8, 256, 128), Device(kind="cuda", capability=(8, 0)), "triton_weight_only"),
-    (WEIGHT_ONLY, (8, 256, 128), H200, "triton_weight_only"), (MXFP8, (8, 256, 128), H200, "triton_weight_only"),
-    (E5M2, (8, 256, 128), H200, "triton_weight_only"), (CHANNEL, (8, 256, 128), Device(kind="cpu"), "reference"),
+    (CHANNEL, (8, 256, 128), Device(kind="cuda", capability=(8, 0)), "weight_only"),
+    (WEIGHT_ONLY, (8, 256, 128), H200, "weight_only"), (MXFP8, (8, 256, 128), H200, "weight_only"),
+    (E5M2, (8, 256, 128), H200, "weight_only"), (CHANNEL, (8, 256, 128), Device(kind="cpu"), "reference"),
 ])  # fmt: skip
 def test_the_first_that_takes_the_stack_runs_it(
     monkeypatch: pytest.MonkeyPatch, scheme_: LinearScheme, shape: tuple[int, int, int], device: Device, name: str
@@ -85,7 +85,7 @@ def test_the_first_that_takes_the_stack_runs_it(
 
     assert choice.backend.name == name
     assert choice.why[-1].startswith(f"{name}: supports it")
-    assert isinstance(choice.backend, OneByOne) == (name in ("triton_weight_only", "reference"))
+    assert isinstance(choice.backend, OneByOne) == (name in ("weight_only", "reference"))
 
 
 @pytest.mark.parametrize(("backend", "scheme_", "shape", "device", "reason"), [

@@ -54,12 +54,12 @@ def test_every_gpu_of_nvidia_has_sizes_of_memory() -> None:
 
 
 @pytest.mark.parametrize(("device", "installed", "backend"), [
-    ("sm80", True, "triton_weight_only"), ("sm90", False, "torch_block"), ("sm90", True, "deepgemm"),
+    ("sm80", True, "weight_only"), ("sm90", False, "torch_block"), ("sm90", True, "deepgemm"),
     ("cpu", True, "emulated"),
 ])  # fmt: skip
 def test_blocks_run_on_what_the_device_has(device, installed, backend, monkeypatch) -> None:
     monkeypatch.setattr("fp8load_kernels.backends.deepgemm.find_spec", lambda name: object() if installed else None)
-    for module in ("blocks", "backends.triton_block", "backends.triton_weight_only"):
+    for module in ("blocks", "backends.triton_block", "backends.weight_only"):
         monkeypatch.setattr(f"fp8load_kernels.{module}.has_triton", lambda: True)
 
     found = kernels_of(plan(), parse_device(device))
@@ -74,7 +74,7 @@ def test_every_reason_stands_there_once_with_how_many_layers_it_is_of() -> None:
     assert len({(one.backend, one.reason) for one in found.refused}) == len(found.refused)
     assert {one.count for one in found.refused} == {16}
     assert [one.backend for one in found.refused] == [
-        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "triton_weight_only",
+        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "weight_only",
     ]  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_experts_are_asked_about_as_they_are_loaded() -> None:
     found = kernels_of(plan(EXPERTS, ep_size=2), parse_device("sm90"))
     stacks = {one.shape: one.backend for one in found.chosen if len(one.shape) == 3}
 
-    assert stacks == {(2, 192, 128): "triton_weight_only", (2, 128, 96): "triton_weight_only"}
+    assert stacks == {(2, 192, 128): "weight_only", (2, 128, 96): "weight_only"}
     layer = next(layer for layer in plan(EXPERTS).layers.values() if layer.experts is not None)
     assert choose_for(layer, parse_device("cpu"), "emulated").backend.name == "emulated"
 

@@ -31,7 +31,7 @@ class TritonWeightOnly:
     A scheme that quantizes its input runs too, more exactly than it says: as engines do on GPUs without FP8 or FP4.
     """
 
-    name = "triton_weight_only"
+    name = "weight_only"
 
     def supports(self, scheme: LinearScheme, shape_NK: tuple[int, int], device: Device) -> Verdict:
         """FP8, INT8, FP4 and INT4, scaled per tensor, channel, block or group; compute capability 8.0."""

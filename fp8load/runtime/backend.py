@@ -7,9 +7,9 @@ Backends live in other packages (`fp8load_kernels`, or anyone's), which announce
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -174,7 +174,7 @@ class Prepared:
     `input_global_scale` is a multiplier, whichever way the file stores it. `grid_rows` [N]: in which row of a grid of
     scales those of a row of the weight stand, where that has to be looked up. `row_factor` [N], float32: what each row
     of the product is multiplied by in the end. `other`: the same weights as another backend of the package prepared
-    them, for the calls that it computes faster.
+    them, for the calls that it computes faster. `replays`: what a backend notes of calls, to make them again.
     """
 
     weights: LinearWeights
@@ -185,6 +185,7 @@ class Prepared:
     grid_rows: torch.Tensor | None = None
     row_factor: torch.Tensor | None = None
     other: Prepared | None = None
+    replays: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Backend(Protocol):

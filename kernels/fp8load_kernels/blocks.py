@@ -12,7 +12,7 @@ from fp8load.dtypes import DType
 from fp8load.runtime.backend import Device, LinearWeights, Prepared
 from fp8load.scheme import LinearScheme, PerBlock, PerGroup
 from fp8load_kernels.derive import keep
-from fp8load_kernels.few import by_blocks
+from fp8load_kernels.few import by_blocks, few_by_groups
 from fp8load_kernels.padding import aligned
 from fp8load_kernels.quantizable import powers_of_two
 from fp8load_kernels.quantized import Quantized
@@ -81,6 +81,11 @@ def triton_product(
     y_MN = by_blocks(quantized, weight, (BLOCK, BLOCK), dtype=dtype if bias is None else torch.float32)
     y_MN = put_together(y_MN, prepared.weights)
     return y_MN if bias is None else (y_MN + bias.float()).to(dtype)
+
+
+def few_tokens(prepared: Prepared, x_MK: torch.Tensor) -> torch.Tensor:
+    """The product of few tokens by the own kernel, quantization included; parts put together."""
+    return put_together(few_by_groups(prepared, x_MK, None), prepared.weights)
 
 
 def starts(weights: LinearWeights) -> list[int]:

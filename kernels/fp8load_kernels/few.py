@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from fp8load.runtime.backend import Prepared
-from fp8load.scheme import PerChannel, PerToken
+from fp8load.scheme import PerBlock, PerChannel, PerToken
 from fp8load_kernels.quantizable import powers_of_two
 from fp8load_kernels.quantize import quantize_input
 from fp8load_kernels.quantized import Quantized
@@ -41,6 +41,16 @@ def by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -
     return few_product(q.codes, q.scale.expand(len(x_MK), 1), w, x_MK.dtype, bias)
 
 
+def few_by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`by_rows`, replayed where scales are computed for each row: then it is two or three launches."""
+    from fp8load_kernels.gpu.replay import replayed
+
+    spec = prepared.weights.scheme.input
+    if prepared.input_scale is not None or spec is None or spec.granularity not in ROWS or not len(x_MK):
+        return by_rows(prepared, x_MK, bias)
+    return replayed(prepared, x_MK, bias, lambda: by_rows(prepared, x_MK, bias))
+
+
 def by_blocks(
     quantized: Quantized,
     weight: tuple[torch.Tensor, torch.Tensor],
@@ -58,3 +68,21 @@ def by_blocks(
     from fp8load_kernels.gpu.few import Weight, few_product
 
     return few_product(quantized.codes, quantized.scale, Weight(*weight, block, row_of), dtype, bias)
+
+
+def few_by_groups(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [M, K] -> [M, rows of W], few tokens, quantized in groups and multiplied by blocks; replayed."""
+    from fp8load_kernels.gpu.quantize import quantize_groups
+    from fp8load_kernels.gpu.replay import replayed
+
+    scheme, scale = prepared.weights.scheme, prepared.weight_scale
+    block, spec = scheme.weight.granularity, scheme.input
+    if not isinstance(block, PerBlock) or scale is None or spec is None:
+        raise TypeError(f"blocks have scales, and inputs of groups: {scheme}")
+
+    def compute() -> torch.Tensor:
+        q = quantize_groups(x_MK, spec.dtype, block.cols, power_of_two=powers_of_two(scheme, spec))
+        weight, sizes = (prepared.weight, scale), (block.rows, block.cols)
+        return by_blocks(q, weight, sizes, dtype=x_MK.dtype, bias=bias, row_of=prepared.grid_rows)
+
+    return replayed(prepared, x_MK, bias, compute) if len(x_MK) else compute()

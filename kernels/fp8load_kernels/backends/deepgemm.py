@@ -13,6 +13,7 @@ from fp8load_kernels.blocks import (
     HOPPER,
     are_whole,
     column_scales,
+    few_tokens,
     laid_apart,
     put_together,
     quantized_groups,
@@ -78,6 +79,8 @@ class DeepGemm:
         num_tokens, num_cols = x_MK.shape
         if num_tokens == 0:
             return like_input(x.new_empty(0, prepared.weights.shape[0]), x)
+        if num_tokens <= FEW and bias is None:
+            return like_input(few_tokens(prepared, x_MK), x)
         if num_tokens <= FEW or x.dtype != torch.bfloat16 or bias is not None:
             return like_input(triton_product(prepared, quantized_groups(prepared, x_MK), x.dtype, bias), x)
         if num_tokens in TORCH and prepared.other is not None:

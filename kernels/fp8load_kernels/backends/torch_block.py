@@ -9,6 +9,7 @@ from fp8load.scheme import LinearScheme
 from fp8load_kernels.blocks import (
     are_whole,
     column_scales,
+    few_tokens,
     laid_apart,
     put_together,
     quantized_groups,
@@ -58,6 +59,8 @@ class TorchBlock:
         """x [..., K] -> [..., N] in x's dtype."""
         x_MK, scale = contiguous_columns(as_rows(x)), prepared.weight_scale
         num_tokens = x_MK.shape[0]
+        if 0 < num_tokens <= FEW_BLOCKS and bias is None:
+            return like_input(few_tokens(prepared, x_MK), x)
         if scale is None or num_tokens <= FEW_BLOCKS or x.dtype != torch.bfloat16 or bias is not None:
             return like_input(triton_product(prepared, quantized_groups(prepared, x_MK), x.dtype, bias), x)
         rows = aligned(num_tokens, 4)

@@ -8,7 +8,7 @@ from fp8load.dtypes import DType
 from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
 from fp8load.scheme import LinearScheme, PerChannel, PerTensor, PerToken, QuantSpec
 from fp8load_kernels.derive import channel_scale, largest_input_scale
-from fp8load_kernels.few import FEW_ROWS, by_rows
+from fp8load_kernels.few import FEW_ROWS, few_by_rows
 from fp8load_kernels.padding import pad_columns, padded_weight
 from fp8load_kernels.quantize import converts_to_e4m3, quantize_input
 from fp8load_kernels.shapes import as_rows, contiguous_columns, has_triton, like_input
@@ -63,7 +63,7 @@ class TorchScaledMM:
         if num_tokens == 0 or s_w is None:
             return like_input(x.new_empty(num_tokens, num_rows), x)
         if num_tokens <= FEW_ROWS and x.is_cuda and converts_to_e4m3(x.device):
-            return like_input(by_rows(prepared, contiguous_columns(x_MK), bias), x)
+            return like_input(few_by_rows(prepared, contiguous_columns(x_MK), bias), x)
         quantized = quantize_input(x_MK, prepared.weights.scheme, prepared.input_scale)
         by_row, codes = _by_row(prepared.weights), pad_columns(quantized.codes, prepared.weight.shape[0])
         padded = prepared.weight.shape[1] > num_rows

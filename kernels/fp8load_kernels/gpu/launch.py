@@ -8,7 +8,9 @@ numbers and constants. Looked up by these, a variant is launched directly. In a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -37,6 +39,31 @@ class Plan(NamedTuple):
     constants: Constants
 
 
+class Launched(NamedTuple):
+    """A launch that took place: `run(*tensors, *rest)` does it again, for tensors of the same kind."""
+
+    run: Callable[..., None]
+    tensors: tuple[torch.Tensor, ...]
+    rest: tuple[object, ...]
+
+
+class _Recording(threading.local):
+    launches: list[Launched] | None = None
+
+
+_recording = _Recording()
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launched]]:
+    """The launches of this thread, while it lasts. Not nested."""
+    _recording.launches = []
+    try:
+        yield _recording.launches
+    finally:
+        _recording.launches = None
+
+
 class Kernel:
     """A Triton kernel whose parameters are tensors, then numbers, then constants."""
 
@@ -55,7 +82,7 @@ class Kernel:
         """Run on the device of the first tensor."""
         first = tensors[0]
         if not first.is_cuda:
-            self.function[grid](*tensors, *numbers, **constants.given)
+            self._interpret(grid, tensors, numbers, constants)
         elif one_device() or first.get_device() == torch.cuda.current_device():
             self._launch(grid, tensors, numbers, constants)
         else:
@@ -76,10 +103,26 @@ class Kernel:
             compiled = self.function[grid](*tensors, *numbers, **constants.given)
             if len(self.variants) >= MOST_VARIANTS:
                 self.variants.clear()
-            self.variants[key] = (compiled[grid], tuple(constants.given[name] for name in self.constants))
-            return
-        run, rest = found
-        run(*tensors, *numbers, *rest)
+            found = (compiled[grid], tuple(constants.given[name] for name in self.constants))
+            self.variants[key] = found
+        else:
+            found[0](*tensors, *numbers, *found[1])
+        if _recording.launches is not None:
+            _recording.launches.append(Launched(found[0], tensors, (*numbers, *found[1])))
+
+    def _interpret(
+        self,
+        grid: tuple[int, int, int],
+        tensors: tuple[torch.Tensor, ...],
+        numbers: tuple[int | float, ...],
+        constants: Constants,
+    ) -> None:
+        def run(*given: Any) -> None:
+            self.function[grid](*given, **constants.given)
+
+        run(*tensors, *numbers)
+        if _recording.launches is not None:
+            _recording.launches.append(Launched(run, tensors, numbers))
 
 
 def kernel(function: Any) -> Kernel:

@@ -29,12 +29,19 @@ def tile_of(num_tokens: int, w: Coded, dtype: torch.dtype, processors: int) -> T
     """By size alone: measured on an H200, see docs/benchmarks."""
     num_rows, num_cols = w.shape
     m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
-    n, programs = (64, 5 * processors) if m < 64 else (128, 3 * processors // 2)
     k = 128 * w.per_byte
     if w.scale is not None and not w.multiplies_codes(dtype):
         k = min(k, w.block[1])
-    tiles = triton.cdiv(num_rows, n) * triton.cdiv(num_tokens, m)
-    return Tile(m, n, k, splits_of(tiles, triton.cdiv(num_cols, k), programs), n // 16, 3)
+    steps = triton.cdiv(num_cols, k)
+    if m == 64:
+        # More rows read the tokens less often, but a tile fills a multiprocessor: not where a fourth would be idle.
+        tiles = triton.cdiv(num_rows, 128) * triton.cdiv(num_tokens, m)
+        splits = splits_of(tiles, steps, processors)
+        programs = tiles * splits
+        if 4 * programs >= 3 * processors * triton.cdiv(programs, processors):
+            return Tile(m, 128, k, splits, 8, 3)
+    tiles = triton.cdiv(num_rows, 64) * triton.cdiv(num_tokens, m)
+    return Tile(m, 64, k, splits_of(tiles, steps, 5 * processors), 4, 3)
 
 
 class Kind(NamedTuple):

@@ -179,7 +179,7 @@ def test_130_interrupted(run, monkeypatch):
 
 
 def wait_until_it_reads(process: subprocess.Popen[bytes]) -> None:
-    """Until the program waits for its standard input: a signal that comes while it is still importing is another test."""
+    """Until the program waits for its standard input: a signal while it still imports is another matter."""
     calls, end = Path(f"/proc/{process.pid}/syscall"), time.monotonic() + 30
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         time.sleep(5)

@@ -141,6 +141,9 @@ class ScaledLinear(ScaledLayer):
                 code="USE801", message="this input does not fit the layer", module=self.name,
                 expected=f"[..., {num_cols}], BF16, F16 or F32", got=f"{describe(x.dtype)} {list(x.shape)}",
             ))  # fmt: skip
+        if x.dtype == torch.float64:  # computed in float32 by every backend, and by kernels in nothing wider
+            y = self.run(x.float())
+            return y if self._float32 else y.double()
         if self._prepared is None or self._now() != self._state:
             self.finalize()
         prepared = self._prepared

@@ -322,3 +322,14 @@ def test_two_levels_of_scales_stay_apart_for_each_part(divides: bool) -> None:
     assert made.shape == (5, 64)
     assert made.backend.name == "emulated"
     torch.testing.assert_close(made(x), x @ torch.from_numpy(w).T, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_an_input_of_64_bits_is_computed_in_32(backend) -> None:
+    made = merged(BLOCK, 256, [128], backend=backend)
+    x = torch.randn(3, 256, dtype=torch.float64)
+
+    y = made(x)
+
+    assert y.dtype == (torch.float32 if backend else torch.float64)
+    assert torch.equal(y.float(), made(x.float()))

@@ -38,8 +38,10 @@ def quantize_mx(
     exact, so an element is rounded once.
     """
     x = x_MK.float()
-    scale = mx_scale(x, dtype, cols, exponent).float()
-    return Quantized(codes=to_codes(x / by_column(scale, cols, x.shape[1]), dtype), dtype=dtype, scale=scale, cols=cols)
+    block = mx_scale(x, dtype, cols, exponent)
+    scale = block.float()
+    codes = to_codes(x / by_column(scale, cols, x.shape[1]), dtype)
+    return Quantized(codes=codes, dtype=dtype, scale=scale, cols=cols, block=block)
 
 
 def mx_scale(

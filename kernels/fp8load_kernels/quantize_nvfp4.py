@@ -27,10 +27,12 @@ def quantize_nvfp4(x_MK: torch.Tensor, global_scale: torch.Tensor | None = None,
     """
     x = x_MK.float()
     s_11 = nvfp4_global_scale(x) if global_scale is None else _in_range(global_scale.float().reshape(1, 1))
-    scale = nvfp4_block_scale(x, s_11, cols).float() * s_11
+    block = nvfp4_block_scale(x, s_11, cols)
+    scale = block.float() * s_11
     wide = by_column(scale, cols, x.shape[1])
     ratio = torch.where(wide == 0, torch.zeros_like(x), x / wide)
-    return Quantized(codes=to_codes(ratio, DType.F4), dtype=DType.F4, scale=scale, cols=cols)
+    codes = to_codes(ratio, DType.F4)
+    return Quantized(codes=codes, dtype=DType.F4, scale=scale, cols=cols, block=block, level=s_11)
 
 
 def nvfp4_block_scale(x_MK: torch.Tensor, global_scale: torch.Tensor, cols: int = NVFP4_COLS) -> torch.Tensor:

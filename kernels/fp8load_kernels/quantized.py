@@ -29,12 +29,16 @@ class Quantized:
 
     codes  [M, K], of `dtype`; F6 and F4 as U8, one code to a byte (`fp8load_kernels.e2m1.pack` puts two into one)
     scale  float32, broadcasts to codes in groups of `cols`: [1, 1], [M, 1] or [M, G]; two levels are multiplied
+    block  of MX and NVFP4 the scales of groups alone, as kernels read them: F8_E8M0 or F8_E4M3 [M, G]
+    level  of NVFP4 the scale of these scales, float32 [1, 1]: scale = block * level
     """
 
     codes: torch.Tensor
     dtype: DType
     scale: torch.Tensor
     cols: int
+    block: torch.Tensor | None = None
+    level: torch.Tensor | None = None
 
     def dequantize(self) -> torch.Tensor:
         """code * scale, float32 [M, K]."""

@@ -8,6 +8,7 @@ from fp8load_kernels.backends.deepgemm import DeepGemm
 from fp8load_kernels.backends.emulated import Emulated
 from fp8load_kernels.backends.reference import Reference
 from fp8load_kernels.backends.torch_block import TorchBlock
+from fp8load_kernels.backends.torch_mx import TorchMX
 from fp8load_kernels.backends.torch_scaled_mm import TorchScaledMM
 from fp8load_kernels.backends.triton_block import TritonBlock
 from fp8load_kernels.backends.weight_only import TritonWeightOnly
@@ -20,9 +21,10 @@ from fp8load_kernels.quantize import CAPABILITY
 def provider(device: Device) -> tuple[Backend, ...]:
     """Candidates in order. `reference` comes last: it ignores the input quantization, so it is for those who ask.
 
-    A GPU without FP8 units runs every scheme weight-only; one that has them does so where they do not help (FP4).
+    A GPU without FP8 units runs every scheme weight-only; one that has them does so where they do not help (FP4 and
+    groups of 32, before Blackwell).
     """
-    fp8 = (TorchScaledMM(), DeepGemm(), TorchBlock(), TritonBlock())
+    fp8 = (TorchScaledMM(), DeepGemm(), TorchBlock(), TritonBlock(), TorchMX())
     weight_only = (TritonWeightOnly(),)
     old = device.kind == "cuda" and device.capability is not None and device.capability < CAPABILITY
     return (*weight_only, *fp8, Emulated(), Reference()) if old else (*fp8, *weight_only, Emulated(), Reference())

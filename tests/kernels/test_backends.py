@@ -44,7 +44,8 @@ def test_the_provider_is_found_through_its_entry_point() -> None:
 
 def test_names_are_distinct_and_the_order_is_the_same_everywhere() -> None:
     assert list(BACKENDS) == [
-        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "weight_only", "emulated", "reference",
+        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "torch_mx", "weight_only", "emulated",
+        "reference",
     ]  # fmt: skip
     assert [backend.name for backend in provider(H200)] == list(BACKENDS)
 

@@ -229,7 +229,7 @@ def test_a_run_measures_whoever_takes_a_layer(bench: GemmBench) -> None:
     }
     assert bench.failed == []
     assert {refusal.backend for refusal in bench.refused} == {
-        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "weight_only",
+        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "torch_mx", "weight_only",
     }  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def test_every_reason_stands_there_once_with_how_many_layers_it_is_of() -> None:
     assert len({(one.backend, one.reason) for one in found.refused}) == len(found.refused)
     assert {one.count for one in found.refused} == {16}
     assert [one.backend for one in found.refused] == [
-        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "weight_only",
+        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "torch_mx", "weight_only",
     ]  # fmt: skip
 
 

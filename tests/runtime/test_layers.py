@@ -224,7 +224,7 @@ def test_a_forced_backend_that_cannot_run_is_an_error() -> None:
 
 def test_an_unknown_backend_is_a_usage_error_that_lists_the_names() -> None:
     made = merged(BLOCK, 256, [128], backend="cutlas")
-    with pytest.raises(UsageError, match="triton_block, weight_only, emulated, reference"):
+    with pytest.raises(UsageError, match="triton_block, torch_mx, weight_only, emulated, reference"):
         made.finalize()
 
 
@@ -232,7 +232,7 @@ def test_why_keeps_every_refusal() -> None:
     made = merged(BLOCK, 256, [128])
     assert made.backend.name == "emulated"
     assert [line.partition(":")[0] for line in made.why] == [
-        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "weight_only", "emulated",
+        "torch_scaled_mm", "deepgemm", "torch_block", "triton_block", "torch_mx", "weight_only", "emulated",
     ]  # fmt: skip
     assert "block 128 x 128" in made.why[0]
     assert "runs on CUDA, not on cpu" in made.why[3]

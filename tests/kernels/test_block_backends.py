@@ -87,6 +87,7 @@ def test_it_says_what_it_does_not_take(backend, scheme, shape, device: Device, r
     assert reason in verdict.reason
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 def test_on_a_hopper_torch_takes_blocks_and_deepgemm_where_it_is_installed() -> None:
     assert isinstance(TorchBlock().supports(SCHEME, (256, 256), H200), Yes)
     verdict = DeepGemm().supports(SCHEME, (256, 256), H200)

@@ -178,6 +178,11 @@ def test_130_interrupted(run, monkeypatch):
     assert (result.code, result.out, result.err) == (130, "", "interrupted; nothing was written\n")
 
 
+def heeds_interrupts() -> None:
+    """What a shell starts in the background ignores SIGINT, and hands that on: so these tests, and what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_until_it_reads(process: subprocess.Popen[bytes]) -> None:
     """Until the program waits for its standard input: a signal while it still imports is another matter."""
     calls, end = Path(f"/proc/{process.pid}/syscall"), time.monotonic() + 30
@@ -192,7 +197,9 @@ def wait_until_it_reads(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_130_a_real_signal():
     command = [sys.executable, "-m", "fp8load", "inspect", "-"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, preexec_fn=heeds_interrupts
+    )
     wait_until_it_reads(process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)

@@ -198,7 +198,11 @@ def wait_until_it_reads(process: subprocess.Popen[bytes]) -> None:
 def test_130_a_real_signal():
     command = [sys.executable, "-m", "fp8load", "inspect", "-"]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, preexec_fn=heeds_interrupts
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        preexec_fn=heeds_interrupts,  # noqa: PLW1509 - no threads here
     )
     wait_until_it_reads(process)
     process.send_signal(signal.SIGINT)

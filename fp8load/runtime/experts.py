@@ -164,6 +164,20 @@ def _data(param: TypedParameter | None) -> torch.Tensor | None:
     return None if param is None else param.detach()
 
 
+def with_gradient(x: torch.Tensor, y: torch.Tensor, name: str) -> torch.Tensor:
+    """The result `y` of an input, unless a gradient that the input wants would be lost in it without a word.
+
+    Raises `UsageError` USE804: grouped products and kernels have no backward pass.
+    """
+    if x.requires_grad and torch.is_grad_enabled() and y.numel() and not y.requires_grad:
+        raise UsageError(Problem(
+            code="USE804", message="these experts pass no gradient on", module=name,
+            expected="an input that wants none", got="an input with requires_grad",
+            hint='call them under torch.no_grad(), or load them with backend="reference"',
+        ))  # fmt: skip
+    return y
+
+
 class ExpertWeights(NamedTuple):
     """Dequantized: w13 [E, 2I, H], w2 [E, H, I]."""
 
@@ -229,13 +243,14 @@ class ScaledExperts(torch.nn.Module):
         """
         if torch.compiler.is_compiling():
             return cast(torch.Tensor, ops.experts(x, topk_weights, topk_ids, self._number))
-        return self.run(x, topk_weights, topk_ids)
+        return with_gradient(x, self.run(x, topk_weights, topk_ids), self.name)
 
     def run(self, x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         """`forward` where it is not compiled."""
         topk_weights, topk_ids = others
         activation = parse_activation(self.activation, self.name)
         hidden = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+        hidden = hidden.float() if hidden.dtype == torch.float64 else hidden  # no backend computes in more
         ids, weights = self._per_token(topk_ids, topk_weights, len(hidden))
         up, down = self.w13.backend, self.w2.backend
         alignment = max(stack.backend.alignment(ids.numel(), stack.shape) for stack in (self.w13, self.w2))

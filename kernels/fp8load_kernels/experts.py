@@ -25,7 +25,6 @@ from fp8load_kernels.quantize import converts_to_e4m3, quantize_dynamic
 from fp8load_kernels.quantized import SMALLEST_SCALE, to_codes
 from fp8load_kernels.shapes import contiguous_columns
 
-FP8_CAPABILITY = (8, 9)
 LONGEST_ROW = 1 << 14
 """Columns up to which a row with one scale is activated and quantized in one launch."""
 

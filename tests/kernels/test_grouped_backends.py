@@ -13,7 +13,7 @@ import torch
 
 import fp8load
 from fp8load.dtypes import DType
-from fp8load.errors import BackendError
+from fp8load.errors import BackendError, UsageError
 from fp8load.runtime import grouped
 from fp8load.runtime.activation import activated, parse_activation
 from fp8load.runtime.backend import Device, No, Yes
@@ -413,3 +413,22 @@ def test_on_a_gpu_a_grouped_backend_is_chosen_and_the_loop_where_it_is_asked_for
     made = filled(CHANNEL, backend=None, hidden=1024, inner=512)
     assert made.w13.backend.name == ("torch_grouped" if HOPPER else "triton_grouped")
     assert isinstance(filled(CHANNEL, backend="reference").w13.backend, OneByOne)
+
+
+def test_a_gradient_is_not_lost_without_a_word() -> None:
+    made = filled(CHANNEL)
+    share, ids = routed(6, "random")
+    x = torch.randn(6, 256, device=DEVICE).bfloat16().requires_grad_()
+
+    with pytest.raises(UsageError, match="pass no gradient on"):
+        made(x, share, ids)
+    with torch.no_grad():
+        assert made(x, share, ids).shape == (6, 256)
+
+
+def test_an_input_of_64_bits_is_computed_in_32() -> None:
+    made = filled(CHANNEL)
+    share, ids = routed(6, "random")
+    x = torch.randn(6, 256, device=DEVICE, dtype=torch.float64)
+
+    assert torch.equal(made(x, share, ids), made(x.float(), share, ids))

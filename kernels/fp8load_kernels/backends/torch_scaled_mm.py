@@ -10,10 +10,9 @@ from fp8load.scheme import LinearScheme, PerChannel, PerTensor, PerToken, QuantS
 from fp8load_kernels.derive import channel_scale, largest_input_scale
 from fp8load_kernels.few import FEW_ROWS, few_by_rows
 from fp8load_kernels.padding import pad_columns, padded_weight
-from fp8load_kernels.quantize import converts_to_e4m3, quantize_input
+from fp8load_kernels.quantize import CAPABILITY, converts_to_e4m3, quantize_input
 from fp8load_kernels.shapes import as_rows, contiguous_columns, has_triton, like_input
 
-CUDA_CAPABILITY = (8, 9)
 CUDA_ALIGNMENT = 16
 
 
@@ -110,7 +109,7 @@ def _refuses(operand: str, spec: QuantSpec) -> str:
 def _supports_cuda(device: Device) -> Verdict:
     if device.kind != "cuda":
         return No(f"runs on CPU and CUDA, not on {device}")
-    if device.capability is None or device.capability < CUDA_CAPABILITY:
+    if device.capability is None or device.capability < CAPABILITY:
         return No(f"needs compute capability 8.9, and this is {device}")
     return Yes(f"up to {FEW_ROWS} tokens the Triton product") if has_triton() else Yes()
 

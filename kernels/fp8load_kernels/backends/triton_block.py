@@ -9,10 +9,8 @@ from fp8load.scheme import LinearScheme, PerBlock
 from fp8load_kernels.blocks import refuses_any_blocks, scales_of
 from fp8load_kernels.derive import grid_rows
 from fp8load_kernels.few import FEW_ROWS, by_blocks, few_by_groups
-from fp8load_kernels.quantize import converts_to_e4m3, quantize_input
+from fp8load_kernels.quantize import CAPABILITY, converts_to_e4m3, quantize_input
 from fp8load_kernels.shapes import NO_TRITON, as_rows, contiguous_columns, has_triton, like_input
-
-CAPABILITY = (8, 9)
 
 
 class TritonBlock:

@@ -28,14 +28,8 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-def tile_of(num_tokens: int, num_rows: int) -> Tile:
-    """By size alone: measured on an H200, see docs/benchmarks."""
-    many = num_rows >= 16384
-    if num_tokens <= 16:
-        return Tile(16, 64 if many or num_tokens == 1 else 32, 4, 5)
-    if num_tokens <= 64:
-        return Tile(64, 64, 4, 3) if many else Tile(32, 32, 4, 4)
-    return Tile(64, 128, 4, 4)
+TILE = Tile(64, 128, 4, 4)
+"""Of those tried on an H200; few tokens have another product, see `fp8load_kernels.few`."""
 
 
 def block_product(
@@ -59,23 +53,22 @@ def block_product(
     y_MN = torch.empty(num_tokens, num_rows, dtype=dtype, device=x_MK.device)
     if not y_MN.numel():
         return y_MN
-    tile = tile_of(num_tokens, num_rows)
     _product(
-        (triton.cdiv(num_tokens, tile.m) * triton.cdiv(num_rows, tile.n), 1, 1),
+        (triton.cdiv(num_tokens, TILE.m) * triton.cdiv(num_rows, TILE.n), 1, 1),
         (x_MK, w_NK, y_MN, x_scale_MG, w_scale_RG, w_NK if scale_row_N is None else scale_row_N,
          w_NK if bias is None else bias),
         (num_tokens, num_rows, num_cols, x_MK.stride(0), w_NK.stride(0), *x_scale_MG.stride(), *w_scale_RG.stride()),
-        _constants(tile, block, num_cols, mapped=scale_row_N is not None, biased=bias is not None),
+        _constants(block, num_cols, mapped=scale_row_N is not None, biased=bias is not None),
     )  # fmt: skip
     return y_MN
 
 
 @lru_cache(4096)
-def _constants(tile: Tile, block: tuple[int, int], num_cols: int, *, mapped: bool, biased: bool) -> Constants:
+def _constants(block: tuple[int, int], num_cols: int, *, mapped: bool, biased: bool) -> Constants:
     return Constants(
-        BLOCK_N=block[0], BLOCK_K=block[1], M=tile.m, N=tile.n, MAPPED=mapped, BIASED=biased,
-        WHOLE=num_cols % block[1] == 0, ONE_SCALE=not mapped and block[0] % tile.n == 0,
-        GROUPS=triton.cdiv(num_cols, block[1]), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        BLOCK_N=block[0], BLOCK_K=block[1], M=TILE.m, N=TILE.n, MAPPED=mapped, BIASED=biased,
+        WHOLE=num_cols % block[1] == 0, ONE_SCALE=not mapped and block[0] % TILE.n == 0,
+        GROUPS=triton.cdiv(num_cols, block[1]), num_warps=TILE.num_warps, num_stages=TILE.num_stages,
     )  # fmt: skip
 
 

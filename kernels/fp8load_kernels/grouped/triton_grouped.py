@@ -12,7 +12,6 @@ from fp8load.scheme import LinearScheme, PerBlock
 from fp8load_kernels.blocks import refuses_any_blocks
 from fp8load_kernels.derive import grid_rows
 from fp8load_kernels.experts import (
-    FP8_CAPABILITY,
     Rows,
     RowsOfTokens,
     block_scales,
@@ -21,6 +20,7 @@ from fp8load_kernels.experts import (
     quantized_rows,
     refuses_rows,
 )
+from fp8load_kernels.quantize import CAPABILITY
 from fp8load_kernels.shapes import NO_TRITON, has_triton
 
 
@@ -43,7 +43,7 @@ class TritonGrouped(RowsOfTokens):
             return No(f"needs E, N and K of at least 1, not {list(shape_ENK)}")
         if device.kind != "cuda":
             return No(f"runs on CUDA, not on {device}")
-        if device.capability is None or device.capability < FP8_CAPABILITY:
+        if device.capability is None or device.capability < CAPABILITY:
             return No(f"needs compute capability 8.9, and this is {device}")
         return Yes() if has_triton() else No(NO_TRITON)
 

@@ -11,6 +11,7 @@ from fp8load.runtime.backend import Device, LinearWeights, Verdict
 from fp8load.scheme import LinearScheme, PerChannel, PerToken
 from fp8load_kernels.bench.clock import Run
 from fp8load_kernels.blocks import are_whole, refuses_hopper
+from fp8load_kernels.quantize import CAPABILITY
 
 
 class Peer(Protocol):
@@ -39,7 +40,7 @@ def refuses_rows(scheme: LinearScheme, device: Device) -> str:
         return "takes weights per channel and dynamic inputs per token"
     if scheme.transforms or scheme.storage.transposed:
         return "takes plain [N, K] weights"
-    if device.kind != "cuda" or device.capability is None or device.capability < (8, 9):
+    if device.kind != "cuda" or device.capability is None or device.capability < CAPABILITY:
         return f"needs compute capability 8.9, and this is {device}"
     return ""
 

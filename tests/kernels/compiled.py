@@ -1,4 +1,4 @@
-"""Compile the kernels of experts for Hopper, without a GPU: `python tests/kernels/compiled.py`, a line for each.
+"""Compile kernels for Hopper, without a GPU: `python tests/kernels/compiled.py`, a line for each.
 
 Run in a process of its own: where Triton interprets, it does not compile.
 """
@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fp8load_kernels.gpu import activation, grouped, routing
+from fp8load_kernels.gpu import activation, few, grouped, routing, unpack, weight_only
 
 TARGET = GPUTarget("cuda", 90, 32)
 FP8, BF16, F32, I32, I64, U8 = "*fp8e4nv", "*bf16", "*fp32", "*i32", "*i64", "*u8"
@@ -21,6 +21,7 @@ POINTERS = {
     "row_ptr": I32, "bias_ptr": BF16, "ids_ptr": I64, "starts_ptr": I32, "ends_ptr": I32, "position_ptr": I32,
     "weight_ptr": F32, "total_ptr": F32, "from_ptr": U8, "codes_ptr": FP8, "from_scale_ptr": F32, "scale_ptr": F32,
     "scales_ptr": F32, "out_ptr": FP8, "limit": "fp32", "largest": "fp32",
+    "factor_ptr": F32, "s_ptr": U8,
 }  # fmt: skip
 """Types of arguments by name; those that are not named are int32."""
 
@@ -50,10 +51,40 @@ def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
     yield activation._static, {"x_ptr": BF16}, {"BY_TOKEN": True, "BLOCK": 4096}
 
 
+def of_layers() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
+    """Products for few tokens, and weight-only ones: rows and blocks, whole and cut, codes of hardware and of PTX."""
+    size = {"M": 16, "N": 64, "K": 128, "STEPS": 4, "SPLIT": True, "BIASED": False, "WAIT": True}
+    rows = {
+        "BLOCK_N": 1,
+        "BLOCK_K": 1,
+        "BLOCKED": False,
+        "MAPPED": False,
+        "ONE_SCALE": False,
+        "WHOLE": True,
+        "AHEAD": 4,
+    }
+    yield few._few, {"y_ptr": F32}, {**size, **rows}
+    blocks = {**rows, "BLOCK_N": 128, "BLOCK_K": 128, "BLOCKED": True}
+    yield few._few, {"y_ptr": F32}, {**size, **blocks, "ONE_SCALE": True}
+    yield few._few, {}, {**size, **blocks, "MAPPED": True, "WHOLE": False, "SPLIT": False, "BIASED": True, "M": 64}
+    form = {"KIND": "hardware", "PER_BYTE": 1, "SCALE_KIND": "", "SCALED": False, "BLOCK_N": 1, "COLS": 1}
+    form |= {"MAPPED": False, "FACTOR": True}
+    how = {"WORDS": False, "IN_CODES": False, "HALF": False, "PACKED": False}
+    sixteen = {"x_ptr": BF16, "y_ptr": F32}
+    yield weight_only._few, sixteen, {**size, **form, **how}
+    four = {**form, "KIND": "e2m1", "PER_BYTE": 2, "SCALE_KIND": "e4m3", "SCALED": True, "COLS": 16}
+    words = {**how, "WORDS": True, "IN_CODES": True}
+    wide = {**sixteen, "w_ptr": U8, "s_ptr": I32}
+    yield weight_only._few, wide, {**size, **four, **words, "PACKED": True, "K": 256}
+    yield weight_only._few, {**wide, "x_ptr": "*fp16"}, {**size, **four, **words, "HALF": True, "K": 256}
+    yield unpack._unpacked, {"w_ptr": U8, "out_ptr": BF16}, {**four, "N": 32, "K": 256}
+    yield unpack._unpacked, {"w_ptr": U8, "out_ptr": BF16}, {**form, "KIND": "e4m3", "N": 32, "K": 128}
+
+
 def main() -> None:
     """Raises what the compiler does."""
-    for kernel, types, constants in kernels():
-        known = {**POINTERS, **types}
+    for launched, types, constants in (*kernels(), *of_layers()):
+        kernel, known = launched.function, {**POINTERS, **types}
         signature = {name: "constexpr" if name in constants else known.get(name, "i32") for name in kernel.arg_names}
         triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=constants), target=TARGET)
         print(kernel.fn.__name__, constants)

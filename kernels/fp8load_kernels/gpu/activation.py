@@ -15,6 +15,7 @@ import triton.language as tl
 from fp8load.dtypes import LARGEST_FINITE, DType
 from fp8load.runtime.activation import KINDS, SWIGLU_ALPHA, Activation
 from fp8load.runtime.routing import Routing
+from fp8load_kernels.gpu.launch import constants, kernel
 from fp8load_kernels.gpu.quantize import TILE, _clamped, _divided, _magnitude, _number, _scale
 from fp8load_kernels.quantized import FP8_DTYPES, Quantized
 
@@ -63,11 +64,13 @@ def _launch(y, activation, routing, out, scale, tile, dtype, *, power_of_two):
     together, width, group = tile
     num_cols, limited = out.shape[1], activation.gated and activation.limit is not None
     strides = (0, 0) if scale is None else scale.stride()
-    _between[(out.shape[0], triton.cdiv(triton.cdiv(num_cols, group), together))](
-        y, routing.expert, out, y if scale is None else scale, y.stride(0), *strides, num_cols,
-        activation.limit or 0.0, 0.0 if dtype is None else LARGEST_FINITE[dtype], KIND=KINDS.index(activation.kind),
+    _between(
+        (out.shape[0], triton.cdiv(triton.cdiv(num_cols, group), together), 1),
+        (y, routing.expert, out, y if scale is None else scale),
+        (y.stride(0), *strides, num_cols, activation.limit or 0.0, 0.0 if dtype is None else LARGEST_FINITE[dtype]),
+        constants(KIND=KINDS.index(activation.kind),
         LIMITED=limited, QUANTIZED=scale is not None, POWER_OF_TWO=power_of_two,
-        TOGETHER=together, WIDTH=width, GROUP=group, num_warps=4 if together * width <= 4096 else 8,
+        TOGETHER=together, WIDTH=width, GROUP=group, num_warps=4 if together * width <= 4096 else 8),
     )  # fmt: skip
 
 
@@ -83,9 +86,11 @@ def quantize_by_expert(
     scale = torch.empty(routing.num_rows, 1, dtype=torch.float32, device=x.device)
     if codes.numel():
         block = min(4096, triton.next_power_of_2(num_cols))
-        _static[(routing.num_rows, triton.cdiv(num_cols, block))](
-            x, codes, scale, scale_E, routing.expert, routing.token, x.stride(0), num_cols, LARGEST_FINITE[dtype],
-            BY_TOKEN=by_token, BLOCK=block, num_warps=4,
+        _static(
+            (routing.num_rows, triton.cdiv(num_cols, block), 1),
+            (x, codes, scale, scale_E, routing.expert, routing.token),
+            (x.stride(0), num_cols, LARGEST_FINITE[dtype]),
+            constants(BY_TOKEN=by_token, BLOCK=block, num_warps=4),
         )  # fmt: skip
     return Quantized(codes=codes, dtype=dtype, scale=scale, cols=max(num_cols, 1))
 
@@ -109,7 +114,7 @@ def _activated(gate, up, limit, KIND: tl.constexpr, LIMITED: tl.constexpr):
     return y
 
 
-@triton.jit
+@kernel
 def _between(
     y_ptr, expert_ptr, out_ptr, scale_ptr, stride, scale_stride_p, scale_stride_g, num_cols, limit, largest,
     KIND: tl.constexpr, LIMITED: tl.constexpr, QUANTIZED: tl.constexpr, POWER_OF_TWO: tl.constexpr,
@@ -140,7 +145,7 @@ def _between(
         tl.store(to, h, mask=inside)
 
 
-@triton.jit
+@kernel
 def _static(
     x_ptr, codes_ptr, scale_ptr, scales_ptr, expert_ptr, token_ptr, stride, num_cols, largest,
     BY_TOKEN: tl.constexpr, BLOCK: tl.constexpr,

@@ -9,14 +9,13 @@ block scales.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from fp8load_kernels.gpu.launch import Constants, kernel
+from fp8load_kernels.gpu.launch import constants, kernel
 
 
 class Tile(NamedTuple):
@@ -49,7 +48,7 @@ def block_product(
     within a block). `block` is (rows, columns); columns are a power of two of at least 16.
     """
     num_tokens, num_cols = x_MK.shape
-    num_rows = w_NK.shape[0]
+    num_rows, mapped = w_NK.shape[0], scale_row_N is not None
     y_MN = torch.empty(num_tokens, num_rows, dtype=dtype, device=x_MK.device)
     if not y_MN.numel():
         return y_MN
@@ -58,18 +57,13 @@ def block_product(
         (x_MK, w_NK, y_MN, x_scale_MG, w_scale_RG, w_NK if scale_row_N is None else scale_row_N,
          w_NK if bias is None else bias),
         (num_tokens, num_rows, num_cols, x_MK.stride(0), w_NK.stride(0), *x_scale_MG.stride(), *w_scale_RG.stride()),
-        _constants(block, num_cols, mapped=scale_row_N is not None, biased=bias is not None),
+        constants(
+            BLOCK_N=block[0], BLOCK_K=block[1], M=TILE.m, N=TILE.n, MAPPED=mapped, BIASED=bias is not None,
+            WHOLE=num_cols % block[1] == 0, ONE_SCALE=not mapped and block[0] % TILE.n == 0,
+            GROUPS=triton.cdiv(num_cols, block[1]), num_warps=TILE.num_warps, num_stages=TILE.num_stages,
+        ),
     )  # fmt: skip
     return y_MN
-
-
-@lru_cache(4096)
-def _constants(block: tuple[int, int], num_cols: int, *, mapped: bool, biased: bool) -> Constants:
-    return Constants(
-        BLOCK_N=block[0], BLOCK_K=block[1], M=TILE.m, N=TILE.n, MAPPED=mapped, BIASED=biased,
-        WHOLE=num_cols % block[1] == 0, ONE_SCALE=not mapped and block[0] % TILE.n == 0,
-        GROUPS=triton.cdiv(num_cols, block[1]), num_warps=TILE.num_warps, num_stages=TILE.num_stages,
-    )  # fmt: skip
 
 
 @triton.jit

@@ -21,6 +21,7 @@ import triton.language as tl
 
 from fp8load.runtime.routing import Routing
 from fp8load_kernels.gpu.block import Tile, _tile
+from fp8load_kernels.gpu.launch import constants, kernel
 
 ROW_GROUP = 128
 """Columns that are multiplied at once where a row has one scale."""
@@ -67,21 +68,21 @@ def grouped_product(
     m = gcd(tile.m, routing.alignment)
     rows, cols = (1, ROW_GROUP) if block is None else block
     ws_strides = (w_scale.stride(0), w_scale.stride(1), 0 if block is None else w_scale.stride(2))
-    grid = (routing.num_rows // m * triton.cdiv(num_rows, tile.n),)
-    _product[grid](
-        x_SK, w_ENK, y_PN, x_scale_SG, w_scale, routing.expert, routing.token,
-        w_ENK if scale_row_N is None else scale_row_N, w_ENK if bias is None else bias,
-        routing.num_rows, num_rows, num_cols, x_SK.stride(0), w_ENK.stride(0), w_ENK.stride(1), *x_scale_SG.stride(),
-        *ws_strides, 0 if bias is None else bias.stride(0),
-        BLOCK_N=rows, BLOCK_K=cols, M=m, N=tile.n, BY_TOKEN=by_token, BLOCKS=block is not None,
+    _product(
+        (routing.num_rows // m * triton.cdiv(num_rows, tile.n), 1, 1),
+        (x_SK, w_ENK, y_PN, x_scale_SG, w_scale, routing.expert, routing.token,
+         w_ENK if scale_row_N is None else scale_row_N, w_ENK if bias is None else bias),
+        (routing.num_rows, num_rows, num_cols, x_SK.stride(0), w_ENK.stride(0), w_ENK.stride(1), *x_scale_SG.stride(),
+         *ws_strides, 0 if bias is None else bias.stride(0)),
+        constants(BLOCK_N=rows, BLOCK_K=cols, M=m, N=tile.n, BY_TOKEN=by_token, BLOCKS=block is not None,
         MAPPED=scale_row_N is not None, BIASED=bias is not None, WHOLE=num_cols % cols == 0,
         ONE_SCALE=block is not None and scale_row_N is None and rows % tile.n == 0,
-        GROUPS=triton.cdiv(num_cols, cols), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        GROUPS=triton.cdiv(num_cols, cols), num_warps=tile.num_warps, num_stages=tile.num_stages),
     )  # fmt: skip
     return y_PN
 
 
-@triton.jit
+@kernel
 def _product(
     x_ptr, w_ptr, y_ptr, xs_ptr, ws_ptr, expert_ptr, token_ptr, row_ptr, bias_ptr, room, num_rows, num_cols,
     x_stride, w_stride_e, w_stride_n, xs_stride_s, xs_stride_g, ws_stride_e, ws_stride_r, ws_stride_g, bias_stride,

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,12 @@ class Constants:
 
     def __init__(self, **given: Any) -> None:
         self.given = given
+
+
+@lru_cache(4096)
+def constants(**given: Any) -> Constants:
+    """Constants that are the same object whenever they are the same."""
+    return Constants(**given)
 
 
 class Plan(NamedTuple):

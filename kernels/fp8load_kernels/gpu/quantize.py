@@ -10,16 +10,13 @@ Shape letters: M rows (tokens), K columns, G = ceil(K / g) groups of g columns.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from fp8load.dtypes import LARGEST_FINITE, DType
-from fp8load_kernels.gpu.launch import Constants, kernel, overlaps
+from fp8load_kernels.gpu.launch import constants, kernel, overlaps
 from fp8load_kernels.quantized import FP8_DTYPES, Quantized
 
 LONGEST_ROW = 1 << 16
@@ -52,7 +49,13 @@ def quantize_rows(
             (num_rows, 1, 1),
             (x_MK, codes, scale, x_MK if upper is None else upper),
             (x_MK.stride(0), num_cols, LARGEST_FINITE[dtype]),
-            _by_rows(block, num_rows >= MANY_ROWS, power_of_two, upper is not None, x_MK.device),
+            constants(
+                BLOCK=block,
+                POWER_OF_TWO=power_of_two,
+                BOUNDED=upper is not None,
+                EARLY=overlaps(x_MK.device),
+                num_warps=max(4, block // 4096) if num_rows >= MANY_ROWS else min(32, max(1, block // 1024)),
+            ),
         )
     return Quantized(codes=codes, dtype=dtype, scale=scale, cols=max(num_cols, 1))
 
@@ -79,7 +82,7 @@ def quantize_groups(
             (triton.cdiv(num_rows * num_groups, together), 1, 1),
             (x_MK, codes, written),
             (x_MK.stride(0), *written.stride(), num_rows, num_cols, num_groups, LARGEST_FINITE[dtype]),
-            _by_groups(together, cols, power_of_two, x_MK.device),
+            constants(GROUPS=together, COLS=cols, POWER_OF_TWO=power_of_two, EARLY=overlaps(x_MK.device), num_warps=4),
         )
     return Quantized(codes=codes, dtype=dtype, scale=written, cols=cols)
 
@@ -94,7 +97,7 @@ def quantize_tensor(x_MK: torch.Tensor, dtype: DType, scale: torch.Tensor) -> Qu
             (num_rows, triton.cdiv(num_cols, block), 1),
             (x_MK, codes, scale),
             (x_MK.stride(0), num_cols, LARGEST_FINITE[dtype]),
-            _by_scale(block, x_MK.device),
+            constants(BLOCK=block, EARLY=overlaps(x_MK.device), num_warps=4),
         )
     return Quantized(codes=codes, dtype=dtype, scale=scale.reshape(1, 1), cols=max(num_cols, 1))
 
@@ -110,35 +113,10 @@ def largest_scale(x_MK: torch.Tensor, dtype: DType, *, power_of_two: bool = Fals
             (num_rows, triton.cdiv(num_cols, block), 1),
             (x_MK, amax),
             (x_MK.stride(0), num_cols),
-            _constants(BLOCK=block),
+            constants(BLOCK=block),
         )
-    _scale_of((1, 1, 1), (amax, scale), (LARGEST_FINITE[dtype],), _constants(POWER_OF_TWO=power_of_two, num_warps=1))
+    _scale_of((1, 1, 1), (amax, scale), (LARGEST_FINITE[dtype],), constants(POWER_OF_TWO=power_of_two, num_warps=1))
     return scale
-
-
-@cache
-def _constants(**given: Any) -> Constants:
-    return Constants(**given)
-
-
-@cache
-def _by_rows(
-    block: int, many: bool, power_of_two: bool, bounded: bool, device: torch.device
-) -> Constants:  # looked up at each call
-    num_warps = max(4, block // 4096) if many else min(32, max(1, block // 1024))
-    return Constants(
-        BLOCK=block, POWER_OF_TWO=power_of_two, BOUNDED=bounded, EARLY=overlaps(device), num_warps=num_warps
-    )
-
-
-@cache
-def _by_groups(together: int, cols: int, power_of_two: bool, device: torch.device) -> Constants:
-    return Constants(GROUPS=together, COLS=cols, POWER_OF_TWO=power_of_two, EARLY=overlaps(device), num_warps=4)
-
-
-@cache
-def _by_scale(block: int, device: torch.device) -> Constants:
-    return Constants(BLOCK=block, EARLY=overlaps(device), num_warps=4)
 
 
 def _checked(x_MK: torch.Tensor) -> tuple[int, int]:

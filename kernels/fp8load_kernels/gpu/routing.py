@@ -13,6 +13,7 @@ import triton.language as tl
 
 from fp8load.runtime.routing import Routing, room_for
 from fp8load.runtime.routing import route as torch_route
+from fp8load_kernels.gpu.launch import constants, kernel
 
 FEW_PAIRS = 1 << 9
 """Pairs that one program sorts, chunk after chunk; of more, each chunk is a program's."""
@@ -37,22 +38,29 @@ def route(ids_Tk: torch.Tensor, experts: range, alignment: int = 1) -> Routing:
     numbers = torch.empty(2 * room + 2 * num_experts + 1 + num_pairs, dtype=torch.int32, device=ids_Tk.device)
     expert, token, starts, ends, position = numbers.split([room, room, num_experts + 1, num_experts, num_pairs])
     ids = ids_Tk.contiguous()
-    found = (expert, token, starts, ends, position, num_pairs, ids_Tk.shape[1], room, experts.start, num_experts)
+    found = (expert, token, starts, ends, position)
+    numbers_of = (num_pairs, ids_Tk.shape[1], room, experts.start, num_experts)
     sizes = {"ALIGNMENT": alignment, "EXPERTS": triton.next_power_of_2(num_experts), "CHUNK": CHUNK}
     # Powers of two, so that there are few kernels to compile.
     chunks = triton.next_power_of_2(triton.cdiv(num_pairs, CHUNK))
     if num_pairs <= FEW_PAIRS:
         fills = triton.next_power_of_2(triton.cdiv(room, FILL))
-        _route[(1,)](ids, *found, **sizes, FILL=FILL, CHUNKS=chunks, FILLS=fills, num_warps=8)
+        _route(
+            (1, 1, 1), (ids, *found), numbers_of, constants(**sizes, FILL=FILL, CHUNKS=chunks, FILLS=fills, num_warps=8)
+        )
     else:
         numbers[: 2 * room].fill_(-1)
         counts = torch.empty(chunks + 1, num_experts, dtype=torch.int32, device=ids.device)
         together = SCAN // chunks if chunks < SCAN else 1
-        _count[(chunks,)](
-            ids, counts, num_pairs, experts.start, num_experts, EXPERTS=sizes["EXPERTS"], CHUNK=CHUNK, num_warps=8
-        )
-        _scan[(triton.cdiv(num_experts, together),)](counts, num_experts, CHUNKS=chunks, TOGETHER=together, num_warps=8)
-        _place[(chunks,)](ids, counts, *found, **sizes, CHUNKS=chunks, num_warps=8)
+        _count(
+            (chunks, 1, 1), (ids, counts), (num_pairs, experts.start, num_experts),
+            constants(EXPERTS=sizes["EXPERTS"], CHUNK=CHUNK, num_warps=8),
+        )  # fmt: skip
+        _scan(
+            (triton.cdiv(num_experts, together), 1, 1), (counts,), (num_experts,),
+            constants(CHUNKS=chunks, TOGETHER=together, num_warps=8),
+        )  # fmt: skip
+        _place((chunks, 1, 1), (ids, counts, *found), numbers_of, constants(**sizes, CHUNKS=chunks, num_warps=8))
     return Routing(
         expert=expert, token=token, starts=starts, ends=ends, position=position.view(ids_Tk.shape), alignment=alignment
     )
@@ -64,9 +72,11 @@ def combine(y_PN: torch.Tensor, routing: Routing, weights_Tk: torch.Tensor) -> t
     total = torch.empty(num_tokens, num_cols, dtype=torch.float32, device=y_PN.device)
     if total.numel():
         block = min(1024, triton.next_power_of_2(num_cols))
-        _combine[(num_tokens, triton.cdiv(num_cols, block))](
-            y_PN, routing.position, weights_Tk.contiguous(), total, y_PN.stride(0), routing.num_rows, num_cols,
-            NUM=k, BLOCK=block, num_warps=4,
+        _combine(
+            (num_tokens, triton.cdiv(num_cols, block), 1),
+            (y_PN, routing.position, weights_Tk.contiguous(), total),
+            (y_PN.stride(0), routing.num_rows, num_cols),
+            constants(NUM=k, BLOCK=block, num_warps=4),
         )  # fmt: skip
     return total
 
@@ -79,15 +89,16 @@ def fetch(
     codes = torch.empty(routing.num_rows, num_cols, dtype=codes_TK.dtype, device=codes_TK.device)
     if codes.numel():
         block, groups = min(4096, triton.next_power_of_2(num_cols)), scale_TG.shape[1]
-        _fetch[(routing.num_rows, triton.cdiv(num_cols, block))](
-            codes_TK.view(torch.uint8), codes.view(torch.uint8), scale_TG, scale, routing.token, codes_TK.stride(0),
-            *scale_TG.stride(), *scale.stride(), num_cols, groups, BLOCK=block,
-            GROUPS=triton.next_power_of_2(groups), num_warps=4,
+        _fetch(
+            (routing.num_rows, triton.cdiv(num_cols, block), 1),
+            (codes_TK.view(torch.uint8), codes.view(torch.uint8), scale_TG, scale, routing.token),
+            (codes_TK.stride(0), *scale_TG.stride(), *scale.stride(), num_cols, groups),
+            constants(BLOCK=block, GROUPS=triton.next_power_of_2(groups), num_warps=4),
         )  # fmt: skip
     return codes, scale
 
 
-@triton.jit
+@kernel
 def _route(
     ids_ptr, expert_ptr, token_ptr, starts_ptr, ends_ptr, position_ptr, num_pairs, k, room, first, num_experts,
     ALIGNMENT: tl.constexpr, EXPERTS: tl.constexpr, CHUNK: tl.constexpr, FILL: tl.constexpr, CHUNKS: tl.constexpr,
@@ -118,7 +129,7 @@ def _route(
         next_row += tl.sum(held, axis=0)
 
 
-@triton.jit
+@kernel
 def _count(ids_ptr, counts_ptr, num_pairs, first, num_experts, EXPERTS: tl.constexpr, CHUNK: tl.constexpr):
     each, pair = tl.arange(0, EXPERTS), tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
     ids = tl.load(ids_ptr + pair, mask=pair < num_pairs, other=-1)
@@ -126,7 +137,7 @@ def _count(ids_ptr, counts_ptr, num_pairs, first, num_experts, EXPERTS: tl.const
     tl.store(counts_ptr + tl.program_id(0) * num_experts + each, counts, mask=each < num_experts)
 
 
-@triton.jit
+@kernel
 def _scan(counts_ptr, num_experts, CHUNKS: tl.constexpr, TOGETHER: tl.constexpr):
     """Counts of chunks as what comes before each, and behind the last what there is in all."""
     chunk, each = tl.arange(0, CHUNKS), tl.program_id(0) * TOGETHER + tl.arange(0, TOGETHER)
@@ -137,7 +148,7 @@ def _scan(counts_ptr, num_experts, CHUNKS: tl.constexpr, TOGETHER: tl.constexpr)
     tl.store(counts_ptr + CHUNKS * num_experts + each, tl.sum(counts, axis=0), mask=each < num_experts)
 
 
-@triton.jit
+@kernel
 def _place(
     ids_ptr, counts_ptr, expert_ptr, token_ptr, starts_ptr, ends_ptr, position_ptr, num_pairs, k, room, first,
     num_experts, ALIGNMENT: tl.constexpr, EXPERTS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
@@ -178,7 +189,7 @@ def _held(ids, first, num_experts, each):
     return ((local[:, None] == each[None, :]) & (each < num_experts)[None, :] & (ids >= 0)[:, None]).to(tl.int32)
 
 
-@triton.jit
+@kernel
 def _combine(
     y_ptr, position_ptr, weight_ptr, total_ptr, stride, room, num_cols, NUM: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -194,7 +205,7 @@ def _combine(
     tl.store(total_ptr + token * num_cols + cols, total, mask=cols < num_cols)
 
 
-@triton.jit
+@kernel
 def _fetch(
     from_ptr, codes_ptr, from_scale_ptr, scale_ptr, token_ptr, stride, from_stride_t, from_stride_g, scale_stride_p,
     scale_stride_g, num_cols, groups, BLOCK: tl.constexpr, GROUPS: tl.constexpr,

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
-from fp8load_kernels.gpu.launch import Constants, kernel, overlaps
+from fp8load_kernels.gpu.launch import constants, kernel, overlaps
 
 FEW = 64
 """Tokens up to which these products are asked."""
@@ -83,18 +83,13 @@ def sum_pieces(
     tl.store(y_ptr + at, total.to(y_ptr.dtype.element_ty), mask=mask)
 
 
-@cache
-def _constants(splits: int, biased: bool, device: torch.device) -> Constants:
-    early = overlaps(device)
-    return Constants(SPLITS=splits, BIASED=biased, BLOCK=512, WAIT=early, num_warps=4, launch_pdl=early)
-
-
 def put_pieces_together(pieces: torch.Tensor, y_MN: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """y [M, N] from float32 pieces [S, M, N], in one launch."""
+    early = overlaps(y_MN.device)
     sum_pieces(
         (triton.cdiv(y_MN.numel(), 512), 1, 1),
         (pieces, y_MN, y_MN if bias is None else bias),
         (y_MN.shape[1], y_MN.numel()),
-        _constants(len(pieces), bias is not None, y_MN.device),
+        constants(SPLITS=len(pieces), BIASED=bias is not None, BLOCK=512, WAIT=early, num_warps=4, launch_pdl=early),
     )
     return y_MN

@@ -9,7 +9,6 @@ Shape letters: M rows (tokens), N weight rows, K columns, R rows of the grid of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ import triton
 import triton.language as tl
 
 from fp8load_kernels.gpu.decode import nibbles, scales, whole_bytes
-from fp8load_kernels.gpu.launch import Constants, kernel
+from fp8load_kernels.gpu.launch import constants, kernel
 from fp8load_kernels.gpu.tiles import grid_row
 
 PIECE = 24 << 20
@@ -62,15 +61,6 @@ class Coded(NamedTuple):
         return self.scale_kind == "e4m3" or (self.scale_kind == "e8m0" and dtype == torch.bfloat16)
 
 
-@cache
-def _unpacking(kind: str, scale_kind: str, block: tuple[int, int], *, mapped: bool, factor: bool) -> Constants:
-    per_byte = 2 if kind in PACKED else 1
-    return Constants(
-        KIND=kind, PER_BYTE=per_byte, SCALE_KIND=scale_kind, SCALED=bool(scale_kind), BLOCK_N=block[0], COLS=block[1],
-        MAPPED=mapped, FACTOR=factor, N=ROWS, K=128 * per_byte, num_warps=4,
-    )  # fmt: skip
-
-
 def unpacked(w: Coded, dtype: torch.dtype, first: int = 0, last: int | None = None) -> torch.Tensor:
     """Rows `first` to `last` of W in `dtype`: code * scale * factor in float32, rounded once."""
     num_rows, num_cols = (w.shape[0] if last is None else last) - first, w.shape[1]
@@ -82,8 +72,11 @@ def unpacked(w: Coded, dtype: torch.dtype, first: int = 0, last: int | None = No
             (codes, out, codes if w.scale is None else w.scale, codes if w.row_of is None else w.row_of,
              codes if w.factor is None else w.factor),
             (first, first + num_rows, num_cols, codes.stride(0), *strides),
-            _unpacking(w.kind, "" if w.scale is None else w.scale_kind, w.block, mapped=w.row_of is not None,
-                       factor=w.factor is not None),
+            constants(
+                KIND=w.kind, PER_BYTE=w.per_byte, SCALE_KIND=w.scale_kind, SCALED=w.scale is not None,
+                BLOCK_N=w.block[0], COLS=w.block[1], MAPPED=w.row_of is not None, FACTOR=w.factor is not None, N=ROWS,
+                K=cols, num_warps=4,
+            ),
         )  # fmt: skip
     return out
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fp8load.runtime.backend import Backend, Device
+    from fp8load.runtime.backend import Device
+
+
+_LAYER, _STACK = (1024, 1024), (8, 1024, 1024)
+"""What backends are asked with: a layer [N, K], and a stack of experts [E, N, K]."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _say(torch=torch.__version__, cuda=torch.version.cuda, devices=_devices())
     try:
         _ask_backends(options.device, options.skip)
-        _ask_grouped(options.device)
     except Exception as error:  # noqa: BLE001 - what backends are asked with is broken, and that is the answer
         _say(broken=[{"name": "backends", "error": f"{type(error).__name__}: {error}"}])
 
@@ -57,46 +60,29 @@ def _ask_backends(name: str, skip: Sequence[str]) -> None:
 
     device, here = parse_device(name), parse_device("auto")
     is_here = device.kind == "cpu" or device.capability == here.capability
-    for point in sorted(entry_points(group="fp8load.backends"), key=lambda point: point.name):
-        try:
-            backends = [backend for backend in point.load()(device) if backend.name not in skip]
-        except Exception as error:  # noqa: BLE001 - a provider that fails in any way is a broken one
-            _say(broken=[{"name": point.name, "error": f"{point.value}: {type(error).__name__}: {error}"}])
-            continue
-        for backend in backends:
-            _say(trying=backend.name)
-            found = asked(backend, device, run=is_here)
-            _say(backends=[found], trying=None)
-            if found["raised"] and device.kind == "cuda":
-                _say(stopped=True)
-                return
+    for backend in _announced("fp8load.backends", device, skip):
+        _say(trying=backend.name)
+        found = asked(backend, device, run=is_here)
+        _say(backends=[found], trying=None)
+        if found["raised"] and device.kind == "cuda":
+            _say(stopped=True)
+            return
+    for stack in _announced("fp8load.grouped_backends", device, skip):
+        _say(backends=[asked(stack, device, run=False, shape=_STACK)])  # a product is too large for a trial
 
 
-def _ask_grouped(name: str) -> None:
-    """What backends for stacks of experts say; their products are those of the tests, too large for a trial."""
-    from fp8load.runtime.backend import No, Yes
-    from fp8load.runtime.devices import parse_device
-    from fp8load_kernels.bench.schemes import COMMON
-
-    device = parse_device(name)
-    for point in sorted(entry_points(group="fp8load.grouped_backends"), key=lambda point: point.name):
+def _announced(group: str, device: Device, skip: Sequence[str]) -> Iterator[Any]:
+    """The backends of an entry point group; a provider that raises is said to be broken."""
+    for point in sorted(entry_points(group=group), key=lambda point: point.name):
         try:
             backends = list(point.load()(device))
         except Exception as error:  # noqa: BLE001 - a provider that fails in any way is a broken one
             _say(broken=[{"name": point.name, "error": f"{point.value}: {type(error).__name__}: {error}"}])
             continue
-        for backend in backends:
-            verdicts = {kind: backend.supports(scheme, (8, 1024, 1024), device) for kind, scheme in COMMON.items()}
-            runs = [kind for kind, verdict in verdicts.items() if isinstance(verdict, Yes)]
-            reasons = [verdict.reason for verdict in verdicts.values() if isinstance(verdict, No)]
-            device_first = sorted(reasons, key=lambda reason: "runs on" not in reason and "needs" not in reason)
-            _say(backends=[{
-                "name": backend.name, "device": str(device), "error": None, "failed": {}, "raised": False, "runs": runs,
-                "every": len(runs) == len(COMMON), "reason": device_first[0] if reasons else "",
-            }])  # fmt: skip
+        yield from (backend for backend in backends if backend.name not in skip)
 
 
-def asked(backend: Backend, device: Device, *, run: bool) -> dict[str, Any]:
+def asked(backend: Any, device: Device, *, run: bool, shape: tuple[int, ...] = _LAYER) -> dict[str, Any]:
     """What a backend says about each common scheme, and what it computes where it says yes, unless it cannot `run`.
 
     runs     kinds of schemes that it takes; every: whether these are all that were asked about
@@ -108,11 +94,11 @@ def asked(backend: Backend, device: Device, *, run: bool) -> dict[str, Any]:
     from fp8load.runtime.backend import Yes
     from fp8load_kernels.bench.schemes import COMMON
 
-    verdicts = {kind: backend.supports(scheme, (1024, 1024), device) for kind, scheme in COMMON.items()}
+    verdicts = {kind: backend.supports(scheme, shape, device) for kind, scheme in COMMON.items()}
     found: dict[str, Any] = {"name": backend.name, "device": str(device), "error": None, "failed": {}, "raised": False}
     found["runs"] = [kind for kind, verdict in verdicts.items() if isinstance(verdict, Yes)]
     found["every"] = len(found["runs"]) == len(COMMON)
-    found["reason"] = _reason(backend, device)
+    found["reason"] = _reason(backend, device, shape)
     for kind in found["runs"] if run else ():
         try:
             error = _trial(backend, kind, device)
@@ -129,7 +115,7 @@ def asked(backend: Backend, device: Device, *, run: bool) -> dict[str, Any]:
     return found
 
 
-def _trial(backend: Backend, kind: str, device: Device) -> float | None:
+def _trial(backend: Any, kind: str, device: Device) -> float | None:
     """The error of a small product; None where that is not finite."""
     from math import isfinite
 
@@ -148,7 +134,7 @@ def _tolerance() -> float:
     return TOLERANCE
 
 
-def _reason(backend: Backend, device: Device) -> str:
+def _reason(backend: Any, device: Device, shape: tuple[int, ...]) -> str:
     """Why a backend does not run here: of its reasons the one that it would not give on every other device."""
     from fp8load.runtime.backend import No
     from fp8load.runtime.devices import parse_device
@@ -157,9 +143,9 @@ def _reason(backend: Backend, device: Device) -> str:
     others = [parse_device(name) for name in ("cpu", "sm80", "sm89", "sm90", "sm100")]
     reasons = []
     for scheme in COMMON.values():
-        verdict = backend.supports(scheme, (1024, 1024), device)
+        verdict = backend.supports(scheme, shape, device)
         if isinstance(verdict, No):
-            elsewhere = [backend.supports(scheme, (1024, 1024), other) for other in others]
+            elsewhere = [backend.supports(scheme, shape, other) for other in others]
             reasons.append((all(other == verdict for other in elsewhere), verdict.reason))
     return min(reasons, key=lambda reason: reason[0])[1] if reasons else ""
 

@@ -12,7 +12,7 @@ from fp8load.dtypes import DType
 from fp8load.runtime.backend import Device, LinearWeights, Prepared
 from fp8load.scheme import LinearScheme, PerBlock, PerGroup
 from fp8load_kernels.derive import keep
-from fp8load_kernels.few import by_blocks, few_by_groups
+from fp8load_kernels.few import by_blocks, by_groups
 from fp8load_kernels.padding import aligned
 from fp8load_kernels.quantizable import powers_of_two
 from fp8load_kernels.quantized import Quantized
@@ -60,15 +60,22 @@ def refuses_hopper(scheme: LinearScheme, shape_NK: tuple[int, int], device: Devi
     return "" if has_triton() else NO_TRITON
 
 
-def quantized_groups(prepared: Prepared, x_MK: torch.Tensor, scale: torch.Tensor | None = None) -> Quantized:
-    """The input in groups of 128 as the scheme says; `scale` is where to write the scales."""
+def quantized_groups(prepared: Prepared, x_MK: torch.Tensor, *, by_column: bool = False) -> Quantized:
+    """The input in groups of 128 as the scheme says, replayed; `by_column`: scales as `column_scales` lays them."""
     from fp8load_kernels.gpu.quantize import quantize_groups
+    from fp8load_kernels.gpu.replay import replayed
 
-    scheme = prepared.weights.scheme
-    if scheme.input is None:
+    scheme, spec = prepared.weights.scheme, prepared.weights.scheme.input
+    if spec is None:
         raise ValueError(f"{scheme} does not quantize its input")
-    power = powers_of_two(scheme, scheme.input)
-    return quantize_groups(x_MK, scheme.input.dtype, BLOCK, power_of_two=power, scale=scale)
+
+    def compute() -> tuple[torch.Tensor, torch.Tensor]:
+        scale = column_scales(*x_MK.shape, device=x_MK.device) if by_column else None
+        q = quantize_groups(x_MK, spec.dtype, BLOCK, power_of_two=powers_of_two(scheme, spec), scale=scale)
+        return q.codes, q.scale
+
+    codes, scale = replayed(prepared, x_MK, None, compute, what="columns" if by_column else "rows")
+    return Quantized(codes=codes, dtype=spec.dtype, scale=scale, cols=BLOCK)
 
 
 def triton_product(
@@ -85,7 +92,7 @@ def triton_product(
 
 def few_tokens(prepared: Prepared, x_MK: torch.Tensor) -> torch.Tensor:
     """The product of few tokens by the own kernel, quantization included; parts put together."""
-    return put_together(few_by_groups(prepared, x_MK, None), prepared.weights)
+    return put_together(by_groups(prepared, x_MK, None), prepared.weights)
 
 
 def starts(weights: LinearWeights) -> list[int]:
@@ -136,7 +143,7 @@ def put_together(y_MN: torch.Tensor, weights: LinearWeights) -> torch.Tensor:
     return torch.cat(parts, dim=1)
 
 
-def column_scales(num_tokens: int, num_cols: int, device: torch.device, *, rows: int = 4) -> torch.Tensor:
-    """Memory for the scales of groups, [M, K / 128] column by column, whose columns are aligned to `rows` elements."""
-    memory = torch.empty(-(-num_cols // BLOCK), aligned(num_tokens, rows), device=device)
+def column_scales(num_tokens: int, num_cols: int, *, device: torch.device) -> torch.Tensor:
+    """Memory for the scales of groups, [M, K / 128] column by column; columns begin at multiples of four elements."""
+    memory = torch.empty(-(-num_cols // BLOCK), aligned(num_tokens, 4), device=device)
     return memory.t()[:num_tokens]

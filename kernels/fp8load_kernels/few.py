@@ -11,8 +11,9 @@ import torch
 from fp8load.runtime.backend import Prepared
 from fp8load.scheme import PerBlock, PerChannel, PerToken
 from fp8load_kernels.quantizable import powers_of_two
-from fp8load_kernels.quantize import quantize_input
+from fp8load_kernels.quantize import converts_to_e4m3, quantize_input
 from fp8load_kernels.quantized import Quantized
+from fp8load_kernels.shapes import contiguous_columns
 
 ROWS = (PerToken(), PerChannel())
 """How an input is scaled that has a scale for each token."""
@@ -41,6 +42,33 @@ def by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -
     return few_product(q.codes, q.scale.expand(len(x_MK), 1), w, x_MK.dtype, bias)
 
 
+def quantized_rows(prepared: Prepared, x_MK: torch.Tensor) -> Quantized:
+    """The input as the scheme says; replayed on a GPU where each row has a scale that is computed."""
+    scheme, spec = prepared.weights.scheme, prepared.weights.scheme.input
+    if spec is None or spec.granularity not in ROWS or prepared.input_scale is not None or not _replays(x_MK):
+        return quantize_input(x_MK, scheme, prepared.input_scale)
+    from fp8load_kernels.gpu.quantize import quantize_rows
+    from fp8load_kernels.gpu.replay import replayed
+
+    x = contiguous_columns(x_MK)
+
+    def compute() -> tuple[torch.Tensor, torch.Tensor]:
+        q = quantize_rows(x, spec.dtype, power_of_two=powers_of_two(scheme, spec))
+        return q.codes, q.scale
+
+    codes, scale = replayed(prepared, x, None, compute, what="rows")
+    return Quantized(codes=codes, dtype=spec.dtype, scale=scale, cols=x.shape[1])
+
+
+def _replays(x_MK: torch.Tensor) -> bool:
+    """Whether rows are quantized by our kernel, in one launch."""
+    if not (x_MK.is_cuda and x_MK.numel() and converts_to_e4m3(x_MK.device)):
+        return False
+    from fp8load_kernels.gpu.quantize import LONGEST_ROW
+
+    return x_MK.shape[1] <= LONGEST_ROW
+
+
 def few_by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """`by_rows`, replayed where scales are computed for each row: then it is two or three launches."""
     from fp8load_kernels.gpu.replay import replayed
@@ -48,7 +76,8 @@ def few_by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | Non
     spec = prepared.weights.scheme.input
     if prepared.input_scale is not None or spec is None or spec.granularity not in ROWS or not len(x_MK):
         return by_rows(prepared, x_MK, bias)
-    return replayed(prepared, x_MK, bias, lambda: by_rows(prepared, x_MK, bias))
+    (y_MN,) = replayed(prepared, x_MK, bias, lambda: (by_rows(prepared, x_MK, bias),))
+    return y_MN
 
 
 def by_blocks(
@@ -70,8 +99,8 @@ def by_blocks(
     return few_product(quantized.codes, quantized.scale, Weight(*weight, block, row_of), dtype, bias)
 
 
-def few_by_groups(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """x [M, K] -> [M, rows of W], few tokens, quantized in groups and multiplied by blocks; replayed."""
+def by_groups(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [M, K] -> [M, rows of W], quantized in groups and multiplied by blocks; replayed."""
     from fp8load_kernels.gpu.quantize import quantize_groups
     from fp8load_kernels.gpu.replay import replayed
 
@@ -80,9 +109,10 @@ def few_by_groups(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | N
     if not isinstance(block, PerBlock) or scale is None or spec is None:
         raise TypeError(f"blocks have scales, and inputs of groups: {scheme}")
 
-    def compute() -> torch.Tensor:
+    def compute() -> tuple[torch.Tensor]:
         q = quantize_groups(x_MK, spec.dtype, block.cols, power_of_two=powers_of_two(scheme, spec))
         weight, sizes = (prepared.weight, scale), (block.rows, block.cols)
-        return by_blocks(q, weight, sizes, dtype=x_MK.dtype, bias=bias, row_of=prepared.grid_rows)
+        return (by_blocks(q, weight, sizes, dtype=x_MK.dtype, bias=bias, row_of=prepared.grid_rows),)
 
-    return replayed(prepared, x_MK, bias, compute) if len(x_MK) else compute()
+    (y_MN,) = replayed(prepared, x_MK, bias, compute) if len(x_MK) else compute()
+    return y_MN

@@ -180,6 +180,9 @@ def test_shapes_are_found_by_name_and_by_group() -> None:
     assert {name for name in NAMED if name.startswith("small")} == {case.name for case in named("small", "tensor")}
 
 
+TAKEN_BY = {"channel": ("row",), "block": ("block", "DeepGEMM")}
+
+
 @pytest.mark.parametrize("device", [Device(kind="cpu"), H200, Device(kind="cuda", capability=(8, 0))])
 @pytest.mark.parametrize("kind", SCHEMES)
 def test_peers_say_what_they_take_or_why_not(device: Device, kind: str, monkeypatch) -> None:
@@ -189,7 +192,7 @@ def test_peers_say_what_they_take_or_why_not(device: Device, kind: str, monkeypa
 
     assert verdicts.pop("bf16") == Yes()
     for name, verdict in verdicts.items():
-        fits = device == H200 and ("row" if kind == "channel" else kind) in name.split()
+        fits = device == H200 and name.split()[-1] in TAKEN_BY.get(kind, ())
         assert fits or isinstance(verdict, No)
         assert isinstance(verdict, Yes) or verdict.reason
     assert (verdicts["peer torch row"] == Yes()) == (device == H200 and kind == "channel")

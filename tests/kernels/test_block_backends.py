@@ -65,7 +65,7 @@ def test_parts_are_laid_apart_and_put_together(rows: tuple[int, ...]) -> None:
 
 
 def test_scales_lie_column_by_column() -> None:
-    scale = column_scales(5, 300, torch.device("cpu"))
+    scale = column_scales(5, 300, device=torch.device("cpu"))
 
     assert scale.shape == (5, 3)
     assert scale.stride() == (1, 8)

@@ -37,6 +37,7 @@ from kernels.layers import (
     stored,
     tensor_of,
 )
+from waiting import no_waiting
 
 SEED = int(os.environ.get("FP8LOAD_SEED") or secrets.randbits(31))
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -314,11 +315,8 @@ def test_a_call_does_not_wait_for_the_device(case: Case, shape: Shape) -> None:
     for i, num_tokens in enumerate((1, 40, 200, 512)):
         x = tokens((num_tokens, shape.cols), case.device, DTYPES[i % 3])
         layer(x)  # the first one compiles, and asks the device what it is
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waiting():
             layer(x)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=str(case)) for case in ALL])

@@ -29,6 +29,7 @@ from fp8load_kernels.grouped.triton_grouped import TritonGrouped
 from fp8load_kernels.select import grouped_provider
 from oracle.catalog import FOLDER
 from runtime.cases import BLOCK, CHANNEL, DYNAMIC, MXFP8, STATIC, WEIGHT_ONLY, scheme
+from waiting import no_waiting
 
 pytest.importorskip("triton", reason="needs triton")
 
@@ -112,7 +113,7 @@ def test_it_says_what_it_does_not_take(backend, scheme_, shape, device: Device, 
 def test_deepgemm_is_asked_for_by_its_extra() -> None:
     verdict = DeepGemmGrouped().supports(BLOCK, (8, 256, 256), H200)
 
-    assert verdict == Yes() if DEEPGEMM else "pip install fp8load[deepgemm]" in verdict.reason
+    assert isinstance(verdict, Yes) if DEEPGEMM else "pip install fp8load[deepgemm]" in verdict.reason
 
 
 def refill(stack: ScaledLinearStack, seed: int) -> None:
@@ -387,11 +388,8 @@ def test_on_a_hopper_nothing_waits_for_the_device_and_a_graph_survives_a_reload(
     share, ids = routed(num_tokens, "any", 16, 4)
     made(x, share, ids)  # compiles
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         made(x, share, ids)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         y = made(x, share, ids)

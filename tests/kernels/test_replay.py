@@ -8,9 +8,9 @@ import torch
 from fp8load.dtypes import DType
 from fp8load.runtime.backend import LinearWeights, Part, Prepared
 from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerGroup, PerToken, QuantSpec
-from fp8load_kernels.blocks import few_tokens
+from fp8load_kernels.blocks import few_tokens, quantized_groups
 from fp8load_kernels.derive import channel_scale, grid_rows
-from fp8load_kernels.few import by_rows, few_by_groups, few_by_rows
+from fp8load_kernels.few import by_groups, by_rows, few_by_rows
 
 pytest.importorskip("fp8load_kernels.gpu.replay", reason="needs triton", exc_type=ImportError)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,7 +48,7 @@ def tokens(num_tokens: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("scheme", [ROW, BLOCK], ids=["rows", "blocks"])
 def test_a_replayed_call_gives_what_the_call_gives(scheme: LinearScheme, biased: bool) -> None:
     again, anew = prepared(scheme), prepared(scheme)
-    run = few_by_rows if scheme is ROW else few_by_groups
+    run = few_by_rows if scheme is ROW else by_groups
     bias = torch.linspace(-3, 3, 96, device=DEVICE).bfloat16() if biased else None
     for seed in range(3):
         for num_tokens in (1, 5):
@@ -73,11 +73,11 @@ def test_a_replayed_call_computes_with_weights_that_were_written_since() -> None
 
 def test_sums_that_are_cut_into_pieces_are_put_together_again() -> None:
     made, x = prepared(BLOCK), tokens(1, 0)
-    first = few_by_groups(made, x, None)
+    first = by_groups(made, x, None)
     (replay,) = made.replays.values()
 
     assert len(replay.launches) == 3  # quantize, multiply, add up
-    assert torch.equal(few_by_groups(made, x, None), first)
+    assert torch.equal(by_groups(made, x, None), first)
 
 
 def test_results_do_not_share_memory() -> None:
@@ -102,3 +102,26 @@ def test_no_tokens_are_not_noted() -> None:
 
     assert few_tokens(made, tokens(0, 0)).shape == (0, 256)
     assert made.replays == {}
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_a_replayed_quantization_writes_the_same_codes_and_scales_in_the_same_layout(by_column: bool) -> None:
+    again, anew = prepared(BLOCK), prepared(BLOCK)
+    for seed in range(3):
+        for num_tokens in (70, 131):
+            x = tokens(num_tokens, seed)
+            anew.replays.clear()
+            one, two = (quantized_groups(each, x, by_column=by_column) for each in (again, anew))
+            assert torch.equal(one.codes.view(torch.uint8), two.codes.view(torch.uint8))
+            assert torch.equal(one.scale, two.scale)
+            assert one.scale.stride() == two.scale.stride() == ((1, -(-num_tokens // 4) * 4) if by_column else (8, 1))
+    assert len(again.replays) == 2
+
+
+def test_layouts_and_products_of_one_input_are_noted_apart() -> None:
+    made, x = prepared(BLOCK), tokens(8, 0)
+    for _ in range(2):
+        assert quantized_groups(made, x).scale.stride() == (8, 1)
+        assert quantized_groups(made, x, by_column=True).scale.stride() == (1, 8)
+        assert by_groups(made, x, None).shape == (8, 96)
+    assert len(made.replays) == 3

@@ -12,7 +12,6 @@ from fp8load_kernels.backends.torch_block import TorchBlock
 from fp8load_kernels.blocks import (
     HOPPER,
     are_whole,
-    column_scales,
     few_tokens,
     laid_apart,
     put_together,
@@ -76,7 +75,7 @@ class DeepGemm:
     def apply(self, prepared: Prepared, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x [..., K] -> [..., N] in x's dtype."""
         x_MK = contiguous_columns(as_rows(x))
-        num_tokens, num_cols = x_MK.shape
+        num_tokens = x_MK.shape[0]
         if num_tokens == 0:
             return like_input(x.new_empty(0, prepared.weights.shape[0]), x)
         if num_tokens <= FEW and bias is None:
@@ -85,10 +84,9 @@ class DeepGemm:
             return like_input(triton_product(prepared, quantized_groups(prepared, x_MK), x.dtype, bias), x)
         if num_tokens in TORCH and prepared.other is not None:
             return self._torch.apply(prepared.other, x)
-        column = column_scales(num_tokens, num_cols, x.device)
-        quantized = quantized_groups(prepared, x_MK, column)
+        quantized = quantized_groups(prepared, x_MK, by_column=True)
         import deep_gemm
 
         y_MN = torch.empty(num_tokens, prepared.weight.shape[0], dtype=x.dtype, device=x.device)
-        deep_gemm.fp8_gemm_nt((quantized.codes, column), (prepared.weight, prepared.weight_scale), y_MN)
+        deep_gemm.fp8_gemm_nt((quantized.codes, quantized.scale), (prepared.weight, prepared.weight_scale), y_MN)
         return like_input(put_together(y_MN, prepared.weights), x)

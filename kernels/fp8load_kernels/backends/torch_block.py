@@ -8,7 +8,6 @@ from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict
 from fp8load.scheme import LinearScheme
 from fp8load_kernels.blocks import (
     are_whole,
-    column_scales,
     few_tokens,
     laid_apart,
     put_together,
@@ -66,11 +65,16 @@ class TorchBlock:
         rows = aligned(num_tokens, 4)
         if rows != num_tokens:
             x_MK = torch.nn.functional.pad(x_MK, (0, 0, 0, rows - num_tokens))
-        column = column_scales(rows, x_MK.shape[1], x.device)
-        quantized = quantized_groups(prepared, x_MK, column)
+        quantized = quantized_groups(prepared, x_MK, by_column=True)
         kinds = torch.nn.functional.ScalingType
         y_MN = torch.nn.functional.scaled_mm(
-            quantized.codes, prepared.weight.t(), column, kinds.BlockWise1x128, scale.t(), kinds.BlockWise128x128,
+            quantized.codes, prepared.weight.t(), quantized.scale, kinds.BlockWise1x128,
+            _with_room(scale).t(), kinds.BlockWise128x128,
             output_dtype=torch.bfloat16,
         )  # fmt: skip
         return like_input(put_together(y_MN[:num_tokens], prepared.weights), x)
+
+
+def _with_room(scale_RG: torch.Tensor) -> torch.Tensor:
+    """The scales and the columns that fill them up to a multiple of four, which torch wants to be given too."""
+    return scale_RG.as_strided((scale_RG.shape[0], scale_RG.stride(0)), scale_RG.stride())

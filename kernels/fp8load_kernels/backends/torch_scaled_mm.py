@@ -8,9 +8,9 @@ from fp8load.dtypes import DType
 from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict, Yes
 from fp8load.scheme import LinearScheme, PerChannel, PerTensor, PerToken, QuantSpec
 from fp8load_kernels.derive import channel_scale, largest_input_scale
-from fp8load_kernels.few import FEW_ROWS, few_by_rows
+from fp8load_kernels.few import FEW_ROWS, few_by_rows, quantized_rows
 from fp8load_kernels.padding import pad_columns, padded_weight
-from fp8load_kernels.quantize import CAPABILITY, converts_to_e4m3, quantize_input
+from fp8load_kernels.quantize import CAPABILITY, converts_to_e4m3
 from fp8load_kernels.shapes import as_rows, contiguous_columns, has_triton, like_input
 
 CUDA_ALIGNMENT = 16
@@ -22,7 +22,8 @@ class TorchScaledMM:
     A fused layer runs with a scale for each row, so parts whose per-tensor scales differ stay exact. Weights are used
     where they lie: [N, K] row by row is what the kernel wants as its second operand, transposed. Only where CUDA needs
     multiples of 16 and N or K is none, they are copied into a padded buffer. BF16 is summed within the tensor cores, as
-    engines do (`use_fast_accum`): up to a tenth faster, and 0.5 % of error at K = 28,672 where float32 has 0.2.
+    engines do (`use_fast_accum`): up to a tenth faster, and 0.5 % of error at K = 28,672 where float32 has 0.2. Not by
+    row with a bias, where cuBLAS 13.0 refuses it for long rows and fewer than 2^17 results.
     """
 
     name = "torch_scaled_mm"
@@ -63,12 +64,14 @@ class TorchScaledMM:
             return like_input(x.new_empty(num_tokens, num_rows), x)
         if num_tokens <= FEW_ROWS and x.is_cuda and converts_to_e4m3(x.device):
             return like_input(few_by_rows(prepared, contiguous_columns(x_MK), bias), x)
-        quantized = quantize_input(x_MK, prepared.weights.scheme, prepared.input_scale)
+        quantized = quantized_rows(prepared, x_MK)
         by_row, codes = _by_row(prepared.weights), pad_columns(quantized.codes, prepared.weight.shape[0])
         padded = prepared.weight.shape[1] > num_rows
         s_x = quantized.scale.expand(num_tokens, 1).contiguous() if by_row else quantized.scale
         if x.is_cuda and not padded and _rounds_itself(x.dtype, bias, by_row=by_row):
-            y_MN = torch._scaled_mm(codes, prepared.weight, s_x, s_w, bias=bias, out_dtype=x.dtype, use_fast_accum=True)
+            # With a bias, cuBLAS has no fast sum by row of few and long products: CUBLAS_STATUS_NOT_SUPPORTED.
+            fast = bias is None or not by_row
+            y_MN = torch._scaled_mm(codes, prepared.weight, s_x, s_w, bias=bias, out_dtype=x.dtype, use_fast_accum=fast)
             return like_input(y_MN, x)
         y_MN = _float32_product(codes, prepared.weight, (s_x, s_w), num_rows, by_row=by_row)
         if bias is not None:

@@ -8,7 +8,7 @@ from fp8load.runtime.backend import Device, LinearWeights, No, Prepared, Verdict
 from fp8load.scheme import LinearScheme, PerBlock
 from fp8load_kernels.blocks import refuses_any_blocks, scales_of
 from fp8load_kernels.derive import grid_rows
-from fp8load_kernels.few import FEW_ROWS, by_blocks, few_by_groups
+from fp8load_kernels.few import by_blocks, by_groups
 from fp8load_kernels.quantize import CAPABILITY, converts_to_e4m3, quantize_input
 from fp8load_kernels.shapes import NO_TRITON, as_rows, contiguous_columns, has_triton, like_input
 
@@ -48,8 +48,8 @@ class TritonBlock:
         block, scale = scheme.weight.granularity, prepared.weight_scale
         if not isinstance(block, PerBlock) or scale is None:
             raise TypeError(f"blocks have scales: {scheme}")
-        if x_MK.is_cuda and len(x_MK) <= FEW_ROWS and converts_to_e4m3(x_MK.device):
-            return like_input(few_by_groups(prepared, contiguous_columns(x_MK), bias), x)
+        if x_MK.is_cuda and converts_to_e4m3(x_MK.device):
+            return like_input(by_groups(prepared, contiguous_columns(x_MK), bias), x)
         quantized = quantize_input(x_MK, scheme, None)
         sizes = (block.rows, block.cols)
         y_MN = by_blocks(

@@ -31,16 +31,16 @@ class Replay(NamedTuple):
     """The launches of a call. Places count in: the input, the bias, what is allocated, what stays the same.
 
     launches  how to run, the places of its tensors, and what else it is given
-    result    the place of the result
+    results   the places of the results
     """
 
     fresh: tuple[Fresh, ...]
     fixed: tuple[torch.Tensor, ...]
     launches: tuple[tuple[Callable[..., None], tuple[int, ...], tuple[object, ...]], ...]
-    result: int
+    results: tuple[int, ...]
 
-    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The result, for an input and a bias of the same sizes, strides, dtypes and alignment."""
+    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """The results, for an input and a bias of the same sizes, strides, dtypes and alignment."""
         if not one_device() and x.is_cuda and x.get_device() != torch.cuda.current_device():
             with torch.cuda.device(x.device):
                 return self(x, bias)
@@ -49,33 +49,43 @@ class Replay(NamedTuple):
         tensors = [x, bias, *made, *self.fixed]
         for run, places, rest in self.launches:
             run(*[tensors[place] for place in places], *rest)
-        return made[self.result - 2]
+        return tuple([made[place - 2] for place in self.results])
 
 
 def replayed(
-    prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None, compute: Callable[[], torch.Tensor]
-) -> torch.Tensor:
+    prepared: Prepared,
+    x_MK: torch.Tensor,
+    bias: torch.Tensor | None,
+    compute: Callable[[], tuple[torch.Tensor, ...]],
+    *,
+    what: str = "product",
+) -> tuple[torch.Tensor, ...]:
     """What `compute` gives for this input; noted, and replayed when an input of this kind comes again.
 
-    `compute` must do nothing but launch kernels of ours: no other operation of torch may write what they read.
+    `compute` must do nothing but launch kernels of ours: no other operation of torch may write what they read. `what`
+    tells apart what is computed of one input.
     """
-    key = (x_MK.shape[0], x_MK.stride(0), x_MK.dtype, x_MK.data_ptr() % 16,
+    key = (what, x_MK.shape[0], x_MK.stride(0), x_MK.dtype, x_MK.data_ptr() % 16,
            None if bias is None else (bias.dtype, bias.data_ptr() % 16))  # fmt: skip
     replay: Replay | None = prepared.replays.get(key)
     if replay is not None:
         return replay(x_MK, bias)
     with recorded() as launches:
-        y_MN = compute()
-    made = noted(launches, prepared, x_MK, bias, y_MN)
+        results = compute()
+    made = noted(launches, prepared, x_MK, bias, results)
     if made is not None and len(prepared.replays) < MOST:
         prepared.replays[key] = made
-    return y_MN
+    return results
 
 
 def noted(
-    launches: list[Launched], prepared: Prepared, x: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor
+    launches: list[Launched],
+    prepared: Prepared,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    results: tuple[torch.Tensor, ...],
 ) -> Replay | None:
-    """The replay of launches; None where a temporary tensor is seen in two ways, or the result is none of them."""
+    """The replay of launches; None where a temporary tensor is seen in two ways, or a result is none of them."""
     stay = {_memory(tensor) for tensor in _kept(prepared)}
     places, fresh, fixed = {id(x): 0}, list[torch.Tensor](), list[torch.Tensor]()
     if bias is not None:
@@ -93,14 +103,14 @@ def noted(
             else:
                 places[id(tensor)] = 2 + len(fresh)
                 fresh.append(tensor)
-    if id(y) not in places or places[id(y)] < 2:
+    if any(places.get(id(each), 0) < 2 for each in results):
         return None
     places.update({key: 2 + len(fresh) + at for key, at in of_fixed.items()})
     return Replay(
         tuple(Fresh(tuple(each.shape), each.stride(), each.dtype) for each in fresh),
         tuple(fixed),
         tuple((launch.run, tuple(places[id(each)] for each in launch.tensors), launch.rest) for launch in launches),
-        places[id(y)],
+        tuple(places[id(each)] for each in results),
     )
 
 

@@ -30,13 +30,13 @@ class TorchBlocks:
         """The weight's scales laid out once; quantize, transpose scales, multiply."""
         scale = weights.scale_values()
         room = torch.zeros(scale.shape[0], aligned(scale.shape[1], 4), device=scale.device)
-        grid = room[:, : scale.shape[1]].copy_(scale).t()
+        room[:, : scale.shape[1]] = scale
         quantize, w_KN, kinds = per_group(x_MK), weights.weight.t(), F.ScalingType
 
         def run() -> torch.Tensor:
             codes, s_x = quantize()
             return F.scaled_mm(
-                codes, w_KN, s_x.t().contiguous().t(), kinds.BlockWise1x128, grid, kinds.BlockWise128x128,
+                codes, w_KN, s_x.t().contiguous().t(), kinds.BlockWise1x128, room.t(), kinds.BlockWise128x128,
                 output_dtype=torch.bfloat16,
             )  # fmt: skip
 

@@ -129,13 +129,15 @@ class QuantSpec:
     """How one operand is quantized: element dtype, granularity, and the dtype that its scale is stored in.
 
     `scale_dtype` is None for scales that are computed while running (dynamic activations); `exponent` says how those
-    are computed that are powers of two in groups of MX.
+    are computed that are powers of two in groups of MX. `upper_bound` is the largest magnitude that a scale is computed
+    of; what is larger becomes the largest code (fbgemm's `activation_scale_ub`, per token).
     """
 
     dtype: DType
     granularity: Granularity
     scale_dtype: DType | None = None
     exponent: SharedExponent = SharedExponent.FLOOR
+    upper_bound: float | None = None
 
 
 class NibbleOrder(enum.StrEnum):
@@ -274,6 +276,7 @@ class LinearScheme:
             text += "; weight-only"
         else:
             text += f"; input {'static' if self.input_static else 'dynamic'} {self.input.granularity}"
+            text += "" if self.input.upper_bound is None else f", at most {self.input.upper_bound:g}"
         return text + ("; with " + ", ".join(self.transforms) if self.transforms else "")
 
 

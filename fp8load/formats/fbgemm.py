@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fp8load.dtypes import DType
 from fp8load.formats.base import CheckpointFormat, Claim, Claimed, Ignored, Located
@@ -27,7 +27,7 @@ class FbgemmConfig(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     quant_method: str
-    activation_scale_ub: float
+    activation_scale_ub: float = Field(gt=0)
     modules_to_not_convert: list[str] | None = None
 
 
@@ -43,7 +43,7 @@ def parse(located: Located) -> CheckpointFormat:
     find = first_cover(ignore, component_run)
     scheme = LinearScheme(
         weight=QuantSpec(dtype=DType.F8_E4M3, granularity=PerChannel()),
-        input=QuantSpec(dtype=DType.F8_E4M3, granularity=PerToken()),
+        input=QuantSpec(dtype=DType.F8_E4M3, granularity=PerToken(), upper_bound=config.activation_scale_ub),
     )
     claimed = Claimed(scheme=scheme, by=located.place, explicit=bool(ignore))
 
@@ -53,7 +53,7 @@ def parse(located: Located) -> CheckpointFormat:
 
     return CheckpointFormat(
         name=NAME,
-        title=f"fbgemm_fp8: {scheme}, at most {config.activation_scale_ub:g}",
+        title=f"fbgemm_fp8: {scheme}",
         place=located.place,
         claim=claim,
         suffixes={"weight_scale": Role.WEIGHT_SCALE},

@@ -14,7 +14,7 @@ from fp8load.scheme import LinearScheme, PerBlock, PerGroup
 from fp8load_kernels.derive import keep
 from fp8load_kernels.few import by_blocks, by_groups
 from fp8load_kernels.padding import aligned
-from fp8load_kernels.quantizable import powers_of_two
+from fp8load_kernels.quantizable import powers_of_two, refuses_bound
 from fp8load_kernels.quantized import Quantized
 from fp8load_kernels.shapes import NO_TRITON, has_triton
 
@@ -35,7 +35,7 @@ def refuses_blocks(scheme: LinearScheme) -> str:
         return f"takes dynamic inputs in groups of {block.cols}, not {given.granularity}"
     if scheme.second_level or scheme.input_global or scheme.transforms or scheme.storage.transposed:
         return "takes plain [N, K] weights, and one level of scales for either operand"
-    return ""
+    return refuses_bound(scheme)
 
 
 def refuses_any_blocks(scheme: LinearScheme) -> str:

@@ -20,7 +20,7 @@ from fp8load.runtime.routing import route as torch_route
 from fp8load.scheme import LinearScheme, PerChannel, PerGroup, PerTensor, PerToken, QuantSpec
 from fp8load_kernels.derive import keep
 from fp8load_kernels.padding import aligned
-from fp8load_kernels.quantizable import powers_of_two
+from fp8load_kernels.quantizable import powers_of_two, refuses_bound
 from fp8load_kernels.quantize import converts_to_e4m3, quantize_dynamic
 from fp8load_kernels.quantized import SMALLEST_SCALE, to_codes
 from fp8load_kernels.shapes import contiguous_columns
@@ -42,7 +42,7 @@ def refuses_rows(scheme: LinearScheme) -> str:
         return f"takes one static scale for the input, not {scheme.input.granularity}"
     if scheme.second_level or scheme.input_global or scheme.transforms or scheme.storage.transposed:
         return "takes plain [N, K] weights, and one level of scales for either operand"
-    return ""
+    return refuses_bound(scheme)
 
 
 def largest_input_scales(weights: StackWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -112,7 +112,8 @@ def quantized_rows(
     num_cols = prepared.weights.shape[2]
     group = spec.granularity.cols if isinstance(spec.granularity, PerGroup) else None
     room = _room(routing.num_rows, 1 if group is None else -(-num_cols // group), x.device, columns=columns)
-    if on_gpu(x) and spec.granularity != PerTensor() and (group is not None or num_cols <= LONGEST_ROW):
+    fits = group is not None or (num_cols <= LONGEST_ROW and spec.upper_bound is None)
+    if on_gpu(x) and spec.granularity != PerTensor() and fits:
         from fp8load_kernels.gpu.activation import activate_and_quantize
 
         found = activate_and_quantize(x, activation, routing, spec.dtype, cols=group, power_of_two=power, scale=room)

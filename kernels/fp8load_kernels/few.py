@@ -9,14 +9,11 @@ from __future__ import annotations
 import torch
 
 from fp8load.runtime.backend import Prepared
-from fp8load.scheme import PerBlock, PerChannel, PerToken
-from fp8load_kernels.quantizable import powers_of_two
+from fp8load.scheme import LinearScheme, PerBlock, QuantSpec
+from fp8load_kernels.quantizable import ROWS, powers_of_two
 from fp8load_kernels.quantize import converts_to_e4m3, quantize_input
 from fp8load_kernels.quantized import Quantized
 from fp8load_kernels.shapes import contiguous_columns
-
-ROWS = (PerToken(), PerChannel())
-"""How an input is scaled that has a scale for each token."""
 
 FEW_ROWS = 64
 """Tokens up to which a product with scales by row goes to the own kernel."""
@@ -28,7 +25,7 @@ FEW_BLOCKS = 32
 def by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x [M, K] -> [M, N] with one scale for each row of either operand."""
     from fp8load_kernels.gpu.few import Weight, few_product
-    from fp8load_kernels.gpu.quantize import LONGEST_ROW, quantize_rows
+    from fp8load_kernels.gpu.quantize import LONGEST_ROW
 
     weights, scale = prepared.weights, prepared.weight_scale
     scheme = weights.scheme
@@ -36,7 +33,7 @@ def by_rows(prepared: Prepared, x_MK: torch.Tensor, bias: torch.Tensor | None) -
         raise ValueError(f"no scales of either operand: {scheme}")
     w = Weight(weights.weight, scale.view(-1, 1) if scale.numel() > 1 else scale.view(1, 1).expand(weights.shape[0], 1))
     if prepared.input_scale is None and scheme.input.granularity in ROWS and x_MK.shape[1] <= LONGEST_ROW:
-        q = quantize_rows(x_MK, scheme.input.dtype, power_of_two=powers_of_two(scheme, scheme.input))
+        q = _by_row(x_MK, scheme, scheme.input)
         return few_product(q.codes, q.scale, w, x_MK.dtype, bias)
     q = quantize_input(x_MK, scheme, prepared.input_scale)
     return few_product(q.codes, q.scale.expand(len(x_MK), 1), w, x_MK.dtype, bias)
@@ -47,17 +44,22 @@ def quantized_rows(prepared: Prepared, x_MK: torch.Tensor) -> Quantized:
     scheme, spec = prepared.weights.scheme, prepared.weights.scheme.input
     if spec is None or spec.granularity not in ROWS or prepared.input_scale is not None or not _replays(x_MK):
         return quantize_input(x_MK, scheme, prepared.input_scale)
-    from fp8load_kernels.gpu.quantize import quantize_rows
     from fp8load_kernels.gpu.replay import replayed
 
     x = contiguous_columns(x_MK)
 
     def compute() -> tuple[torch.Tensor, torch.Tensor]:
-        q = quantize_rows(x, spec.dtype, power_of_two=powers_of_two(scheme, spec))
+        q = _by_row(x, scheme, spec)
         return q.codes, q.scale
 
     codes, scale = replayed(prepared, x, None, compute, what="rows")
     return Quantized(codes=codes, dtype=spec.dtype, scale=scale, cols=x.shape[1])
+
+
+def _by_row(x_MK: torch.Tensor, scheme: LinearScheme, spec: QuantSpec) -> Quantized:
+    from fp8load_kernels.gpu.quantize import quantize_rows
+
+    return quantize_rows(x_MK, spec.dtype, power_of_two=powers_of_two(scheme, spec), upper=spec.upper_bound)
 
 
 def _replays(x_MK: torch.Tensor) -> bool:

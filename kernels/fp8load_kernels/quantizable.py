@@ -6,7 +6,7 @@ import enum
 
 from fp8load.dtypes import DType
 from fp8load.runtime.backend import No
-from fp8load.scheme import LinearScheme, PerGroup, QuantSpec, ScaleRounding
+from fp8load.scheme import LinearScheme, PerChannel, PerGroup, PerToken, QuantSpec, ScaleRounding
 from fp8load_kernels.quantize_mx import MX_COLS, MX_DTYPES
 from fp8load_kernels.quantize_nvfp4 import NVFP4_COLS
 from fp8load_kernels.quantized import FP8_DTYPES
@@ -24,6 +24,10 @@ class InputKind(enum.StrEnum):
 
 EXPONENTS = frozenset({DType.F8_E8M0, DType.U8})
 """Scale dtypes that hold powers of two: the bytes of E8M0 under either name."""
+
+
+ROWS = (PerToken(), PerChannel())
+"""How an input is scaled that has a scale for each token."""
 
 
 def input_kind(scheme: LinearScheme) -> InputKind | No:
@@ -47,8 +51,18 @@ def input_kind(scheme: LinearScheme) -> InputKind | No:
         return No(f"does not quantize inputs to {spec.dtype}")
     if scheme.input_global is not None:
         return No(f"takes a global input scale for F4 inputs, not for {spec.dtype}")
+    if refuses_bound(scheme):
+        return No(refuses_bound(scheme))
     mx = spec.dtype in MX_DTYPES and spec.granularity == PerGroup(MX_COLS)
     return InputKind.MX if mx and powers_of_two(scheme, spec) else InputKind.FP8
+
+
+def refuses_bound(scheme: LinearScheme) -> str:
+    """Why the upper bound of an input is not kept; nothing where it is, or where there is none."""
+    spec = scheme.input
+    if spec is None or spec.upper_bound is None or (spec.granularity in ROWS and not scheme.input_static):
+        return ""
+    return f"takes an upper bound of dynamic inputs scaled per token, not per {spec.granularity}"
 
 
 def powers_of_two(scheme: LinearScheme, spec: QuantSpec) -> bool:

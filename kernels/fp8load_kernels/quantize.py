@@ -66,7 +66,7 @@ def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool 
         return kernels.quantize_groups(x, spec.dtype, cols, power_of_two=power_of_two)
     if cols > kernels.LONGEST_ROW:
         return torch_dynamic(x, spec, power_of_two=power_of_two)
-    return kernels.quantize_rows(x, spec.dtype, power_of_two=power_of_two)
+    return kernels.quantize_rows(x, spec.dtype, power_of_two=power_of_two, upper=spec.upper_bound)
 
 
 def _takes(x_MK: torch.Tensor, dtype: DType) -> bool:

@@ -28,6 +28,8 @@ def torch_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool = F
     amax = group_amax(x, cols)
     if spec.granularity == PerTensor() and amax.numel():
         amax = amax.amax().reshape(1, 1)
+    if spec.upper_bound is not None:
+        amax = torch.where(amax > spec.upper_bound, spec.upper_bound, amax)  # NaNs stay
     scale = divided(amax, LARGEST_FINITE[spec.dtype]).clamp_min(SMALLEST_SCALE)
     if power_of_two:
         scale = round_up_to_power_of_two(scale)

@@ -63,6 +63,9 @@ SCHEMES = {
     "tensor-dynamic": LinearScheme(weight=fp8(PerTensor()), input=fp8(PerTensor(), None)),
     "channel-token": LinearScheme(weight=fp8(PerChannel()), input=fp8(PerToken(), None)),
     "channel-token-bf16-scale": LinearScheme(weight=fp8(PerChannel(), DType.BF16), input=fp8(PerToken(), None)),
+    "channel-token-bounded": LinearScheme(
+        weight=fp8(PerChannel()), input=replace(fp8(PerToken(), None), upper_bound=3.0)
+    ),
     "channel-static": LinearScheme(weight=fp8(PerChannel()), input=fp8(PerTensor()), input_static=True),
     "block128": BLOCK,
     "block128-ue8m0": UE8M0,

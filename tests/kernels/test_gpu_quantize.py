@@ -88,12 +88,13 @@ def test_scales_go_where_a_product_wants_them() -> None:
 
 def test_an_upper_bound_of_the_magnitude() -> None:
     x = inputs(4, 300, torch.bfloat16)
-    bound = torch.tensor([0.5], device=DEVICE)
 
-    bounded, free = quantize_rows(x, DType.F8_E4M3, upper=bound), quantize_rows(x, DType.F8_E4M3)
+    bounded, free = quantize_rows(x, DType.F8_E4M3, upper=0.5), quantize_rows(x, DType.F8_E4M3)
 
-    assert torch.equal(bounded.scale, free.scale.minimum((bound / 448).expand(4, 1)))
+    assert torch.equal(bounded.scale, free.scale.clamp_max(torch.tensor(0.5) / 448))
     assert bounded.dequantize().abs().max() <= 0.5 * (1 + 1e-6)
+    spec = QuantSpec(dtype=DType.F8_E4M3, granularity=PerToken(), upper_bound=0.5)
+    assert_same(bounded, torch_dynamic(x, spec))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # numpy's, where it interprets

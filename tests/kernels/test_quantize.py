@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp8load.dtypes import LARGEST_FINITE, DType
-from fp8load.scheme import PerBlock, PerGroup, PerTensor, PerToken, QuantSpec
+from fp8load.runtime.backend import Device, Yes, backends_for
+from fp8load.scheme import LinearScheme, PerBlock, PerGroup, PerTensor, PerToken, QuantSpec
 from fp8load_kernels import quantize
 from fp8load_kernels.quantize import (
     FP8_DTYPES,
@@ -17,6 +18,7 @@ from fp8load_kernels.quantize import (
     round_up_to_power_of_two,
 )
 
+H200 = Device(kind="cuda", capability=(9, 0))
 PIECES = [PerTensor(), PerToken(), PerGroup(3), PerGroup(128), PerBlock(1, 4)]
 
 
@@ -96,3 +98,25 @@ def test_our_kernel_is_asked_only_where_triton_converts_to_e4m3(
     monkeypatch.setattr(quantize, "has_triton", lambda: triton)
 
     assert quantize.converts_to_e4m3.__wrapped__(torch.device("cuda:0")) is runs
+
+
+def test_what_is_beyond_the_upper_bound_becomes_the_largest_code() -> None:
+    x = torch.tensor([[0.5, -8.0, 2.0], [0.25, 0.5, -0.125]])
+
+    found = quantize_dynamic(x, QuantSpec(dtype=DType.F8_E4M3, granularity=PerToken(), upper_bound=1.0))
+
+    assert found.scale.tolist() == [[float(torch.tensor(1.0) / 448)], [float(torch.tensor(0.5) / 448)]]
+    assert found.dequantize()[0].tolist() == pytest.approx([0.5, -1.0, 1.0])
+    assert found.dequantize()[1].tolist() == pytest.approx([0.25, 0.5, -0.125])
+
+
+@pytest.mark.parametrize("backend", backends_for(H200), ids=lambda it: it.name)
+def test_a_bound_that_would_be_ignored_is_refused(backend) -> None:
+    for piece, static in ((PerTensor(), False), (PerTensor(), True), (PerGroup(128), False)):
+        scheme = LinearScheme(
+            weight=QuantSpec(dtype=DType.F8_E4M3, granularity=PerBlock(128, 128) if piece == PerGroup(128) else piece,
+                             scale_dtype=DType.F32),
+            input=QuantSpec(dtype=DType.F8_E4M3, granularity=piece, upper_bound=1.0), input_static=static,
+        )  # fmt: skip
+        taken = isinstance(backend.supports(scheme, (256, 256), H200), Yes)
+        assert not taken or backend.name in ("weight_only", "reference")  # which leave the input as it is

@@ -10,6 +10,7 @@ from fp8load.scheme import LinearScheme, PerChannel, PerTensor, PerToken, QuantS
 from fp8load_kernels.derive import channel_scale, largest_input_scale
 from fp8load_kernels.few import FEW_ROWS, few_by_rows, quantized_rows
 from fp8load_kernels.padding import pad_columns, padded_weight
+from fp8load_kernels.quantizable import refuses_bound
 from fp8load_kernels.quantize import CAPABILITY, converts_to_e4m3
 from fp8load_kernels.shapes import as_rows, contiguous_columns, has_triton, like_input
 
@@ -38,6 +39,8 @@ class TorchScaledMM:
                 return No(reason)
         if scheme.second_level or scheme.input_global or scheme.transforms or scheme.storage.transposed:
             return No("takes plain [N, K] weights, and one level of scales for either operand")
+        if refuses_bound(scheme):
+            return No(refuses_bound(scheme))
         if min(shape_NK) < 1:
             return No(f"needs N and K of at least 1, not {list(shape_NK)}")
         return Yes() if device.kind == "cpu" else _supports_cuda(device)

@@ -10,6 +10,8 @@ Shape letters: M rows (tokens), K columns, G = ceil(K / g) groups of g columns.
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 import triton
 import triton.language as tl
@@ -31,12 +33,12 @@ on an H200, see docs/benchmarks."""
 
 
 def quantize_rows(
-    x_MK: torch.Tensor, dtype: DType, *, power_of_two: bool = False, upper: torch.Tensor | None = None
+    x_MK: torch.Tensor, dtype: DType, *, power_of_two: bool = False, upper: float | None = None
 ) -> Quantized:
     """One scale for each row: codes [M, K] and float32 [M, 1].
 
-    `upper`, float32 of one element: no scale is computed of a larger magnitude (fbgemm's `activation_scale_ub`); what
-    is larger becomes the largest code. Rows may be strided, columns not: `ValueError`. So for rows of more than
+    `upper`: no scale is computed of a larger magnitude (fbgemm's `activation_scale_ub`); what is larger becomes the
+    largest code. Rows may be strided, columns not: `ValueError`. So for rows of more than
     `LONGEST_ROW` columns.
     """
     num_rows, num_cols = _checked(x_MK)
@@ -47,8 +49,8 @@ def quantize_rows(
         block = triton.next_power_of_2(num_cols)
         _rows(
             (num_rows, 1, 1),
-            (x_MK, codes, scale, x_MK if upper is None else upper),
-            (x_MK.stride(0), num_cols, LARGEST_FINITE[dtype]),
+            (x_MK, codes, scale),
+            (x_MK.stride(0), num_cols, LARGEST_FINITE[dtype], inf if upper is None else upper),
             constants(
                 BLOCK=block,
                 POWER_OF_TWO=power_of_two,
@@ -177,7 +179,7 @@ def _divided(x, scale, factor):
 
 @kernel
 def _rows(
-    x_ptr, codes_ptr, scale_ptr, upper_ptr, stride, num_cols, largest,
+    x_ptr, codes_ptr, scale_ptr, stride, num_cols, largest, upper,
     BLOCK: tl.constexpr, POWER_OF_TWO: tl.constexpr, BOUNDED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
@@ -188,8 +190,7 @@ def _rows(
     x = tl.load(x_ptr + row * stride + cols, mask=mask, other=0.0)
     amax = _number(tl.max(_magnitude(x), axis=0), x.dtype)
     if BOUNDED:
-        bound = tl.load(upper_ptr)
-        amax = tl.where(amax > bound, bound, amax)
+        amax = tl.where(amax > upper, upper, amax)
     scale = _scale(amax, largest, POWER_OF_TWO)
     wide = x.to(tl.float32)
     y = _divided(wide, tl.zeros_like(wide) + scale, tl.zeros_like(wide) + tl.div_rn(1.0, scale))

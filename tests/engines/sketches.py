@@ -4,6 +4,7 @@ none of them, no published form and no checkpoint of the folder depends on has n
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from corpus.bases import FP8, quantized
@@ -53,12 +54,32 @@ GROUPS = ".weight_scale U8 [128, 4]"
 NVFP4 = (HALVES, ".weight_scale F8_E4M3 [128, 8]", ".weight_global_scale F32 [1]")
 WORDS = (".weight_packed I32 [128, 16]", ".weight_scale BF16 [128, 1]", ".weight_shape I64 [2]")
 
+TWO_GROUPS = config({
+    "quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {
+        "rows": {"targets": ["re:.*up_proj"], "weights": {**FLOAT8, "strategy": "channel"},
+                 "input_activations": TOKENS},
+        "blocks": {"targets": ["re:.*down_proj"], "weights": BLOCKS, "input_activations": {
+            **FLOAT8, "strategy": "group", "group_size": 128, "dynamic": True}},
+    }}) + """\
+m.up_proj.weight          F8_E4M3  [128, 128]
+m.up_proj.weight_scale    BF16     [128, 1]
+m.down_proj.weight        F8_E4M3  [128, 128]
+m.down_proj.weight_scale  BF16     [1, 1]
+"""  # fmt: skip
+MISTRAL = """\
+file params.json {"quantization": {"qformat_weight": "fp8_e4m3", "qscheme_act": "NO_SCALES"}}
+layers.0.attention.wq.weight         F8_E4M3  [64, 64] @ consolidated.safetensors
+layers.0.attention.wq.qscale_weight  BF16     []       @ consolidated.safetensors
+"""
+
 COMPRESSED: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, tuple[str, ...]]] = {
     "fp8-tensor": ("float-quantized", {**FLOAT8, "strategy": "tensor"}, TOKENS, (CODES, ".weight_scale F32 [1]")),
     "fp8-tensor-a16": ("float-quantized", {**FLOAT8, "strategy": "tensor"}, None, (CODES, ".weight_scale F32 [1]")),
     "fp8-channel-a16": ("float-quantized", {**FLOAT8, "strategy": "channel"}, None,
                         (CODES, ".weight_scale F32 [128, 1]")),
     "fp8-block-a16": ("float-quantized", BLOCKS, None, (CODES, ".weight_scale F32 [1, 1]")),
+    "nvfp4": ("nvfp4-pack-quantized", NV4, {**NV4, "dynamic": "local"},
+              (*NVFP4, ".input_global_scale F32 [1]")),
     "nvfp4-a16": ("nvfp4-pack-quantized", NV4, None, NVFP4),
     "mxfp4": ("mxfp4-pack-quantized", MX4, {**MX4, "dynamic": True}, (HALVES, GROUPS)),
     "mxfp4-a8": ("mxfp4-pack-quantized", MX4, TOKENS, (HALVES, GROUPS)),
@@ -131,6 +152,16 @@ def lists(method: str, key: str, *entries: str) -> str:
     if method == "compressed-tensors":
         document = {"quant_method": method, "format": "float-quantized", "config_groups": groups, key: list(entries)}
     return LLAMA_CONFIG + config(document) + ATTENTION + MLP_IN_16_BITS + LLAMA_REST
+
+
+QUANTIZED_LAYER = "model.layers.0.self_attn.o_proj"
+
+
+def lists_of_fp8(**lists: Sequence[str]) -> str:
+    """The same in DeepSeek's dialect, in blocks, with lists under these keys."""
+    document = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+    blocks = ATTENTION.replace("{weight,input}_scale  F32      [1]", "weight_scale_inv      F32      [2, 2]")
+    return LLAMA_CONFIG + config(document | lists) + blocks + MLP_IN_16_BITS + LLAMA_REST
 
 
 def within(model: str) -> str:
@@ -213,6 +244,8 @@ SKETCHES: dict[str, str] = {
     "a list of full names": listed("modules_to_not_convert", *FULL),
     "the same under another key": listed("ignored_layers", *FULL),
     "a list of fused names": FUSED,
+    **{f"a quantized layer in a second list, {key}": lists_of_fp8(ignored_layers=FULL, **{key: [QUANTIZED_LAYER]})
+       for key in ("modules_to_not_convert", "ignore")},
     **{f"attention listed by {title}": MIXED + quantized(**FP8, ignored_layers=["lm_head", *names])
        for title, names in (("parts", PARTS), ("fused names", FUSED_PARTS))},
     "all experts listed": CONFIG + LISTED.replace("lm_head", AT).replace("modules_to_not_convert", "ignored_layers")
@@ -236,6 +269,17 @@ SKETCHES: dict[str, str] = {
     "E5M2": E5M2,
     "fnuz": E5M2.replace("e5m2", "float8_e4m3fnuz").replace("F8_E5M2", "F8_E4M3FNUZ"),
     "exponents as bytes": BYTES,
+    "exponents of blocks, tagged": BYTES.replace("U8     ", "F8_E8M0"),
+    "static scales of a tensor": STATIC + TENSOR_WISE,
+    "static scales, and null for blocks": STATIC.replace('"static"', '"static", "weight_block_size": null')
+    + TENSOR_WISE,
+    "Mistral's names without input scales": MISTRAL,
+    "blocks under the name of other scales": BLOCK + QUANTIZED.replace("weight_scale_inv", "weight_scale"),
+    "modelopt mxfp4 with FP8 inputs": modelopt("W4A8_MXFP4_FP8", LINEAR, ".weight U8 [128, 64]", GROUPS,
+                                               ".input_scale F32 []"),
+    **{f"Laguna's {at}": 'config {"model_type": "laguna", "num_hidden_layers": 1}\n' + compressed("nvfp4", at)
+       for at in (LINEAR, EXPERT)},
+    "config groups of rows and of blocks": TWO_GROUPS,
     "tagged exponents": compressed("mxfp4", LINEAR).replace("U8 [128, 4]", "F8_E8M0 [128, 4]"),
     "config groups by parts and by class": PARTS_AND_CLASS,
     "a tower whose layers are renamed": MINIMAX % "vision_tower.encoder.layers.0.mlp.fc1",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 from fp8load.archs.base import Experts, Linear, Tower
 from fp8load.archs.model import Model, is_fused_on_disk
 from fp8load.engines.profile import IgnoreFact, Profile, RenameFact, Way
+from fp8load.engines.reads import algo_of
 from fp8load.engines.stored import Stored
 from fp8load.engines.verdict import Target, Verdict
 from fp8load.errors import ConfigError
@@ -142,7 +143,9 @@ def reading_of(profile: Profile, stored: Stored) -> Reading | None:
         return None
     inner = stored.document.get("quantization")
     document = inner if isinstance(inner, Mapping) else stored.document
-    lists = [value for key in fact.ignore.keys if isinstance(value := document.get(key), list) and value]
+    own = None if isinstance(inner, Mapping) else dict(fact.ignore.flat).get(algo_of(stored.document) or "")
+    keys = fact.ignore.keys if own is None else own
+    lists = [value for key in keys if isinstance(value := document.get(key), list) and value]
     entries = list(chain.from_iterable(lists if fact.ignore.merged else lists[:1]))
     rename = next((fact for fact in profile.renames if stored.family in fact.families), None)
     named = [entry for entry in entries if isinstance(entry, str)]

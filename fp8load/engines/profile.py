@@ -53,6 +53,7 @@ class IgnoreFact(Fact):
     """How an engine reads the list of what is not quantized.
 
     keys     of the quantization configuration, the first that is there and not empty counts
+    flat     values of ModelOpt's quant_algo, each with the keys that count in its flat layout where those are others
     merged   whether the lists under all of them count
     ways     an entry covers a module when one of these says so
     fused    which names of a fused layer are looked up: those of its parts, its own, or both; "any": both, and one that
@@ -65,6 +66,7 @@ class IgnoreFact(Fact):
     """
 
     keys: tuple[str, ...]
+    flat: tuple[tuple[str, tuple[str, ...]], ...] = ()
     merged: bool = False
     ways: tuple[Way, ...]
     fused: Literal["parts", "whole", "both", "any"] = "parts"

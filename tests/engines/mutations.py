@@ -89,7 +89,7 @@ def of_format(fact: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
         yield ("targets", "order", fact["targets"]["order"].index("class")), "targets"
     if fact["ignore"] is not None:
         yield ("ignore",), "ignore"
-        for key in ("keys", "ways", "also", "by_parts"):
+        for key in ("keys", "flat", "ways", "also", "by_parts"):
             yield from ((("ignore", key, at), "ignore") for at in range(len(fact["ignore"][key])))
         for key, usual in (("fused", "parts"), ("experts", "whole"), ("mapped", False), ("merged", False)):
             if fact["ignore"][key] != usual:

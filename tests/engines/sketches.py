@@ -10,6 +10,25 @@ from typing import Any
 from corpus.bases import FP8, quantized
 from corpus.targets import FUSED as FUSED_PARTS
 from corpus.targets import MINIMAX, MIXED, PARTS
+from engines.bricks import (
+    BLOCKS,
+    CODES,
+    FLOAT8,
+    FOUR_BITS,
+    GROUPS,
+    HALVES,
+    INT4,
+    LATENT,
+    MISTRAL,
+    MX4,
+    MX8,
+    NV4,
+    NVFP4,
+    TOKENS,
+    TWO_GROUPS,
+    WORDS,
+    config,
+)
 from fp8load.rules.f8l105_config_group_contradiction import PARTS_AND_CLASS
 from fp8load.rules.f8l107_scheme_unsupported import CHANNELS, FBGEMM
 from fp8load.rules.f8l208_scale_for_a_layer_the_target_keeps_16_bit import DYNAMIC
@@ -33,44 +52,6 @@ from fp8load.rules.samples import (
 LINEAR, EXPERT = "model.layers.0.self_attn.o_proj", "model.layers.0.mlp.experts.0.down_proj"
 HEADS = {name: f"{name}.weight  F8_E4M3  [256, 256]\n" for name in ("lm_head", "embed_tokens")}
 
-
-def config(quantization: dict[str, Any], **keys: Any) -> str:
-    """The line of a skeleton with config.json."""
-    return f"config {json.dumps({'quantization_config': quantization, **keys})}\n"
-
-
-FLOAT8 = {"num_bits": 8, "type": "float"}
-FLOAT4 = {"num_bits": 4, "type": "float"}
-TOKENS = {**FLOAT8, "strategy": "token", "dynamic": True}
-MX4 = {**FLOAT4, "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}
-MX8 = {**FLOAT8, "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}
-NV4 = {**FLOAT4, "strategy": "tensor_group", "group_size": 16}
-INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
-BLOCKS = {**FLOAT8, "strategy": "block", "block_structure": [128, 128]}
-
-CODES = ".weight F8_E4M3 [128, 128]"
-HALVES = ".weight_packed U8 [128, 64]"
-GROUPS = ".weight_scale U8 [128, 4]"
-NVFP4 = (HALVES, ".weight_scale F8_E4M3 [128, 8]", ".weight_global_scale F32 [1]")
-WORDS = (".weight_packed I32 [128, 16]", ".weight_scale BF16 [128, 1]", ".weight_shape I64 [2]")
-
-TWO_GROUPS = config({
-    "quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {
-        "rows": {"targets": ["re:.*up_proj"], "weights": {**FLOAT8, "strategy": "channel"},
-                 "input_activations": TOKENS},
-        "blocks": {"targets": ["re:.*down_proj"], "weights": BLOCKS, "input_activations": {
-            **FLOAT8, "strategy": "group", "group_size": 128, "dynamic": True}},
-    }}) + """\
-m.up_proj.weight          F8_E4M3  [128, 128]
-m.up_proj.weight_scale    BF16     [128, 1]
-m.down_proj.weight        F8_E4M3  [128, 128]
-m.down_proj.weight_scale  BF16     [1, 1]
-"""  # fmt: skip
-MISTRAL = """\
-file params.json {"quantization": {"qformat_weight": "fp8_e4m3", "qscheme_act": "NO_SCALES"}}
-layers.0.attention.wq.weight         F8_E4M3  [64, 64] @ consolidated.safetensors
-layers.0.attention.wq.qscale_weight  BF16     []       @ consolidated.safetensors
-"""
 
 COMPRESSED: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, tuple[str, ...]]] = {
     "fp8-tensor": ("float-quantized", {**FLOAT8, "strategy": "tensor"}, TOKENS, (CODES, ".weight_scale F32 [1]")),
@@ -253,6 +234,11 @@ SKETCHES: dict[str, str] = {
     + QUANTIZED,
     **{f"{method} {key}: {title}": lists(method, key, *entries) for title, entries in LISTS.items()
        for method, key in (("modelopt", "ignore"), ("modelopt", "exclude_modules"), ("compressed-tensors", "ignore"))},
+    "modelopt latent attention listed by parts": LATENT,
+    "modelopt nested list": LLAMA_CONFIG + nested("FP8", exclude_modules=list(FULL)) + ATTENTION + MLP_IN_16_BITS
+    + LLAMA_REST,
+    "modelopt list of NVFP4": LLAMA_CONFIG + modelopt("NVFP4", "", ignore=list(FULL), group_size=16) + FOUR_BITS
+    + MLP_IN_16_BITS + LLAMA_REST,
     "modelopt one expert listed": CONFIG + modelopt("FP8", "", exclude_modules=[f"{AT}.1.*_proj"]) + f"""\
 {AT}.0.{{gate,up}}_proj.weight  F8_E4M3  [128, 256]
 {AT}.0.down_proj.weight  F8_E4M3  [256, 128]

@@ -1,4 +1,5 @@
-"""TensorRT-LLM and llama.cpp's converter: what was read in their sources line by line, one test for each fact."""
+"""What was read in the sources of engines line by line, one test for each fact: TensorRT-LLM, llama.cpp's converter,
+and what a second look at SGLang found."""
 
 from __future__ import annotations
 
@@ -179,6 +180,19 @@ def test_an_entry_that_is_no_expression_is_named_and_crashes_nothing():
     assert text == "stops at an entry of the ignore list that is no regular expression"
     assert "correct the expression" in hint
     assert report.summary.crashed == []
+
+
+def test_sglang_takes_latent_attention_out_by_the_names_of_its_parts():
+    assert "F8L305" not in {code for code, *_ in asked("modelopt latent attention listed by parts", "sglang@0.5.23")}
+
+
+@pytest.mark.parametrize(("key", "codes"), [("ignore", []), ("exclude_modules", ["F8L108", "F8L305"])])
+def test_layers_under_a_key_that_sglang_does_not_read_are_named(key, codes):
+    whole = lists("modelopt", key, "model.layers.0.mlp.*")
+    report = open_skeleton(whole).verify(engine="sglang@0.5.23")
+
+    assert sorted(code for code, *_ in said(report, "SGLang 0.5.23")) == codes
+    assert report.portability[0].loads is (not codes)
 
 
 def test_who_converts_is_told_how_to_get_what_the_converter_reads():

@@ -34,7 +34,7 @@ ASKS: dict[str, Ask] = {
 """Rule -> what it asks an engine."""
 
 CONVERTER = "F8T003"
-OF_CONVERTERS = ("F8L107", "F8L203", "F8L601", "F8L603", "F8L902")
+OF_CONVERTERS = ("F8L107", "F8L203", "F8L209", "F8L601", "F8L603", "F8L902")
 """What a converter is asked, and the rule that says all of it."""
 
 

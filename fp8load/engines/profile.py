@@ -97,6 +97,7 @@ class FormatFact(Fact):
     linears      kinds of linear layers that it has code for; None: not known, it hands over to the tool's own package
     experts      the same of routed experts; None: as `linears`
     families     kind -> the models in which alone it reads layers of that kind
+    weights      kind -> the dtypes in which it takes weights of that kind from the file; not there: any
     groups       how many config groups it tells apart, None: any; `ungrouped`: what becomes of more
     sizes        sizes of blocks that it takes, none: any
     algos        values of quant_algo that it accepts; None: it does not look
@@ -112,6 +113,7 @@ class FormatFact(Fact):
     linears: Kinds | None = None
     experts: Kinds | None = None
     families: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    weights: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     groups: int | None = None
     ungrouped: str = ""
     sizes: tuple[tuple[int, int], ...] = ()

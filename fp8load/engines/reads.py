@@ -35,6 +35,7 @@ def schemes(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdi
 def _held(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:
     """What is wrong with layers of one scheme."""
     yield from _kinds(fact, held, stored)
+    yield from _weights(fact, held, stored)
     yield from _sizes(fact, held, stored)
     yield from _transforms(fact, held, stored)
 
@@ -84,6 +85,18 @@ def _kinds(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:
         tensor, file = stored.stored_tensor(info, Role.WEIGHT)
         yield Verdict(text=text, module=info.name, tensor=tensor, file=file, expected=f"one of {listed}",
                       got=str(held.scheme), remedy=OTHER)  # fmt: skip
+
+
+def _weights(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:
+    """Weights of a kind that the engine takes in another dtype only: eight in a word, or one in a byte."""
+    known = fact.weights.get(held.kind)
+    for info in held.modules if known is not None else ():
+        tensor, file = stored.stored_tensor(info, Role.WEIGHT)
+        dtype = stored.checkpoint.index.tensors[tensor].dtype.value
+        if known is not None and dtype not in known:
+            yield Verdict(text=f"takes weights of this kind ({held.kind}) as {' or '.join(known)} only", file=file,
+                          module=info.name, tensor=tensor, expected=" or ".join(known), got=dtype,
+                          remedy=OTHER)  # fmt: skip
 
 
 def _sizes(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:

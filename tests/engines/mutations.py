@@ -15,10 +15,11 @@ CODES = {
     "transforms": ("F8L107", "F8T003"),
     "groups": ("F8L107", "F8T003"),
     "families": ("F8L107",),
+    "weights": ("F8L107", "F8T003"),
     "names": ("F8L203", "F8T003"),
     "unquantized": ("F8L208",),
     "ignore": ("F8L305", "F8L307"),
-    "layouts": ("F8L209",),
+    "layouts": ("F8L209", "F8T003"),
     "targets": ("F8L105",),
     "reads": ("F8L107", "F8T003"),
     "weight_dtypes": ("F8L602",),
@@ -80,7 +81,8 @@ def of_format(fact: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
         yield from (((kind, at), kind) for at in range(len(fact[kind] or ())))
     if fact["groups"] is not None:
         yield ("groups",), "groups"
-    yield from ((("families", kind), "families") for kind in fact["families"])
+    for table in ("families", "weights"):
+        yield from (((table, kind), table) for kind in fact[table])
     for kind, roles in fact["names"].items():
         for role, suffixes in roles.items():
             yield from ((("names", kind, role, at), "names") for at in range(len(suffixes)))

@@ -66,6 +66,7 @@ COMPRESSED: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, tuple[st
     "mxfp4-a8": ("mxfp4-pack-quantized", MX4, TOKENS, (HALVES, GROUPS)),
     "mxfp4-a16": ("mxfp4-pack-quantized", MX4, None, (HALVES, GROUPS)),
     "mxfp8": ("mxfp8-quantized", MX8, {**MX8, "dynamic": True}, (CODES, GROUPS)),
+    "int4-a8": ("pack-quantized", INT4, TOKENS, WORDS),
     "int4-a16": ("pack-quantized", INT4, None, WORDS),
 }  # fmt: skip
 """Kind -> format, weights, input and tensors of compressed-tensors."""

@@ -90,7 +90,7 @@ def test_an_algorithm_that_tensorrt_llm_has_no_name_for_is_refused():
     assert (code, text) == ("F8L107", "does not know this quant_algo")
     assert asked("mo-llamaodd-fp8-pbwo", "trtllm") == [
         ("F8L504", "error", "gives the rows behind the cut the scale of another part, at tp=1",
-         "use a smaller tp, or scales per channel for this layer"),
+         "use scales per channel for this layer"),
     ]  # fmt: skip
 
 
@@ -193,6 +193,30 @@ def test_layers_under_a_key_that_sglang_does_not_read_are_named(key, codes):
 
     assert sorted(code for code, *_ in said(report, "SGLang 0.5.23")) == codes
     assert report.portability[0].loads is (not codes)
+
+
+def test_the_converter_has_no_weight_for_a_scale_of_all_experts():
+    ((code, severity, text, hint),) = asked("hf-qwen3moe-fp8-block32", "llama.cpp")
+
+    assert (code, severity) == ("F8T003", "error")
+    assert text.endswith("one tensor with the scales of all: it stops with a KeyError")
+    assert hint == "store the experts as one tensor for each expert or one tensor for all experts"
+    assert asked("experts apart", "llama.cpp") == []
+
+
+def test_what_a_fused_layer_of_another_kind_does_is_not_said_of_tensorrt_llm():
+    report = fp8load.open(FOLDER / "ct-dsv3-fp8-block").verify("headers", engine="trtllm")
+    (cut,) = [one for one in report.findings if one.code == "F8L504" and one.message.startswith(TRT)]
+
+    assert cut.modules == ["model.layers.1.mlp.shared_experts.gate_proj"]
+    assert cut.hint == "use scales per channel for this layer"
+
+
+def test_the_converter_unpacks_words_of_integers_and_not_bytes():
+    ((_, _, text, _),) = asked("ct-phi3-w4afp8", "llama.cpp")
+
+    assert asked("compressed int4-a8", "llama.cpp") == []
+    assert text == "takes weights of this kind (int4-a8) as I32 only"
 
 
 def test_who_converts_is_told_how_to_get_what_the_converter_reads():

@@ -50,6 +50,7 @@ def test_the_same_stands_in_json(run):
 
 
 @pytest.mark.parametrize(("options", "near"), [
+    (("--engine", ""), "one of llama.cpp"),
     (("--engine", "vlm"), "did you mean vllm"), (("--engine", "vllm@0.32"), "did you mean 0.33"),
     (("--arch", "sm91"), "did you mean sm90"),
 ])  # fmt: skip

@@ -178,7 +178,8 @@ def verify(  # noqa: PLR0913 - its options
     filters = load_filters(run.settings.config, None if write_baseline is not None else baseline)
     keep = partial(_is_wanted, wanted, filters.config.ignore)
     wish = wish_of(fix, out, diff=diff, chosen=run.settings.format)
-    engines = comma_list(engine) or None
+    # An empty name, of a variable that is not set, is a name that nobody has; it does not mean "none was asked for".
+    engines = (comma_list(engine) or [""]) if engine else None
     with ExitStack() as stack:
         checkpoint = stack.enter_context(opened(run, source, allow_unscaled=allow_unscaled))
         other = None if against is None else stack.enter_context(opened(run, against, allow_unscaled=True))

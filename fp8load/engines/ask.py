@@ -34,7 +34,7 @@ ASKS: dict[str, Ask] = {
 """Rule -> what it asks an engine."""
 
 CONVERTER = "F8T003"
-OF_CONVERTERS = ("F8L107", "F8L203", "F8L902")
+OF_CONVERTERS = ("F8L107", "F8L203", "F8L209", "F8L601", "F8L603", "F8L902")
 """What a converter is asked, and the rule that says all of it."""
 
 
@@ -43,7 +43,9 @@ def verdicts(code: str, profile: Profile, stored: Stored, target: Target) -> Ite
     if code == CONVERTER:
         if profile.role == "converter":
             for asked in OF_CONVERTERS:
-                yield from ASKS[asked](profile, stored, target)
+                # What costs an engine accuracy on some GPU is in the file that a converter writes, for good.
+                for verdict in ASKS[asked](profile, stored, target):
+                    yield verdict if verdict.loads else replace(verdict, severity=Severity.ERROR)
     elif profile.role == "engine":
         yield from ASKS[code](profile, stored, target)
 

@@ -55,7 +55,7 @@ def _cuts(fact: BlocksFact, stored: Stored, entry: Linear, members: Members, siz
         yield Verdict(
             text=f"{REFUSES if fact.merged == 'refuses' else SHARES}, at tp={size}", module=info.name, tensor=tensor,
             file=file, expected=f"a multiple of {block.rows} rows on each rank", got=f"{rows} rows",
-            remedy="use a smaller tp, or scales per channel for this layer",
+            remedy=f"use {'a smaller tp, or ' if size > 1 else ''}scales per channel for this layer",
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from fp8load.dtypes import DType
 from fp8load.engines.kinds import kind_of
-from fp8load.engines.profile import Profile, ScaleFact
+from fp8load.engines.profile import KVFact, Profile, ScaleFact
 from fp8load.engines.stored import Stored
 from fp8load.engines.verdict import Target, Verdict
 from fp8load.errors import Severity
@@ -95,10 +95,18 @@ def kv_names(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verd
     patterns = [re.compile(text) for text in (*fact.names, *fact.formats.get(stored.format, ()))]
     metas = [meta for (_, role), meta in lowered.kv.items() if role in (Role.K_SCALE, Role.V_SCALE)]
     metas += [meta for meta in lowered.loose.values() if meta.name.endswith(FOREIGN)]
+    text, expected, remedy = _of_kv(fact, reads_some=bool(patterns))
     for meta in dict.fromkeys(metas):
         if not any(pattern.search(meta.name) for pattern in patterns):
             yield Verdict(
-                text=f"does not read a KV-cache scale of this name: {fact.otherwise}", tensor=meta.name,
-                file=meta.file, expected="self_attn.k_scale and self_attn.v_scale", got=meta.name,
-                remedy="rename the scales to self_attn.k_scale and self_attn.v_scale",
+                text=text, tensor=meta.name, file=meta.file, expected=expected, got=meta.name, remedy=remedy,
+                loads=fact.loads, severity=Severity.WARNING if fact.loads else Severity.ERROR,
             )  # fmt: skip
+
+
+def _of_kv(fact: KVFact, *, reads_some: bool) -> tuple[str, str, str]:
+    """Text, expected and remedy: another name helps only where the engine reads some name."""
+    if not reads_some and fact.remedy:
+        return f"reads no KV-cache scales: {fact.otherwise}", "no such tensor", fact.remedy
+    names = "self_attn.k_scale and self_attn.v_scale"
+    return f"does not read a KV-cache scale of this name: {fact.otherwise}", names, f"rename the scales to {names}"

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, assert_never
 
 from fp8load.archs.base import Experts, Linear, Tower
 from fp8load.archs.model import Model, is_fused_on_disk
 from fp8load.engines.profile import IgnoreFact, Profile, RenameFact, Way
+from fp8load.engines.reads import algo_of
 from fp8load.engines.stored import Stored
 from fp8load.engines.verdict import Target, Verdict
+from fp8load.errors import ConfigError
 from fp8load.formats.base import Ignored
 from fp8load.formats.fp8 import UNLISTED
-from fp8load.formats.match import exact_or_regex, is_router
+from fp8load.formats.match import checked, exact_or_regex, is_router
 from fp8load.scheme import Role
 
 if TYPE_CHECKING:
@@ -54,8 +57,29 @@ def _covering(way: Way, entries: frozenset[str]) -> Callable[[str], bool]:
         case "part":
             parts = _any_of(map(_glob, entries))
             return lambda module: any(parts.fullmatch(part) for part in module.split("."))
+        case "parent":
+            above = _any_of(_of_parents(entries))
+            return lambda module: any(above.fullmatch(name) for name in _upwards(module))
         case _:
             assert_never(way)
+
+
+def _of_parents(entries: Iterable[str]) -> Iterator[str]:
+    """Expressions for entries that cover what is below them, too: `re:` for a whole name, else a shell's pattern, whose
+    `.*` at the end stands for the parent itself as well."""
+    for entry in entries:
+        if entry.startswith("re:"):
+            yield entry.removeprefix("re:")
+        else:
+            yield translate(entry)
+            yield translate(entry.removesuffix(".*"))
+
+
+def _upwards(module: str) -> Iterator[str]:
+    """A module's name and those of its parents, the nearest first."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
 
 
 def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
@@ -83,8 +107,10 @@ class Reading:
         if self.fact.fused == "whole" or len(parts) < 2:
             are_all = len(parts) > 1 and all(self._covers(part, self.fact.ways) for part in parts)
             return by_name or (are_all and name.rpartition(".")[2] in self.fact.by_parts)
-        if self.fact.fused == "both" and by_name:
+        if self.fact.fused in ("both", "any") and by_name:
             return True
+        if self.fact.fused == "any":
+            return any(self._covers(part, self.fact.ways) for part in parts)
         found = {self._covers(part, self.fact.ways) for part in parts}
         return found.pop() if len(found) == 1 else None
 
@@ -117,8 +143,10 @@ def reading_of(profile: Profile, stored: Stored) -> Reading | None:
         return None
     inner = stored.document.get("quantization")
     document = inner if isinstance(inner, Mapping) else stored.document
-    lists = [document.get(key) for key in fact.ignore.keys]
-    entries = next((value for value in lists if isinstance(value, list) and value), [])
+    own = None if isinstance(inner, Mapping) else dict(fact.ignore.flat).get(algo_of(stored.document) or "")
+    keys = fact.ignore.keys if own is None else own
+    lists = [value for key in keys if isinstance(value := document.get(key), list) and value]
+    entries = list(chain.from_iterable(lists if fact.ignore.merged else lists[:1]))
     rename = next((fact for fact in profile.renames if stored.family in fact.families), None)
     named = [entry for entry in entries if isinstance(entry, str)]
     if fact.ignore.mapped:
@@ -149,8 +177,22 @@ def _found(profile: Profile, stored: Stored) -> Sequence[tuple[bool, Verdict]]:
     if reading is None or model is None or not stored.held:
         return ()
     if reading not in stored.disagreements:
-        stored.disagreements[reading] = tuple(_disagreements(reading, stored, model))
+        broken = tuple(_broken(reading, stored))
+        stored.disagreements[reading] = broken or tuple(_disagreements(reading, stored, model))
     return stored.disagreements[reading]
+
+
+def _broken(reading: Reading, stored: Stored) -> Iterator[tuple[bool, Verdict]]:
+    """Entries that the engine compiles and that are no expressions; no dialect but compressed-tensors looks."""
+    for entry in sorted(reading.entries) if "parent" in reading.fact.ways else ():
+        try:
+            checked([entry], stored.checkpoint.format.place)
+        except ConfigError as error:
+            problem = error.problem
+            yield False, Verdict(
+                text="stops at an entry of the ignore list that is no regular expression", file=problem.file,
+                expected=problem.expected, got=problem.got, remedy=problem.hint,
+            )  # fmt: skip
 
 
 def _disagreements(reading: Reading, stored: Stored, model: Model) -> Iterator[tuple[bool, Verdict]]:

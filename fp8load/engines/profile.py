@@ -37,7 +37,7 @@ Gpu = Annotated[str, AfterValidator(_known_gpu)]
 Layout = Literal["single", "stacked", "scales-stacked"]
 """How experts are stored: one by one, one tensor for all, or one by one with the scales of all in one tensor."""
 
-Way = Literal["exact", "regex", "run", "substring", "fnmatch", "glob", "part"]
+Way = Literal["exact", "regex", "run", "substring", "fnmatch", "glob", "part", "parent"]
 """How an entry of an ignore list is compared with a module's name; see `fp8load.engines.ignore`."""
 
 
@@ -53,8 +53,11 @@ class IgnoreFact(Fact):
     """How an engine reads the list of what is not quantized.
 
     keys     of the quantization configuration, the first that is there and not empty counts
+    flat     values of ModelOpt's quant_algo, each with the keys that count in its flat layout where those are others
+    merged   whether the lists under all of them count
     ways     an entry covers a module when one of these says so
-    fused    which names of a fused layer are looked up: those of its parts, its own, or both
+    fused    which names of a fused layer are looked up: those of its parts, its own, or both; "any": both, and one that
+             is found is enough
     by_parts last components of fused layers that count as listed, too, where all of their parts are
     also     ways in which the layer's own name is compared besides
     experts  whether one entry for one expert switches the whole mixture off ("any"), or only one for all does
@@ -63,8 +66,10 @@ class IgnoreFact(Fact):
     """
 
     keys: tuple[str, ...]
+    flat: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    merged: bool = False
     ways: tuple[Way, ...]
-    fused: Literal["parts", "whole", "both"] = "parts"
+    fused: Literal["parts", "whole", "both", "any"] = "parts"
     by_parts: tuple[str, ...] = ()
     also: tuple[Way, ...] = ()
     experts: Literal["any", "whole", "never"] = "whole"
@@ -91,6 +96,9 @@ class FormatFact(Fact):
 
     linears      kinds of linear layers that it has code for; None: not known, it hands over to the tool's own package
     experts      the same of routed experts; None: as `linears`
+    families     kind -> the models in which alone it reads layers of that kind
+    weights      kind -> the dtypes in which it takes weights of that kind from the file; not there: any
+    groups       how many config groups it tells apart, None: any; `ungrouped`: what becomes of more
     sizes        sizes of blocks that it takes, none: any
     algos        values of quant_algo that it accepts; None: it does not look
     names        kind -> role -> suffixes that it reads; a kind or a role that is not there is not compared
@@ -104,6 +112,10 @@ class FormatFact(Fact):
 
     linears: Kinds | None = None
     experts: Kinds | None = None
+    families: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    weights: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    groups: int | None = None
+    ungrouped: str = ""
     sizes: tuple[tuple[int, int], ...] = ()
     algos: tuple[str, ...] | None = None
     names: Mapping[str, Mapping[str, tuple[str, ...]]] = Field(default_factory=dict)
@@ -127,11 +139,15 @@ class KVFact(Fact):
 
     formats    expressions that count for one dialect only
     otherwise  what becomes of a scale under another name
+    remedy     what to do where the engine reads no such scale at all, under any name
+    loads      whether the engine runs the checkpoint all the same
     """
 
     names: tuple[str, ...]
     formats: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     otherwise: str
+    remedy: str = ""
+    loads: bool = False
 
 
 class ScaleFact(Fact):
@@ -212,7 +228,10 @@ class DriftFact(Fact):
     algos     it counts for these values of quant_algo only; none: for any
     has       a key that has to be there for it, lacks: one that must not
     nullable  whether a key that is null does for one that is there
+    null      a key that is there, and null
+    says      keys with the values that they have to have for it
     loud      whether the engine stops; else it goes on with something else
+    spoils    whether what it goes on with is another model
     """
 
     format: str
@@ -222,9 +241,12 @@ class DriftFact(Fact):
     has: str = ""
     lacks: str = ""
     nullable: bool = False
+    null: str = ""
+    says: Mapping[str, str] = Field(default_factory=dict)
     effect: str
     remedy: str
     loud: bool = False
+    spoils: bool = False
 
 
 class RenameFact(Fact):

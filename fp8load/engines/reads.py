@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fp8load.engines.profile import DriftFact, FormatFact, Profile
@@ -14,7 +15,7 @@ from fp8load.scheme import PerBlock, Role
 
 PLAIN = "`Checkpoint.plain_tensors` gives the unquantized checkpoint, which it reads"
 OTHERWISE = "another method, or the same in another layout"
-OTHER = "use an engine that the portability line names, or quantize again"
+OTHER = "use another engine, without --engine `verify` says which load it; or quantize again"
 
 
 def schemes(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict]:
@@ -26,11 +27,17 @@ def schemes(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdi
     if first is not None:
         yield first
         return
-    fact = profile.formats[fmt.name]
+    fact, other = profile.formats[fmt.name], PLAIN if profile.role == "converter" else OTHER
     for held in stored.held:
-        yield from _kinds(fact, held, stored)
-        yield from _sizes(fact, held, stored)
-        yield from _transforms(fact, held, stored)
+        yield from (replace(verdict, remedy=other) for verdict in _held(fact, held, stored))
+
+
+def _held(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:
+    """What is wrong with layers of one scheme."""
+    yield from _kinds(fact, held, stored)
+    yield from _weights(fact, held, stored)
+    yield from _sizes(fact, held, stored)
+    yield from _transforms(fact, held, stored)
 
 
 def _whole(profile: Profile, stored: Stored) -> Iterator[Verdict]:
@@ -50,6 +57,11 @@ def _whole(profile: Profile, stored: Stored) -> Iterator[Verdict]:
     if fact.algos is not None and algo is not None and algo not in fact.algos:
         yield Verdict(text="does not know this quant_algo", file=fmt.place, expected=f"one of {', '.join(fact.algos)}",
                       got=algo, remedy=OTHER)  # fmt: skip
+    groups = stored.document.get("config_groups")
+    if fact.groups is not None and isinstance(groups, Mapping) and len(groups) > fact.groups:
+        yield Verdict(text=f"does not tell config groups apart: {fact.ungrouped}", file=fmt.place,
+                      expected=f"{fact.groups} of them", got=", ".join(groups),
+                      remedy=PLAIN if profile.role == "converter" else OTHER)  # fmt: skip
 
 
 def algo_of(document: Mapping[str, Any]) -> str | None:
@@ -61,14 +73,30 @@ def algo_of(document: Mapping[str, Any]) -> str | None:
 
 def _kinds(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:
     known = fact.experts if held.is_expert and fact.experts is not None else fact.linears
-    if known is None or held.kind in known:
+    readers = fact.families.get(held.kind)
+    if known is None or (held.kind in known and (readers is None or stored.family in readers)):
         return
     what = "experts" if held.is_expert else "linear layers"
-    listed = ", ".join(known) or "none"
+    text = f"has no code for {what} of this kind ({held.kind})"
+    if held.kind in known and readers is not None:
+        text = f"reads {what} of this kind ({held.kind}) in {', '.join(readers)} only"
+    listed = ", ".join(kind for kind in known if kind != held.kind) or "none"
     for info in held.modules:
         tensor, file = stored.stored_tensor(info, Role.WEIGHT)
-        yield Verdict(text=f"has no code for {what} of this kind ({held.kind})", module=info.name, tensor=tensor,
-                      file=file, expected=f"one of {listed}", got=str(held.scheme), remedy=OTHER)  # fmt: skip
+        yield Verdict(text=text, module=info.name, tensor=tensor, file=file, expected=f"one of {listed}",
+                      got=str(held.scheme), remedy=OTHER)  # fmt: skip
+
+
+def _weights(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:
+    """Weights of a kind that the engine takes in another dtype only: eight in a word, or one in a byte."""
+    known = fact.weights.get(held.kind)
+    for info in held.modules if known is not None else ():
+        tensor, file = stored.stored_tensor(info, Role.WEIGHT)
+        dtype = stored.checkpoint.index.tensors[tensor].dtype.value
+        if known is not None and dtype not in known:
+            yield Verdict(text=f"takes weights of this kind ({held.kind}) as {' or '.join(known)} only", file=file,
+                          module=info.name, tensor=tensor, expected=" or ".join(known), got=dtype,
+                          remedy=OTHER)  # fmt: skip
 
 
 def _sizes(fact: FormatFact, held: Held, stored: Stored) -> Iterator[Verdict]:
@@ -102,12 +130,25 @@ def drift(profile: Profile, stored: Stored, _target: Target) -> Iterator[Verdict
         if fact.format != stored.format or not document or other_layout:
             continue
         if (not fact.algos or algo_of(stored.document) in fact.algos) and _applies(fact, document):
+            is_lost = fact.loud or fact.spoils
             yield Verdict(
-                text=fact.effect, file=stored.checkpoint.format.place, remedy=fact.remedy, loads=not fact.loud,
-                expected=fact.lacks or (f"no {fact.has}" if fact.has else OTHERWISE),
-                got=fact.has or (f"no {fact.lacks}" if fact.lacks else _called(stored.document)),
-                severity=Severity.ERROR if fact.loud else Severity.WARNING,
+                text=fact.effect, file=stored.checkpoint.format.place, remedy=fact.remedy, loads=not is_lost,
+                expected=_expected(fact), got=_got(fact, stored.document),
+                severity=Severity.ERROR if is_lost else Severity.WARNING,
             )  # fmt: skip
+
+
+def _expected(fact: DriftFact) -> str:
+    """What the configuration would have to have."""
+    absent = fact.has or fact.null
+    return fact.lacks or (f"no {absent}" if absent else OTHERWISE)
+
+
+def _got(fact: DriftFact, document: Mapping[str, Any]) -> str:
+    """What it has instead."""
+    if fact.null:
+        return f"{fact.null}: null"
+    return fact.has or (f"no {fact.lacks}" if fact.lacks else _called(document))
 
 
 def _called(document: Mapping[str, Any]) -> str:
@@ -119,4 +160,6 @@ def _applies(fact: DriftFact, document: Mapping[str, Any]) -> bool:
     """Whether the keys are such as the fact is about. A list that is null says as much as one that is not there."""
     is_there = not fact.has or document.get(fact.has) not in (None, [], "")
     absent = fact.lacks not in document if fact.nullable else document.get(fact.lacks) is None
-    return is_there and (not fact.lacks or absent)
+    is_null = not fact.null or (fact.null in document and document[fact.null] is None)
+    are_said = all(document.get(key) == value for key, value in fact.says.items())
+    return is_there and is_null and are_said and (not fact.lacks or absent)

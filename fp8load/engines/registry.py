@@ -42,7 +42,8 @@ def find_profile(spec: str) -> Profile:
     held = [profile for profile in profiles() if name.lower() in (profile.engine, *profile.aliases)]
     if not held:
         raise _no_such("engine", name, {alias for one in profiles() for alias in (one.engine, *one.aliases)},
-                       sorted({one.engine for one in profiles()}))  # fmt: skip
+                       sorted({one.engine for one in profiles()}),
+                       "without --engine, findings hold for every reader")  # fmt: skip
     if not version:
         return held[-1]
     wanted = version.lower().removeprefix("v")
@@ -50,11 +51,12 @@ def find_profile(spec: str) -> Profile:
         if any(wanted == known or wanted.startswith((f"{known}.", f"{known}+")) for known in profile.versions):
             return profile
     known = [known for profile in held for known in profile.versions]
-    raise _no_such(f"version of {held[-1].title}", version, set(known), known)
+    raise _no_such(f"version of {held[-1].title}", version, set(known), known,
+                   f"what another version does is not known; {name} alone means {held[-1].versions[0]}")  # fmt: skip
 
 
-def _no_such(what: str, got: str, known: set[str], listed: list[str]) -> UsageError:
+def _no_such(what: str, got: str, known: set[str], listed: list[str], else_hint: str) -> UsageError:
     near = get_close_matches(got.lower(), sorted(known), 2, cutoff=0.3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "leave it out: findings hold for every reader"
+    hint = f"did you mean {' or '.join(near)}?" if near else else_hint
     return UsageError(Problem(code="USE022", message=f"no profile of this {what}", got=got or "nothing", hint=hint,
                               expected=f"one of {', '.join(listed)}"))  # fmt: skip

@@ -37,7 +37,7 @@ def test_without_an_engine_one_line_says_who_loads_it(run):
 
     assert lines == [
         "  engines: nothing known against llama.cpp's converter 0024aa7, transformers 5.23; not SGLang 0.5.23 (F8L203 "
-        "scale-name-dialect), TensorRT-LLM 008e0af (F8L107 scheme-unsupported), vLLM 0.33 (F8L203 scale-name-dialect)"
+        "scale-name-dialect), TensorRT-LLM 008e0af (F8L108 version-drift), vLLM 0.33 (F8L203 scale-name-dialect)"
     ]
 
 
@@ -45,11 +45,12 @@ def test_the_same_stands_in_json(run):
     report = json.loads(run("verify", NAMED, "--json").out)
 
     assert {engine["engine"]: engine["codes"] for engine in report["portability"] if not engine["loads"]} == {
-        "sglang": ["F8L203"], "tensorrt-llm": ["F8L107"], "vllm": ["F8L203"],
+        "sglang": ["F8L203"], "tensorrt-llm": ["F8L108"], "vllm": ["F8L203"],
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(("options", "near"), [
+    (("--engine", ""), "one of llama.cpp"),
     (("--engine", "vlm"), "did you mean vllm"), (("--engine", "vllm@0.32"), "did you mean 0.33"),
     (("--arch", "sm91"), "did you mean sm90"),
 ])  # fmt: skip

@@ -17,7 +17,7 @@ from sketch import open_skeleton
 
 FORMS = Path(__file__).parents[2] / "docs" / "formats" / "forms"
 TARGETS = (Target(), Target(tp=(2,), gpu=find_gpu("sm75")), Target(gpu=find_gpu("sm86")),
-           Target(gpu=find_gpu("sm90")), Target(gpu=find_gpu("sm100")))  # fmt: skip
+           Target(gpu=find_gpu("sm90")), Target(gpu=find_gpu("sm100")), Target(gpu=find_gpu("sm120")))  # fmt: skip
 
 
 @cache

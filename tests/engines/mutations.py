@@ -13,15 +13,18 @@ CODES = {
     "algos": ("F8L107",),
     "sizes": ("F8L107",),
     "transforms": ("F8L107", "F8T003"),
+    "groups": ("F8L107", "F8T003"),
+    "families": ("F8L107",),
+    "weights": ("F8L107", "F8T003"),
     "names": ("F8L203", "F8T003"),
     "unquantized": ("F8L208",),
     "ignore": ("F8L305", "F8L307"),
-    "layouts": ("F8L209",),
+    "layouts": ("F8L209", "F8T003"),
     "targets": ("F8L105",),
     "reads": ("F8L107", "F8T003"),
     "weight_dtypes": ("F8L602",),
     "kv": ("F8L902", "F8T003"),
-    "scales": ("F8L601", "F8L603"),
+    "scales": ("F8L601", "F8L603", "F8T003"),
     "fused": ("F8L401",),
     "blocks": ("F8L504",),
     "gpus": ("F8T001",),
@@ -62,6 +65,8 @@ def paths(profile: Profile) -> Iterator[tuple[tuple[Any, ...], str]]:
         yield from (((kind, at), kind) for at in range(len(document[kind])))
     for at in range(len(document["places"]["reads"])):
         yield ("places", "reads", at), "reads"
+    if document["kv"] is not None:
+        yield ("kv",), "kv"
     for at in range(len((document["kv"] or {"names": ()})["names"])):
         yield ("kv", "names", at), "kv"
     for name in (document["kv"] or {"formats": {}})["formats"]:
@@ -74,6 +79,10 @@ def of_format(fact: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
     """The facts of one dialect."""
     for kind in ("linears", "experts", "algos", "sizes", "transforms", "unquantized", "layouts"):
         yield from (((kind, at), kind) for at in range(len(fact[kind] or ())))
+    if fact["groups"] is not None:
+        yield ("groups",), "groups"
+    for table in ("families", "weights"):
+        yield from (((table, kind), table) for kind in fact[table])
     for kind, roles in fact["names"].items():
         for role, suffixes in roles.items():
             yield from ((("names", kind, role, at), "names") for at in range(len(suffixes)))
@@ -82,8 +91,8 @@ def of_format(fact: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
         yield ("targets", "order", fact["targets"]["order"].index("class")), "targets"
     if fact["ignore"] is not None:
         yield ("ignore",), "ignore"
-        for key in ("keys", "ways", "also", "by_parts"):
+        for key in ("keys", "flat", "ways", "also", "by_parts"):
             yield from ((("ignore", key, at), "ignore") for at in range(len(fact["ignore"][key])))
-        for key, usual in (("fused", "parts"), ("experts", "whole"), ("mapped", False)):
+        for key, usual in (("fused", "parts"), ("experts", "whole"), ("mapped", False), ("merged", False)):
             if fact["ignore"][key] != usual:
                 yield ("ignore", key), "ignore"

@@ -4,11 +4,31 @@ none of them, no published form and no checkpoint of the folder depends on has n
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from corpus.bases import FP8, quantized
 from corpus.targets import FUSED as FUSED_PARTS
 from corpus.targets import MINIMAX, MIXED, PARTS
+from engines.bricks import (
+    BLOCKS,
+    CODES,
+    FLOAT8,
+    FOUR_BITS,
+    GROUPS,
+    HALVES,
+    INT4,
+    LATENT,
+    MISTRAL,
+    MX4,
+    MX8,
+    NV4,
+    NVFP4,
+    TOKENS,
+    TWO_GROUPS,
+    WORDS,
+    config,
+)
 from fp8load.rules.f8l105_config_group_contradiction import PARTS_AND_CLASS
 from fp8load.rules.f8l107_scheme_unsupported import CHANNELS, FBGEMM
 from fp8load.rules.f8l208_scale_for_a_layer_the_target_keeps_16_bit import DYNAMIC
@@ -33,37 +53,20 @@ LINEAR, EXPERT = "model.layers.0.self_attn.o_proj", "model.layers.0.mlp.experts.
 HEADS = {name: f"{name}.weight  F8_E4M3  [256, 256]\n" for name in ("lm_head", "embed_tokens")}
 
 
-def config(quantization: dict[str, Any], **keys: Any) -> str:
-    """The line of a skeleton with config.json."""
-    return f"config {json.dumps({'quantization_config': quantization, **keys})}\n"
-
-
-FLOAT8 = {"num_bits": 8, "type": "float"}
-FLOAT4 = {"num_bits": 4, "type": "float"}
-TOKENS = {**FLOAT8, "strategy": "token", "dynamic": True}
-MX4 = {**FLOAT4, "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}
-MX8 = {**FLOAT8, "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}
-NV4 = {**FLOAT4, "strategy": "tensor_group", "group_size": 16}
-INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
-BLOCKS = {**FLOAT8, "strategy": "block", "block_structure": [128, 128]}
-
-CODES = ".weight F8_E4M3 [128, 128]"
-HALVES = ".weight_packed U8 [128, 64]"
-GROUPS = ".weight_scale U8 [128, 4]"
-NVFP4 = (HALVES, ".weight_scale F8_E4M3 [128, 8]", ".weight_global_scale F32 [1]")
-WORDS = (".weight_packed I32 [128, 16]", ".weight_scale BF16 [128, 1]", ".weight_shape I64 [2]")
-
 COMPRESSED: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, tuple[str, ...]]] = {
     "fp8-tensor": ("float-quantized", {**FLOAT8, "strategy": "tensor"}, TOKENS, (CODES, ".weight_scale F32 [1]")),
     "fp8-tensor-a16": ("float-quantized", {**FLOAT8, "strategy": "tensor"}, None, (CODES, ".weight_scale F32 [1]")),
     "fp8-channel-a16": ("float-quantized", {**FLOAT8, "strategy": "channel"}, None,
                         (CODES, ".weight_scale F32 [128, 1]")),
     "fp8-block-a16": ("float-quantized", BLOCKS, None, (CODES, ".weight_scale F32 [1, 1]")),
+    "nvfp4": ("nvfp4-pack-quantized", NV4, {**NV4, "dynamic": "local"},
+              (*NVFP4, ".input_global_scale F32 [1]")),
     "nvfp4-a16": ("nvfp4-pack-quantized", NV4, None, NVFP4),
     "mxfp4": ("mxfp4-pack-quantized", MX4, {**MX4, "dynamic": True}, (HALVES, GROUPS)),
     "mxfp4-a8": ("mxfp4-pack-quantized", MX4, TOKENS, (HALVES, GROUPS)),
     "mxfp4-a16": ("mxfp4-pack-quantized", MX4, None, (HALVES, GROUPS)),
     "mxfp8": ("mxfp8-quantized", MX8, {**MX8, "dynamic": True}, (CODES, GROUPS)),
+    "int4-a8": ("pack-quantized", INT4, TOKENS, WORDS),
     "int4-a16": ("pack-quantized", INT4, None, WORDS),
 }  # fmt: skip
 """Kind -> format, weights, input and tensors of compressed-tensors."""
@@ -131,6 +134,16 @@ def lists(method: str, key: str, *entries: str) -> str:
     if method == "compressed-tensors":
         document = {"quant_method": method, "format": "float-quantized", "config_groups": groups, key: list(entries)}
     return LLAMA_CONFIG + config(document) + ATTENTION + MLP_IN_16_BITS + LLAMA_REST
+
+
+QUANTIZED_LAYER = "model.layers.0.self_attn.o_proj"
+
+
+def lists_of_fp8(**lists: Sequence[str]) -> str:
+    """The same in DeepSeek's dialect, in blocks, with lists under these keys."""
+    document = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+    blocks = ATTENTION.replace("{weight,input}_scale  F32      [1]", "weight_scale_inv      F32      [2, 2]")
+    return LLAMA_CONFIG + config(document | lists) + blocks + MLP_IN_16_BITS + LLAMA_REST
 
 
 def within(model: str) -> str:
@@ -213,6 +226,8 @@ SKETCHES: dict[str, str] = {
     "a list of full names": listed("modules_to_not_convert", *FULL),
     "the same under another key": listed("ignored_layers", *FULL),
     "a list of fused names": FUSED,
+    **{f"a quantized layer in a second list, {key}": lists_of_fp8(ignored_layers=FULL, **{key: [QUANTIZED_LAYER]})
+       for key in ("modules_to_not_convert", "ignore")},
     **{f"attention listed by {title}": MIXED + quantized(**FP8, ignored_layers=["lm_head", *names])
        for title, names in (("parts", PARTS), ("fused names", FUSED_PARTS))},
     "all experts listed": CONFIG + LISTED.replace("lm_head", AT).replace("modules_to_not_convert", "ignored_layers")
@@ -220,6 +235,11 @@ SKETCHES: dict[str, str] = {
     + QUANTIZED,
     **{f"{method} {key}: {title}": lists(method, key, *entries) for title, entries in LISTS.items()
        for method, key in (("modelopt", "ignore"), ("modelopt", "exclude_modules"), ("compressed-tensors", "ignore"))},
+    "modelopt latent attention listed by parts": LATENT,
+    "modelopt nested list": LLAMA_CONFIG + nested("FP8", exclude_modules=list(FULL)) + ATTENTION + MLP_IN_16_BITS
+    + LLAMA_REST,
+    "modelopt list of NVFP4": LLAMA_CONFIG + modelopt("NVFP4", "", ignore=list(FULL), group_size=16) + FOUR_BITS
+    + MLP_IN_16_BITS + LLAMA_REST,
     "modelopt one expert listed": CONFIG + modelopt("FP8", "", exclude_modules=[f"{AT}.1.*_proj"]) + f"""\
 {AT}.0.{{gate,up}}_proj.weight  F8_E4M3  [128, 256]
 {AT}.0.down_proj.weight  F8_E4M3  [256, 128]
@@ -236,6 +256,17 @@ SKETCHES: dict[str, str] = {
     "E5M2": E5M2,
     "fnuz": E5M2.replace("e5m2", "float8_e4m3fnuz").replace("F8_E5M2", "F8_E4M3FNUZ"),
     "exponents as bytes": BYTES,
+    "exponents of blocks, tagged": BYTES.replace("U8     ", "F8_E8M0"),
+    "static scales of a tensor": STATIC + TENSOR_WISE,
+    "static scales, and null for blocks": STATIC.replace('"static"', '"static", "weight_block_size": null')
+    + TENSOR_WISE,
+    "Mistral's names without input scales": MISTRAL,
+    "blocks under the name of other scales": BLOCK + QUANTIZED.replace("weight_scale_inv", "weight_scale"),
+    "modelopt mxfp4 with FP8 inputs": modelopt("W4A8_MXFP4_FP8", LINEAR, ".weight U8 [128, 64]", GROUPS,
+                                               ".input_scale F32 []"),
+    **{f"Laguna's {at}": 'config {"model_type": "laguna", "num_hidden_layers": 1}\n' + compressed("nvfp4", at)
+       for at in (LINEAR, EXPERT)},
+    "config groups of rows and of blocks": TWO_GROUPS,
     "tagged exponents": compressed("mxfp4", LINEAR).replace("U8 [128, 4]", "F8_E8M0 [128, 4]"),
     "config groups by parts and by class": PARTS_AND_CLASS,
     "a tower whose layers are renamed": MINIMAX % "vision_tower.encoder.layers.0.mlp.fc1",

@@ -79,6 +79,17 @@ def test_an_engine_or_a_version_without_a_profile_is_a_usage_error_that_names_th
     assert caught.value.code == "USE022"
 
 
+@pytest.mark.parametrize(("asked", "hint"), [
+    ("trtllm@1.2", "what another version does is not known; trtllm alone means 008e0af"),
+    ("qqq", "without --engine, findings hold for every reader"),
+])  # fmt: skip
+def test_where_nothing_is_near_the_error_says_what_can_be_asked(asked, hint):
+    with pytest.raises(UsageError) as caught:
+        find_profile(asked)
+
+    assert caught.value.problem.hint == hint
+
+
 def test_an_engine_that_is_asked_for_twice_counts_once():
     assert [profile.spec for profile in find_profiles(["vllm", "vllm@0.33", "sglang"])] == [
         "vllm@0.33",

@@ -178,7 +178,7 @@ def verify(  # noqa: PLR0913 - its options
     filters = load_filters(run.settings.config, None if write_baseline is not None else baseline)
     keep = partial(_is_wanted, wanted, filters.config.ignore)
     wish = wish_of(fix, out, diff=diff, chosen=run.settings.format)
-    engines = comma_list(engine) or None
+    engines = _engines(engine)
     with ExitStack() as stack:
         checkpoint = stack.enter_context(opened(run, source, allow_unscaled=allow_unscaled))
         other = None if against is None else stack.enter_context(opened(run, against, allow_unscaled=True))
@@ -282,6 +282,11 @@ def _check_choices(fail_on: str, chosen: str, *, statistics: bool) -> None:
         raise UsageError(
             Problem(code="USE010", message="--statistics is for people", expected="--format text or md", got=chosen)
         )
+
+
+def _engines(values: list[str] | None) -> list[str] | None:
+    """Engines by comma. An empty name, of a variable that is not set, stays one: nobody has it, and it is refused."""
+    return (comma_list(values) or [""]) if values else None
 
 
 def _sizes(texts: list[str] | None) -> list[int] | None:

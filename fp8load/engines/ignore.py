@@ -19,7 +19,7 @@ from fp8load.engines.verdict import Target, Verdict
 from fp8load.errors import ConfigError
 from fp8load.formats.base import Ignored
 from fp8load.formats.fp8 import UNLISTED
-from fp8load.formats.match import checked, exact_or_regex, is_router
+from fp8load.formats.match import checked, exact_or_regex, is_embedding, is_router
 from fp8load.scheme import Role
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _disagreements(reading: Reading, stored: Stored, model: Model) -> Iterator[t
         elif isinstance(entry, Experts) and at + entry.target in experts:
             infos = experts[at + entry.target]
             yield from ((True, verdict) for verdict in _mixture(reading, stored, at + entry.target, infos))
-        elif isinstance(entry, Tower) and reading.rename is not None and reading.rename.pieces:
+        elif isinstance(entry, Tower) and reading.rename is not None:
             yield from ((False, verdict) for verdict in _tower(reading, stored, at + entry.prefix))
 
 
@@ -212,9 +212,15 @@ def _tower(reading: Reading, stored: Stored, prefix: str) -> Iterator[Verdict]:
     it is written, and that the engine has another name for."""
     for name, info in stored.checkpoint.lowered.modules.items():
         own = reading.engine_name(name)
-        is_renamed = name.startswith(f"{prefix}.") and info.scheme is None and own != name
+        is_renamed = name.startswith(f"{prefix}.") and own != name and _is_plain_linear(info)
         if is_renamed and not reading.skips(own, (own,)) and _are_ignored(stored, [info]):
             yield _verdict(stored, info, skipped=False)
+
+
+def _is_plain_linear(info: ModuleInfo) -> bool:
+    """Whether an unquantized weight may be a linear layer's: of two axes, and no table of positions or patches."""
+    is_table = is_embedding(info.name) or info.name.rpartition(".")[2].endswith("_embed")
+    return info.scheme is None and len(info.tensors[Role.WEIGHT].shape) == 2 and not is_table
 
 
 def _is_always_plain(entry: Linear) -> bool:
@@ -236,7 +242,8 @@ def _linear(reading: Reading, stored: Stored, at: str, entry: Linear) -> Iterato
     if skipped is not (not is_quantized):
         is_coarse = len(members) > 1 and at + entry.target in stored.checkpoint.format.ignore
         if is_coarse or is_quantized or _are_ignored(stored, members):
-            yield from ((is_coarse, _verdict(stored, info, skipped=skipped)) for info in members)
+            listed = at + entry.target if is_coarse else ""
+            yield from ((is_coarse, _verdict(stored, info, skipped=skipped, listed=listed)) for info in members)
 
 
 def _are_ignored(stored: Stored, members: Sequence[ModuleInfo]) -> bool:
@@ -253,7 +260,8 @@ def _mixture(reading: Reading, stored: Stored, name: str, infos: Sequence[Module
         yield from (_verdict(stored, info, skipped=False) for info in infos)
 
 
-def _verdict(stored: Stored, info: ModuleInfo, *, skipped: bool | None) -> Verdict:
+def _verdict(stored: Stored, info: ModuleInfo, *, skipped: bool | None, listed: str = "") -> Verdict:
+    """What the engine does with one layer; `listed` is the fused layer that the list names in place of its parts."""
     tensor, file = stored.stored_tensor(info, Role.WEIGHT)
     got = str(info.tensors[Role.WEIGHT])
     if skipped is None:
@@ -265,6 +273,7 @@ def _verdict(stored: Stored, info: ModuleInfo, *, skipped: bool | None) -> Verdi
                        expected="an ignore list that covers only what is stored in 16 bits", got=got,
                        remedy="write full names into the ignore list, and no single experts")  # fmt: skip
     return Verdict(text=f"does not take this layer to be ignored: {LOST}", module=info.name, tensor=tensor, file=file,
-                   expected="an entry of the ignore list that it matches", got=got,
+                   expected=f"{info.name} in the ignore list, which has {listed}" if listed
+                   else "an entry of the ignore list that it matches", got=got,
                    remedy="list every part of the layer by its full name, as it is stored and as the engine calls it",
                    )  # fmt: skip

@@ -55,12 +55,17 @@ def multiplies(stored: Stored, gpu: Gpu) -> Iterator[Verdict]:
         seen.add(needs)
         tensor, file = stored.stored_tensor(held.modules[0], Role.WEIGHT)
         least = next(one.name for one in GPUS.values() if (one.fp4 if needs == "FP4" else one.fp8))
+        no_dtype = gpu.name == "mps" and needs == "FP8"  # ComfyUI#9263
+        text = f"{gpu.name} has no {needs} tensor cores: engines fall back to weight-only kernels, or stop"
+        if other:
+            text = f"{gpu.name} multiplies FP8 of the fnuz kind only: engines convert weights and scales while loading"
+        elif no_dtype:
+            text = "mps has no 8-bit floats: PyTorch stops where it copies such a tensor to the GPU"
         yield Verdict(
-            text=f"{gpu.name} multiplies FP8 of the fnuz kind only: engines convert weights and scales while loading"
-            if other else f"{gpu.name} has no {needs} tensor cores: engines fall back to weight-only kernels, or stop",
-            module=held.modules[0].name, tensor=tensor, file=file, got=gpu.title,
-            expected="F8_E4M3FNUZ" if other else f"{least} or newer",
-            remedy="name an engine with --engine to see what it does there", severity=Severity.WARNING, loads=True,
+            text=text, module=held.modules[0].name, tensor=tensor, file=file, got=gpu.title,
+            expected="F8_E4M3FNUZ" if other else f"{least} or newer", severity=Severity.WARNING, loads=True,
+            remedy="dequantize the checkpoint" if no_dtype
+            else "name an engine with --engine to see what it does there",
         )  # fmt: skip
 
 

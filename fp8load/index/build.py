@@ -141,7 +141,7 @@ def _file_problems(headers: _Headers, members: list[str], index_json: IndexJson 
         if file not in indexed:
             problems.append(replace(problem, severity=Severity.WARNING, refuses=False))
         elif problem.code == "F8L003" and index_json is not None:
-            problems.append(_missing_shard(file, index_json))
+            problems.append(_missing_shard(file, index_json, headers.by_file))
         else:
             problems.append(problem)
     for file, header in headers.by_file.items():
@@ -150,12 +150,17 @@ def _file_problems(headers: _Headers, members: list[str], index_json: IndexJson 
     return problems
 
 
-def _missing_shard(file: str, index_json: IndexJson) -> Problem:
+def _missing_shard(file: str, index_json: IndexJson, by_file: Mapping[str, Header]) -> Problem:
     names = [name for name, where in index_json.weight_map.items() if where == file]
+    first = names[0]
+    elsewhere = next((other for other, header in by_file.items() if any(first == t.name for t in header.tensors)), None)
     return Problem(
-        code="F8L003", message="the index needs a shard that is not here", file=file, tensor=names[0],
-        expected=f"a file with {len(names):,} tensors of {index_json.file}, {names[0]} the first", got="no such file",
-        hint="fetch the file, or ask the publisher: the index and the files come from different exports")  # fmt: skip
+        code="F8L003", message="the index needs a shard that is not here" if elsewhere is None
+        else "the index is of another export: it needs a shard that is not here", file=file, tensor=first,
+        expected=f"a file with {len(names):,} tensors of {index_json.file}, {first} the first",
+        got="no such file" if elsewhere is None else f"no such file; {first} lies in {elsewhere}",
+        hint="fetch the file, or ask the publisher: the index and the files come from different exports"
+        if elsewhere is None else f"write {index_json.file} again, from the files that are here")  # fmt: skip
 
 
 def _collect(

@@ -70,16 +70,18 @@ def _absent(name: str, file: str, elsewhere: str | None, index_file: str) -> Pro
 def second_copies(tensors: _Tensors, strays: Mapping[str, Header], declared: Mapping[str, str] | None) -> list[Problem]:
     """F8L006 for strays that hold over half of the parameters; F8L005 for each tensor of the smaller ones.
 
-    What index.json promises in another file is left out: F8L004 has said where it lies.
+    What index.json promises in another file is left out: F8L004 has said where it lies, or F8L003 that the index is of
+    another export. Where no file of the index is here, what lies beside it is no second copy, but the only one.
     """
     if not strays:
         return []
     whole = sum(meta.num_elements for meta in tensors.values())
+    lost = () if declared is None else declared.keys() - tensors.keys()
     problems: list[Problem] = []
     for files in _families(strays):
-        metas = [meta for file in files for meta in strays[file].tensors]
+        metas = [meta for file in files for meta in strays[file].tensors if meta.name not in lost]
         num_params = sum(meta.num_elements for meta in metas)
-        if num_params > whole / 2:
+        if num_params > whole / 2 and whole:
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             problems.append(Problem(
                 code="F8L006", message="a second copy of the weights lies beside the checkpoint", file=files[0],
@@ -87,8 +89,7 @@ def second_copies(tensors: _Tensors, strays: Mapping[str, Header], declared: Map
                 got=f"{files[0]}{more}: {len(metas):,} tensors, {num_params:,} parameters (the checkpoint: {whole:,})",
                 hint="loaders that read *.safetensors merge both: exclude or delete one copy"))  # fmt: skip
         else:
-            lost = () if declared is None else declared.keys() - tensors.keys()
-            problems += [_stray_tensor(meta, tensors.get(meta.name)) for meta in metas if meta.name not in lost]
+            problems += [_stray_tensor(meta, tensors.get(meta.name)) for meta in metas]
     return problems
 
 

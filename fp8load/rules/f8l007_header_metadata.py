@@ -25,11 +25,13 @@ def check(context: Context) -> Iterator[Problem]:
         written = file.metadata.get("format")
         if written in FRAMEWORKS or file.name in said:
             continue
+        none = "no format" if file.metadata else "no metadata, or empty ones"
         yield Problem(
             code="F8L007", message="the header's metadata names no framework", file=file.name,
-            expected='{"format": "pt"} under __metadata__', got="no format" if written is None else repr(written)[:80],
+            expected='{"format": "pt"} under __metadata__', got=none if written is None else repr(written)[:80],
             severity=Severity.INFO, refuses=False,
-            hint="transformers before 4.47.1 refuses such a file; saving it once more adds the key",
+            hint="transformers before 4.47.1 refuses such a file, fastsafetensors fails where the metadata are empty; "
+            "saving it once more adds the key",
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ def check(context: Context) -> Iterator[Problem]:
         for weight in weights:
             yield Problem(
                 code="F8L102", message=f"{entry} declares quantization and none of its layers is quantized",
-                tensor=weight.name, file=weight.file, expected="an FP8 weight with a scale", got=str(weight),
+                tensor=weight.name, file=weight.file, expected="a quantized weight with a scale", got=str(weight),
                 refuses=False, hint="remove the quantization_config, or the weights of another export were uploaded",
             )  # fmt: skip
 

@@ -36,12 +36,14 @@ PARTS_AND_CLASS = (
 def check(context: Context) -> Iterator[Problem]:
     """What lowering found; what engines that were named take otherwise; and what readers of compressed-tensors take in
     different ways."""
-    yield from context.problems("F8L105")
-    yield from engines("F8L105")(context)
     checkpoint = context.checkpoint
     if checkpoint.format.name != "compressed_tensors":
+        yield from context.problems("F8L105")
+        yield from engines("F8L105")(context)
         return
     located = next(configurations(checkpoint.index))
+    yield from (_claimed_twice(problem, located.document["config_groups"]) for problem in context.problems("F8L105"))
+    yield from engines("F8L105")(context)
     status, groups = located.document.get("quantization_status"), located.document["config_groups"]
     if status not in (None, "compressed"):
         yield _note("quantization_status is not that of stored weights", located.place, "compressed", str(status),
@@ -53,16 +55,37 @@ def check(context: Context) -> Iterator[Problem]:
     yield from _overlap(checkpoint, located.place, groups)
 
 
+def _named(groups: Mapping[str, Any]) -> Mapping[str, list[str]]:
+    """Targets of each group that name modules; classes such as Linear name none."""
+    return {name: [t for t in group["targets"] if t != "Linear"] for name, group in groups.items()}
+
+
+def _claims(module: str, targets: Mapping[str, list[str]], groups: Mapping[str, Any]) -> list[str]:
+    """The groups that name a module, where they are several and have other weights; else none."""
+    claims = [name for name, entries in targets.items() if any(exact_or_regex(entry, module) for entry in entries)]
+    return claims if any(groups[name].get("weights") != groups[claims[0]].get("weights") for name in claims) else []
+
+
+def _claimed_twice(problem: Problem, groups: Mapping[str, Any]) -> Problem:
+    """What lowering found of the group that it took, with the other one that names the module, too."""
+    claims = _claims(problem.module or problem.tensor.rpartition(".")[0], _named(groups), groups)
+    if not claims:
+        return problem
+    return replace(
+        problem, message="two config groups claim a module, and the one that is taken does not fit what is stored",
+        got=f"{problem.got}, claimed by {' and '.join(claims)}",
+        hint="narrow the targets, so that one group claims each module: readers take the first, or the last",
+    )  # fmt: skip
+
+
 def _overlap(checkpoint: "Checkpoint", place: str, groups: Mapping[str, Any]) -> Iterator[Problem]:
-    """Quantized modules that two groups name, each with other weights; classes such as Linear name no module."""
-    targets = {name: [t for t in group["targets"] if t != "Linear"] for name, group in groups.items()}
+    """Quantized modules that two groups name, each with other weights."""
+    targets = _named(groups)
     if sum(map(bool, targets.values())) < 2:
         return
     for module, info in checkpoint.lowered.modules.items():
-        if info.scheme is None:
-            continue
-        claims = [name for name, entries in targets.items() if any(exact_or_regex(entry, module) for entry in entries)]
-        if any(groups[name].get("weights") != groups[claims[0]].get("weights") for name in claims):
+        claims = _claims(module, targets, groups) if info.scheme is not None else []
+        if claims:
             hint = "readers take the first, or the last: the stored dtypes say which is right"
             note = _note("two config groups claim a module", place, "one group", " and ".join(claims), hint)
             yield replace(note, module=module)
@@ -93,6 +116,9 @@ RULE = Rule(
         Example(title="two groups claim a module", count=1,
                 skeleton=_GROUPS.replace('["Linear"]', '["re:m.*"]') % ("", _NAMED % ("group_1", "tensor"))
                 + _CHANNEL),
+        Example(title="two groups claim a module, and the first one does not fit", count=1,
+                skeleton=_GROUPS.replace('["Linear"]', '["re:m.*"]') % ("", _NAMED % ("group_1", "tensor"))
+                + _CHANNEL.replace("F8_E4M3", "I8")),
         Example(title="a group called FP8_DYNAMIC", count=1,
                 skeleton=_GROUPS % ("", _NAMED % ("FP8_DYNAMIC", "channel")) + _CHANNEL),
         Example(title="the parts of a fused layer are named, the class is another group's", count=2,

@@ -8,6 +8,10 @@ from fp8load.rules.listed import PLAIN
 from fp8load.rules.readings import Readers
 from fp8load.rules.samples import LISTED, QUANTIZED
 
+CHANNEL = (
+    'config {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"targets": '
+    '["Linear"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}}, "ignore": ["re:visual.*"]}}\n'
+)
 GATE = QUANTIZED.replace("down_proj", "gate_proj") + "model.layers.0.mlp.gate.weight  BF16  [8, 256]\n"
 
 
@@ -29,14 +33,24 @@ def check(context: Context) -> Iterator[Problem]:
             continue
         most = max(reaches, key=lambda reach: reach.num_modules)
         is_part = PLAIN.fullmatch(entry) is not None and entry not in full_names
+        is_missed = entry.startswith("re:") and not checkpoint.stored.names.covered(entry, fmt)
         yield Problem(
-            code="F8L304", message="an entry of the ignore list covers quantized modules under another reading",
+            code="F8L304", message="an entry of the ignore list misses modules that it would cover anywhere in a name, "
+            "and that are quantized" if is_missed
+            else "an entry of the ignore list covers quantized modules under another reading",
             module=entry, file=fmt.place, expected=f"no quantized module, as {fmt.name} reads it",
             got=f"{most.num_modules:,} by {', '.join(reach.reading for reach in reaches)}, {most.example} the first",
-            severity=Severity.WARNING if is_part else Severity.INFO, refuses=False,
-            hint="write the full name of each module that is meant" if is_part
-            else "it is right for readers of this dialect; others leave these modules unquantized",
+            severity=Severity.WARNING if is_part or is_missed else Severity.INFO, refuses=False,
+            hint=_hint(is_part=is_part, is_missed=is_missed),
         )  # fmt: skip
+
+
+def _hint(*, is_part: bool, is_missed: bool) -> str:
+    if is_missed:  # llm-compressor#2597: the publisher's own tool compares from the start of a name
+        return "if they were meant, they were quantized by mistake: begin the expression with .* and export again"
+    if is_part:
+        return "write the full name of each module that is meant"
+    return "it is right for readers of this dialect; others leave these modules unquantized"
 
 
 RULE = Rule(
@@ -46,7 +60,7 @@ RULE = Rule(
     severity=Severity.WARNING,
     what="No entry of the ignore list covers a quantized module as an exact name, as a dotted suffix, as a substring, "
          "as a shell glob, or as a regular expression from the start or anywhere. Of entries that are full names of "
-         "modules, and of patterns, it is only noted.",
+         "modules, and of patterns, it is only noted, unless the pattern covers nothing else.",
     why='"mlp.gate" is meant for the router. A reader that looks for it anywhere in a name leaves mlp.gate_proj '
         "unquantized too, and casts its codes.",
     fix="List the full names of the modules.",
@@ -56,6 +70,9 @@ RULE = Rule(
                 skeleton=LISTED.replace("lm_head", "mlp.gate") + GATE),
         Example(title="the router's full name, which begins that of gate_proj", count=1,
                 skeleton=LISTED.replace("lm_head", "model.layers.0.mlp.gate") + GATE),
+        Example(title="an expression that lacks the prefix of what is quantized", count=1,
+                skeleton=CHANNEL + "model.visual.merger.weight F8_E4M3 [64, 64]\n"
+                "model.visual.merger.weight_scale F32 [64, 1]\n"),
         Example(title="no reading reaches a quantized module", count=0,
                 skeleton=LISTED.replace("lm_head", "mlp.gate") + GATE.replace("gate_proj", "down_proj")),
     ),

@@ -21,25 +21,27 @@ def check(context: Context) -> Iterator[Problem]:
     """Fused modules with a scheme per tensor, or with one global scale."""
     for group in context.checkpoint.stored.fused:
         info = group.members[0]
-        scale = _scalar(info) if group.fused_on_disk else None
-        if scale is None:
-            continue
-        yield Problem(
-            code="F8L401", message="a layer that is stored fused has one scale for all of its parts", tensor=scale.name,
-            module=info.name, file=scale.file, expected="one scale for each part, in readers that split the layer",
-            got=str(scale), severity=Severity.INFO, refuses=False,
-            hint="fp8load fills every slot with it; some engines fill the first only",
-        )  # fmt: skip
+        for scale in _scalars(info) if group.fused_on_disk else ():
+            yield Problem(
+                code="F8L401", message="a layer that is stored fused has one scale for all of its parts",
+                tensor=scale.name, module=info.name, file=scale.file, severity=Severity.INFO, refuses=False,
+                expected="one scale for each part, in readers that split the layer", got=str(scale),
+                hint="fp8load fills every slot with it; some engines fill the first only",
+            )  # fmt: skip
 
 
-def _scalar(info: ModuleInfo) -> TensorMeta | None:
-    """The one number that holds for the whole weight; a raw cast has none."""
+def _scalars(info: ModuleInfo) -> Iterator[TensorMeta]:
+    """The numbers that hold for the whole layer: the weight's, and the inputs' (sglang#14102); a raw cast has none."""
     if info.scheme is None:
-        return None
-    if info.scheme.weight.granularity == PerTensor():
-        return info.tensors.get(Role.WEIGHT_SCALE)
-    scale = info.tensors.get(Role.WEIGHT_GLOBAL_SCALE)
-    return scale if scale is not None and scale.num_elements == 1 else None
+        return
+    per_tensor = info.scheme.weight.granularity == PerTensor()
+    for role in (Role.WEIGHT_SCALE if per_tensor else Role.WEIGHT_GLOBAL_SCALE, *_INPUTS):
+        scale = info.tensors.get(role)
+        if scale is not None and scale.num_elements == 1:
+            yield scale
+
+
+_INPUTS = (Role.INPUT_SCALE, Role.INPUT_GLOBAL_SCALE)
 
 
 RULE = Rule(
@@ -47,13 +49,14 @@ RULE = Rule(
     name="fused-on-disk-scalar-scale",
     level="headers",
     severity=Severity.INFO,
-    what="Notes where qkv_proj or gate_up_proj is one tensor on disk with one scale, or in FP4 with one global scale.",
+    what="Notes where qkv_proj or gate_up_proj is one tensor on disk with one scale, or in FP4 with one global scale, "
+         "and where its inputs have one.",
     why="It is legal and exact. Engines that keep a slot for each part have filled only the first one.",
     fix="Nothing to mend; for an engine that fails, repeat the scale for each part.",
     check=both(check, engines("F8L401")),
     examples=(
-        Example(title="one scale for qkv_proj", skeleton=STATIC + FUSED, count=1),
-        Example(title="one global scale for gate_up_proj", count=1,
+        Example(title="one scale for qkv_proj, and one for its inputs", skeleton=STATIC + FUSED, count=2),
+        Example(title="one global scale for gate_up_proj, and one for its inputs", count=2,
                 skeleton=NVFP4 + NVFP4_GATE_UP.replace("{gate,up}", "gate_up")),
         Example(title="parts of their own", skeleton=STATIC + FUSED.replace("qkv_proj", "o_proj"), count=0),
         Example(title="in an engine that fills the first slot", skeleton=STATIC + FUSED, count=1,

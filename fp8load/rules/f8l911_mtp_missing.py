@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.mtp import MtpNames, num_declared
+from fp8load.rules.mtp import MtpNames, key_of_declared, num_declared
 from fp8load.rules.samples import BLOCK, QUANTIZED
 
 DECLARED = 'config {"num_hidden_layers": 1, "num_nextn_predict_layers": 1}\n'
@@ -21,8 +21,8 @@ def check(context: Context) -> Iterator[Problem]:
     if declared > 0 and not any(map(layer_of, names)):
         yield Problem(
             code="F8L911", message="layers for multi-token prediction are declared and not stored", file="config.json",
-            expected=f"{declared:,} behind the last layer of the decoder, or under mtp", got="none",
-            severity=Severity.INFO, refuses=False,
+            expected=f"{declared:,} behind the last layer of the decoder, or under mtp, by "
+            f"{key_of_declared(index.config)}", got="none", severity=Severity.INFO, refuses=False,
             hint="legal, many exports leave them out; speculative decoding would run on uninitialised memory",
         )  # fmt: skip
     stored = {layer: name for name in names if (layer := layer_of(name)) is not None} if declared == 0 else {}
@@ -31,7 +31,7 @@ def check(context: Context) -> Iterator[Problem]:
         yield Problem(
             code="F8L911", message="layers for multi-token prediction are stored and the configuration says 0",
             tensor=name, file=index.tensors[name].file if name in index.tensors else "", got=f"{layer} is stored",
-            expected="no such layer, by config.json", severity=Severity.WARNING, refuses=False,
+            expected=f"no such layer, by {key_of_declared(index.config)}", severity=Severity.WARNING, refuses=False,
             hint="correct the number in config.json: engines do not build the layer",
         )  # fmt: skip
 

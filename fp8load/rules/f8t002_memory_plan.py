@@ -25,23 +25,24 @@ def check(context: Context) -> Iterator[Problem]:
     by_dtype = Counter[DType]()
     for meta in checkpoint.index.tensors.values():
         by_dtype[meta.dtype] += meta.nbytes
-    wide = dequantized(checkpoint)
+    wide, widest = dequantized(checkpoint), dequantized(checkpoint, DType.F32)
     stored = ", ".join(f"{size(nbytes)} {dtype}" for dtype, nbytes in by_dtype.most_common())
     for ranks in context.tp or (1,):
         yield Problem(
             code="F8T002", message=f"memory at tp={ranks}: {size(sum(by_dtype.values()) // ranks)} of weights a rank, "
-            f"{size(wide // ranks)} dequantized to BF16", file=checkpoint.format.place, severity=Severity.INFO,
-            expected=f"{size(wide)} on each rank, where a loader dequantizes before it splits", got=stored,
+            f"{size(wide // ranks)} dequantized to BF16, {size(widest // ranks)} to F32", severity=Severity.INFO,
+            expected=f"{size(wide)} on each rank, where a loader dequantizes to BF16 before it splits, "
+            f"{size(widest)} to F32", got=stored, file=checkpoint.format.place,
             hint="an even share, without cache and activations; `fp8load plan --tp` is exact", refuses=False,
         )  # fmt: skip
 
 
-def dequantized(checkpoint: "Checkpoint") -> int:
-    """Bytes of the checkpoint with every quantized weight in BF16 and no scales."""
+def dequantized(checkpoint: "Checkpoint", dtype: DType = DType.BF16) -> int:
+    """Bytes of the checkpoint with every quantized weight in this dtype and no scales."""
     held = [info for group in checkpoint.stored.held for info in group.modules]
     quantized = sum(meta.nbytes for info in held for role, meta in info.tensors.items() if role is not Role.BIAS)
     rest = sum(meta.nbytes for meta in checkpoint.tensors.values()) - quantized
-    return rest + sum(info.tensors[Role.WEIGHT].num_elements * DType.BF16.bits // 8 for info in held)
+    return rest + sum(info.tensors[Role.WEIGHT].num_elements * dtype.bits // 8 for info in held)
 
 
 RULE = Rule(
@@ -49,8 +50,10 @@ RULE = Rule(
     name="memory-plan",
     level="headers",
     severity=Severity.INFO,
-    what="With --tp, --engine or --arch: the memory that the weights of a rank take, as stored and dequantized.",
-    why="Loaders that dequantize before they split need the whole model in BF16 on every rank.",
+    what="With --tp, --engine or --arch: the memory that the weights of a rank take, as stored, and dequantized to "
+    "BF16 and to F32.",
+    why="Loaders that dequantize before they split need the whole model on every rank, in BF16 twice as large, "
+    "in F32 four times.",
     fix="Nothing to mend; `fp8load plan --tp` says what each rank holds.",
     check=check,
     examples=(

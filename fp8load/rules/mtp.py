@@ -27,6 +27,11 @@ def num_declared(config: Mapping[str, Any]) -> int | None:
     return number(config, *COUNTS)
 
 
+def key_of_declared(config: Mapping[str, Any]) -> str:
+    """The key that `num_declared` reads."""
+    return next((key for key in COUNTS if number(config, key) is not None), COUNTS[0])
+
+
 class MtpNames:
     """Which names belong to such layers, with one configuration's number of layers."""
 

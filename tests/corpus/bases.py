@@ -49,7 +49,6 @@ def ct(weights: dict[str, Any], inputs: dict[str, Any] | None = None, **keys: An
 
 CHANNEL = {"num_bits": 8, "type": "float", "strategy": "channel"}
 TOKEN = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}
-BLOCKS = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]}
 NVFP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 
 CT_CHANNEL = (
@@ -93,6 +92,14 @@ def file_of(skeleton: str, metadata: dict[str, str]) -> dict[str, bytes]:
     index = parse_skeleton(skeleton)
     ((name, file),) = index.files.items()
     return {name: encode_header(list(index.tensors.values()), file.header_nbytes, metadata) + bytes(index.nbytes)}
+
+
+def headed(skeleton: str, metadata: str) -> dict[str, bytes]:
+    """The same with free metadata as this text has them, which may be no map."""
+    ((name, stored),) = file_of(skeleton, {}).items()
+    end = 8 + int.from_bytes(stored[:8], "little")
+    text = f'{{"__metadata__":{metadata},'.encode() + stored[9:end]
+    return {name: len(text).to_bytes(8, "little") + text + stored[end:]}
 
 
 def indexed(skeleton: str) -> dict[str, bytes]:

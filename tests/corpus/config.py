@@ -1,8 +1,8 @@
 """Configuration, detection, drift between versions."""
 
-from corpus.bases import CHANNEL, CT_CHANNEL, DENSE, FP8, NVFP4, TOKEN, config, ct, modelopt, quantized
+from corpus.bases import CHANNEL, CT_CHANNEL, CT_NVFP4, DENSE, NVFP4, TOKEN, config, ct, modelopt, quantized
 from corpus.row import Row
-from fp8load.rules.samples import BLOCK, LLAMA, QUANTIZED, STATIC, TENSOR_WISE
+from fp8load.rules.samples import BLOCK, LLAMA, LLAMA_ATTENTION, LLAMA_MLP, QUANTIZED, STATIC, TENSOR_WISE
 
 PLAIN = DENSE
 MODELOPT = modelopt("FP8", "lm_head") + TENSOR_WISE + "lm_head.weight BF16 [1024, 256]\n"
@@ -71,6 +71,15 @@ model.layers.0.mlp.{gate,up}_proj.weight_scale         F8_E4M3  [256, 16]
 model.layers.0.mlp.{gate,up}_proj.weight_global_scale  F32      [1]
 """
 )
+INT8 = """\
+model.layers.0.self_attn.{q,k,v,o}_proj.weight  I8   [256, 256]
+model.layers.0.self_attn.{q,k,v,o}_proj.SCB     F32  [256]
+model.layers.0.mlp.{gate,up}_proj.weight        I8   [512, 256]
+model.layers.0.mlp.{gate,up}_proj.SCB           F32  [512]
+model.layers.0.mlp.down_proj.weight             I8   [256, 512]
+model.layers.0.mlp.down_proj.SCB                F32  [256]
+"""
+"""The linear layers of `LLAMA` as bitsandbytes quantizes them."""
 PRUNED = (
     config(num_hidden_layers=1, num_experts=4, mtp_num_hidden_layers=1)
     + BLOCK
@@ -88,19 +97,8 @@ ROWS = (
         what="A flag of one publisher stands in place of quantization_config.",
         twin=BLOCK + EXPERTS,
         changes=((BLOCK, config(use_fp8_experts=True)),),
-        codes=("F8L104", "F8L101"),
-        subject="model.layers.0.mlp.experts.0.gate_proj.weight",
-    ),
-    Row(
-        number=22,
-        thread="xinference#4959",
-        what="The quantization of a multimodal model is said inside text_config only.",
-        reads="J",
-        twin=BLOCK + QUANTIZED.replace("model.", "model.language_model."),
-        changes=((BLOCK, config(text_config={"quantization_config": FP8})),),
-        codes=("F8L104", "F8L108"),
-        subject="text_config",
-        noted="vLLM and others look there, transformers does not",
+        codes=("F8L104",),
+        subject="use_fp8_experts",
     ),
     Row(
         number=23,
@@ -116,14 +114,14 @@ ROWS = (
         number=24,
         thread="transformers#48072",
         what="The format is a packed one, and the weights are not quantized.",
-        twin=CT_CHANNEL,
+        twin=CT_NVFP4,
         changes=(
-            ("\nmodel.layers.{0..1}.self_attn.{q,k,v,o}_proj.weight_scale  BF16     [256, 1]", ""),
-            ("F8_E4M3", "BF16   "),
-            ('"compressed"', '"compressed", "format": "pack-quantized"'),
+            ("weight_packed        U8       [256, 128]", "weight  BF16  [256, 256]"),
+            ("model.layers.{0..3}.mlp.{gate,up}_proj.weight_scale         F8_E4M3  [256, 16]\n", ""),
+            ("model.layers.{0..3}.mlp.{gate,up}_proj.weight_global_scale  F32      [1]\n", ""),
         ),
         codes=("F8L102", "F8L105"),
-        subject="model.layers.0.self_attn.q_proj.weight",
+        subject="model.layers.0.mlp.gate_proj.weight",
     ),
     Row(
         number=26,
@@ -154,7 +152,7 @@ ROWS = (
         twin=TWO_GROUPS,
         changes=(("self_attn.*", "(self_attn|mlp).*"),),
         codes=("F8L105",),
-        subject="group_0",
+        subject="group_0 and group_1",
     ),
     Row(
         number=29,
@@ -203,11 +201,8 @@ ROWS = (
         thread="vllm#19050",
         what="The weights were quantized again in another way, and the FP8 configuration stayed.",
         twin=LLAMA,
-        changes=(
-            ("F8_E4M3", "F16    "),
-            ("weight_scale_inv        ", "requantized_scale       "),
-        ),
-        codes=("F8L102",),
+        changes=((LLAMA_ATTENTION + LLAMA_MLP, INT8),),
+        codes=("F8L105",),
         subject="model.layers.0.mlp.down_proj.weight",
     ),
     Row(
@@ -222,11 +217,13 @@ ROWS = (
     Row(
         number=36,
         thread="trtllm#15123",
-        what="A static model of one scale a tensor is given the block size of another.",
+        what="One static scale a tensor, and no block size: the reader takes it for blocks of 128.",
+        reads="P",
         twin=STATIC + TENSOR_WISE,
-        changes=(('"static"', '"static", "weight_block_size": [128, 128]'),),
-        codes=("F8L106", "F8L502", "F8L501"),
-        subject="weight_block_size",
+        engine="tensorrt-llm",
+        twin_engine="vllm@0.33",
+        codes=("F8L107",),
+        subject="model.layers.0.self_attn.q_proj.weight",
     ),
     Row(
         number=38,

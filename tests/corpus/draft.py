@@ -54,20 +54,7 @@ ROWS = (
         twin=TRUNK + BLOCK + QUANTIZED + BEHIND,
         changes=((BEHIND, ""),),
         codes=("F8L911",),
-        subject="config.json",
-    ),
-    Row(
-        number=147,
-        thread="sglang#35797",
-        what="Matrices of the draft layer are in 16 bits, and the list has none of them under the draft model's names.",
-        reads="P",
-        twin=TRUNK
-        + listing("lm_head", "mtp.fc", "mtp.layers.0.self_attn.o_proj")
-        + QUANTIZED
-        + "mtp.fc.weight BF16 [256, 512]\nmtp.layers.0.self_attn.o_proj.weight BF16 [256, 256]\n",
-        changes=((', "mtp.fc", "mtp.layers.0.self_attn.o_proj"', ""),),
-        codes=("F8L912", "F8L302"),
-        subject="mtp.layers.0.self_attn.o_proj",
+        subject="num_nextn_predict_layers",
     ),
     Row(
         number=148,
@@ -79,16 +66,6 @@ ROWS = (
         subject="mtp.fc",
     ),
     Row(
-        number=149,
-        thread="vllm#44087",
-        what="The list names the trunk's layers only, and the draft layers are in 16 bits.",
-        reads="P",
-        twin=TRUNK + modelopt("NVFP4", "model.layers.1*") + FOUR + "model.layers.1.eh_proj.weight BF16 [256, 512]\n",
-        changes=(('["model.layers.1*"]', '["model.layers.0.self_attn*"]'),),
-        codes=("F8L912", "F8L302"),
-        subject="model.layers.1.eh_proj",
-    ),
-    Row(
         number=150,
         thread="llm-compressor#2735",
         what="Quantization dropped the draft layers, and config.json still counts them.",
@@ -98,20 +75,19 @@ ROWS = (
         + BEHIND.replace("model.layers.1", "mtp.layers.0"),
         changes=((BEHIND.replace("model.layers.1", "mtp.layers.0"), ""),),
         codes=("F8L911",),
-        subject="config.json",
+        subject="mtp_num_hidden_layers",
     ),
     Row(
         number=151,
         thread="ATOM#755",
         what="Matrices of the draft layer are BF16 where the configuration quantizes them.",
         twin=TRUNK
-        + listing("lm_head", "model.layers.1.eh_proj")
+        + listing("lm_head", "model.layers.1.eh_proj", "model.layers.1.self_attn.o_proj")
         + QUANTIZED
-        + BEHIND
-        + "model.layers.1.eh_proj.weight BF16 [256, 512]\n",
-        changes=((', "model.layers.1.eh_proj"', ""),),
-        codes=("F8L912", "F8L302"),
-        subject="model.layers.1.eh_proj",
+        + "model.layers.1.eh_proj.weight BF16 [256, 512]\nmodel.layers.1.self_attn.o_proj.weight BF16 [256, 256]\n",
+        changes=((', "model.layers.1.eh_proj", "model.layers.1.self_attn.o_proj"', ""),),
+        codes=("F8L302",),
+        subject="model.layers.1.self_attn.o_proj.weight",
     ),
     Row(
         number=152,

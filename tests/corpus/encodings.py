@@ -1,11 +1,11 @@
 """Encodings of scales and weights."""
 
+from corpus.diffusion import MARKED
 from corpus.row import Row
-from fp8load.rules.samples import BLOCK, LLAMA, NVFP4, NVFP4_GATE_UP, QUANTIZED, STATIC, TENSOR_WISE
+from fp8load.rules.samples import BLOCK, LLAMA, NVFP4, NVFP4_GATE_UP, QUANTIZED
 
 LINEAR = "model.layers.0.mlp.down_proj"
 SCALE = f"{LINEAR}.weight_scale_inv"
-
 ROWS = (
     Row(
         number=115,
@@ -20,10 +20,10 @@ ROWS = (
         number=116,
         thread="ComfyUI#11662",
         what="The scale of a whole tensor was saved in BF16.",
-        twin=STATIC + TENSOR_WISE,
+        twin=MARKED,
         changes=(("weight_scale  F32 ", "weight_scale  BF16"),),
         codes=("F8L601",),
-        subject="self_attn.{k,q,v}_proj.weight_scale",
+        subject="model.diffusion_model.blocks.0.mlp.weight_scale",
     ),
     Row(
         number=117,
@@ -41,30 +41,6 @@ ROWS = (
         twin=BLOCK + QUANTIZED,
         changes=(("F32 ", "BF16"),),
         codes=("F8L601",),
-        subject=SCALE,
-    ),
-    Row(
-        number=119,
-        thread="sglang#38446",
-        what="Scales are bytes of exponents, and a conversion drops the mark that says so.",
-        reads="P",
-        twin=BLOCK + QUANTIZED,
-        changes=(("F32    ", "U8     "), ('"quant_method"', '"scale_fmt": "ue8m0", "quant_method"')),
-        engine="sglang@0.5.23",
-        codes=("F8L603",),
-        subject=SCALE,
-    ),
-    Row(
-        number=120,
-        thread="sglang#28662",
-        what="Block scales are F32 numbers, and a kernel of Blackwell takes exponents.",
-        reads="S",
-        twin=BLOCK + QUANTIZED,
-        twin_values={SCALE: 2**-7},
-        values={SCALE: 0.003},
-        arch="sm100",
-        engine="sglang@0.5.23",
-        codes=("F8L707",),
         subject=SCALE,
     ),
     Row(

@@ -1,8 +1,9 @@
 """Files, index, cache."""
 
 from hashlib import sha256
+from random import Random
 
-from corpus.bases import DENSE, INDEX, config, file_of, index_of, indexed, placed
+from corpus.bases import DENSE, INDEX, config, file_of, headed, index_of, indexed, placed
 from corpus.row import Row
 from fp8load.rules.samples import BLOCK, LLAMA, NVFP4, NVFP4_GATE_UP, QUANTIZED
 from fp8load.source.published import METADATA
@@ -32,12 +33,28 @@ E8M0 = BLOCK + QUANTIZED.replace("F32    ", "F8_E8M0")
 
 SHARDED = placed(DENSE, "model-00001-of-00001.safetensors")
 FOUR_BITS = """\
-language_model.model.layers.0.self_attn.q_proj.weight  U32   [256, 256]  @ model.safetensors
-language_model.model.layers.0.self_attn.q_proj.scales  BF16  [1024, 1024]  @ model.safetensors
+model.layers.0.self_attn.{q,k,v,o}_proj.weight            U32   [256, 32]   @ model.safetensors
+model.layers.0.self_attn.{q,k,v,o}_proj.{scales,biases}   BF16  [256, 4]    @ model.safetensors
+model.layers.0.mlp.{gate,up}_proj.weight                  U32   [512, 32]   @ model.safetensors
+model.layers.0.mlp.{gate,up}_proj.{scales,biases}         BF16  [512, 4]    @ model.safetensors
+model.layers.0.mlp.down_proj.weight                       U32   [256, 64]   @ model.safetensors
+model.layers.0.mlp.down_proj.{scales,biases}              BF16  [256, 8]    @ model.safetensors
+{model.embed_tokens,lm_head}.weight                       U32   [1024, 32]  @ model.safetensors
+{model.embed_tokens,lm_head}.{scales,biases}              BF16  [1024, 4]   @ model.safetensors
+"""
+CONSOLIDATED = """\
+layers.0.attention.w{q,k,v,o}.weight    BF16  [256, 256]   @ consolidated.safetensors
+layers.0.feed_forward.w{1,3}.weight     BF16  [512, 256]   @ consolidated.safetensors
+layers.0.feed_forward.w2.weight         BF16  [256, 512]   @ consolidated.safetensors
+layers.0.{attention,ffn}_norm.weight    BF16  [256]        @ consolidated.safetensors
+norm.weight                             BF16  [256]        @ consolidated.safetensors
+{tok_embeddings,output}.weight          BF16  [1024, 256]  @ consolidated.safetensors
 """
 
 PUBLISHED = written(DENSE, {})[FILE]
 WIDER = written(DENSE.replace("BF16", "F32"), {})[FILE]
+WHOLE = written(BLOCK + QUANTIZED, {})[FILE]
+DAMAGED = WHOLE[: 1 << 14] + Random(0).randbytes(1 << 12) + WHOLE[(1 << 14) + (1 << 12) :]
 NOTE = f"{METADATA}/{FILE}.metadata"
 
 
@@ -131,16 +148,16 @@ ROWS = (
         what="A 4-bit model.safetensors lies beside the BF16 shards of the index.",
         twin=SHARDED,
         twin_files=indexed(SHARDED),
-        adds=FOUR_BITS,
-        codes=("F8L006",),
-        subject=FILE,
+        files={FILE: written(FOUR_BITS, {})[FILE]},
+        codes=("F8L005", "F8L006"),
+        subject="model.layers.0.self_attn.q_proj.weight",
     ),
     Row(
         number=10,
         thread="vllm#40765",
         what="The weights lie there twice: in the publisher's form and in that of transformers.",
         twin=LLAMA,
-        adds="layers.0.feed_forward.w{1..3}.weight  F8_E4M3  [512, 1024]  @ consolidated.safetensors\n",
+        adds=CONSOLIDATED,
         files={INDEX: None},
         codes=("F8L006",),
         subject="consolidated.safetensors",
@@ -150,7 +167,7 @@ ROWS = (
         thread="vllm#4989",
         what="consolidated.safetensors lies beside the shards of the index.",
         twin=TWO,
-        adds="layers.0.attention.w{q,k,v,o}.weight  BF16  [1024, 256]  @ consolidated.safetensors\n",
+        adds=CONSOLIDATED,
         twin_files=indexed(TWO),
         codes=("F8L006",),
         subject="consolidated.safetensors",
@@ -178,13 +195,13 @@ ROWS = (
     Row(
         number=14,
         thread="aprender#3971",
-        what="A file of the cache was overwritten with another.",
+        what="A file of the cache was overwritten with another, through its link.",
         reads="B",
         twin=DENSE,
-        twin_files={NOTE: noted(PUBLISHED)},
+        cached={FILE: sha256(PUBLISHED).hexdigest()},
         files={FILE: WIDER},
         codes=("F8L009",),
-        subject=FILE,
+        subject="the name of its blob in the cache",
     ),
     Row(
         number=15,
@@ -192,7 +209,7 @@ ROWS = (
         what="A shard was damaged in a way that leaves its header and its shapes.",
         reads="W",
         twin=BLOCK + QUANTIZED,
-        values={f"{LINEAR}.weight": float("nan")},
+        files={FILE: DAMAGED},
         codes=("F8L801", "F8L009"),
         subject=f"{LINEAR}.weight",
     ),
@@ -211,7 +228,7 @@ ROWS = (
         what="Weights have the tag F4, whose shape counts elements and not pairs.",
         twin=NVFP4 + NVFP4_GATE_UP,
         changes=(("U8       [256, 128]", "F4       [256, 256]"),),
-        codes=("F8L008", "F8L606"),
+        codes=("F8L606", "F8L008"),
         subject="model.layers.0.mlp.gate_proj.weight",
     ),
     Row(
@@ -219,16 +236,16 @@ ROWS = (
         thread="fastsafetensors#96",
         what="The header has free metadata that are empty.",
         twin=BLOCK + QUANTIZED,
-        files=file_of(QUANTIZED, {}),
+        files=headed(QUANTIZED, "{}"),
         codes=("F8L007",),
-        subject=FILE,
+        subject="no metadata, or empty ones",
     ),
     Row(
         number=19,
         thread="DeepSeek-V3#749",
         what="A converter wrote headers that name no framework.",
         twin=DENSE,
-        files=file_of(DENSE, {"converted": "yes"}),
+        files=file_of(DENSE, {}),
         codes=("F8L007",),
         subject=FILE,
     ),

@@ -2,7 +2,7 @@
 
 from corpus.bases import DENSE
 from corpus.row import Row
-from fp8load.rules.samples import BLOCK, LLAMA, QUANTIZED, STATIC, TENSOR_WISE
+from fp8load.rules.samples import BLOCK, LLAMA, QUANTIZED, STATIC
 
 LINEAR = "model.layers.0.mlp.down_proj"
 SCALE = f"{LINEAR}.weight_scale_inv"
@@ -77,7 +77,7 @@ ROWS = (
         twin_arch="sm89",
         arch="mps",
         codes=("F8T001",),
-        subject="model.layers.0.self_attn.q_proj",
+        subject="no 8-bit floats",
     ),
     Row(
         number=162,
@@ -146,22 +146,9 @@ ROWS = (
         what="Each rank would hold the whole model dequantized.",
         twin=DENSE,
         changes=((DENSE, LLAMA),),
-        tp=(1,),
-        engine="vllm@0.33",
-        codes=("F8T002",),
-        subject="dequantized",
-        noted="what a reader needs is no fault of the file",
-    ),
-    Row(
-        number=174,
-        thread="Automodel#2690",
-        what="The tensors are read whole, in more memory than the host has.",
-        twin=DENSE,
-        changes=((DENSE, LLAMA),),
         tp=(2,),
-        engine="vllm@0.33",
         codes=("F8T002",),
-        subject="dequantized",
+        subject="on each rank, where a loader dequantizes to BF16 before it splits",
         noted="what a reader needs is no fault of the file",
     ),
     Row(
@@ -169,11 +156,10 @@ ROWS = (
         thread="InvokeAI#9429",
         what="An FP8 file is dequantized to four times its size.",
         twin=DENSE,
-        changes=((DENSE, STATIC + TENSOR_WISE),),
+        changes=((DENSE, LLAMA),),
         tp=(1,),
-        arch="sm89",
         codes=("F8T002",),
-        subject="dequantized",
+        subject=" to F32",
         noted="what a reader needs is no fault of the file",
     ),
     Row(

@@ -43,19 +43,17 @@ model.layers.{0..1}.linear_attn.{in_proj_qkv,in_proj_z}.weight_scale       F8_E4
 model.layers.{0..1}.linear_attn.{in_proj_qkv,in_proj_z}.{weight_scale_2,input_scale}  F32  []
 """
 )
+MAMBA = (
+    modelopt("NVFP4", "lm_head", "backbone.layers.0.mixer.conv1d", "backbone.layers.1.mixer.conv1d")
+    + """\
+lm_head.weight                                                    BF16     [1024, 256]
+backbone.layers.{0..1}.mixer.in_proj.weight                       U8       [256, 128]
+backbone.layers.{0..1}.mixer.in_proj.weight_scale                 F8_E4M3  [256, 16]
+backbone.layers.{0..1}.mixer.in_proj.{weight_scale_2,input_scale}  F32     []
+backbone.layers.{0..1}.mixer.conv1d.weight                        BF16     [256, 1, 4]
+"""
+)
 ROWS = (
-    Row(
-        number=65,
-        thread="vllm#54547",
-        what="No entry of the list is a name in the file.",
-        reads="P",
-        twin=VISION,
-        changes=(
-            ('"lm_head", "re:.*visual.*"', '"lm_head", "vision_tower.merger.mlp.0", "vision_tower.merger.mlp.2"'),
-        ),
-        codes=("F8L305", "F8L302"),
-        subject="model.visual.merger.mlp.0",
-    ),
     Row(
         number=70,
         thread="llm-compressor#2597",
@@ -69,9 +67,8 @@ ROWS = (
                 "model.visual.merger.mlp.{0,2}.weight_scale  BF16  [256, 1]",
             ),
         ),
-        codes=("F8L303", "F8L304", "F8L301"),
-        subject="re:visual.*",
-        noted="a reader that searches anywhere in a name covers what was meant",
+        codes=("F8L304",),
+        subject="model.visual.merger.mlp.0",
     ),
     Row(
         number=71,
@@ -96,8 +93,9 @@ ROWS = (
                 "model.layers.0.mlp.down_proj.weight  BF16  [256, 512]",
             ),
         ),
-        codes=("F8L308", "F8L302"),
-        subject="down_proj",
+        engine="vllm@0.33",
+        codes=("F8L305",),
+        subject="model.layers.0.mlp.down_proj.weight",
     ),
     Row(
         number=73,
@@ -109,18 +107,17 @@ ROWS = (
             "model.layers.1.mlp.{gate,up}_proj.weight_scale_inv  F32      [1, 2]\n"
         ),
         changes=(('"model.layers.0.mlp.gate"', '"mlp.gate."'),),
-        codes=("F8L304", "F8L308"),
-        subject="mlp.gate.",
-        noted="a reader that compares literally covers nothing with it",
+        codes=("F8L304",),
+        subject="model.layers.1.mlp.gate_proj",
     ),
     Row(
         number=79,
         thread="trtllm#18607",
         what="The exporter wrote its list with a suffix that no module has.",
-        twin=HYBRID + "model.layers.{0..1}.linear_attn.conv1d.weight BF16 [256, 1, 4]\n",
-        changes=(('["lm_head"]', '["lm_head", "model.layers.0.linear_attn.conv1d.__x"]'),),
+        twin=MAMBA,
+        changes=(('conv1d"', 'conv1d.__x"'),),
         codes=("F8L301",),
-        subject="conv1d.__x",
+        subject="backbone.layers.0.mixer.conv1d.__x",
     ),
     Row(
         number=80,
@@ -142,6 +139,7 @@ ROWS = (
                 "model.layers.{0..1}.linear_attn.{in_proj_qkv,in_proj_z}.",
                 "model.layers.0.linear_attn.{in_proj_qkv,in_proj_z}.",
             ),
+            ('["lm_head"]', '["lm_head", "model.layers.1.linear_attn.in_proj_z"]'),
         ),
         adds="""\
 model.layers.1.linear_attn.in_proj_qkv.weight                        U8       [256, 128]
@@ -188,19 +186,5 @@ model.layers.1.linear_attn.in_proj_z.weight                          BF16     [2
         codes=("F8L306",),
         subject="model.layers.0.mlp.shared_experts",
         noted="legal and common; wrong only for an engine that takes shared experts for further routed ones",
-    ),
-    Row(
-        number=86,
-        thread="vllm#53996",
-        what="One of q, k and v is not quantized; that layers have no v at all is right.",
-        twin=CT_CHANNEL
-        + (
-            "model.layers.2.self_attn.{q,k}_proj.weight        F8_E4M3  [256, 256]\n"
-            "model.layers.2.self_attn.{q,k}_proj.weight_scale  BF16     [256, 1]\n"
-        ),
-        changes=(("model.layers.2.self_attn.{q,k}_proj", "model.layers.2.self_attn.q_proj"),),
-        adds="model.layers.2.self_attn.k_proj.weight BF16 [256, 256]\n",
-        codes=("F8L306",),
-        subject="model.layers.2.self_attn",
     ),
 )

@@ -69,25 +69,6 @@ ROWS = (
         subject="act_scale",
     ),
     Row(
-        number=44,
-        thread="abliterix#93",
-        what="Block scales are called scale, a name of which the configuration's readers know nothing.",
-        twin=LLAMA,
-        changes=(("weight_scale_inv", "scale"),),
-        codes=("F8L203",),
-        subject=LINEAR,
-    ),
-    Row(
-        number=45,
-        thread="unsloth#6200",
-        what="The scales were dropped as unexpected keys.",
-        reads="P",
-        twin=LLAMA,
-        changes=tuple((line + "\n", "") for line in LLAMA.splitlines() if "scale_inv" in line),
-        codes=("F8L201",),
-        subject=f"{LINEAR}.weight",
-    ),
-    Row(
         number=46,
         thread="miles#1641",
         what="Two matrices of the draft layer have no scale.",
@@ -155,7 +136,7 @@ ROWS = (
         number=60,
         thread="vllm#54722",
         what="The quantized embedding of one layer has no scale.",
-        twin=BLOCK + QUANTIZED + EMBEDDING,
+        twin=BLOCK + QUANTIZED + EMBEDDING.replace("F32", "BF16"),
         changes=(
             ("ngram_embedding.weight_scale_inv", "ngram_embedding.unused"),
             (

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fp8load.checkpoint import Checkpoint, Level
 from fp8load.errors import Severity
+from fp8load.index.build import build_index
 from fp8load.report import Finding
+from fp8load.source.local import LocalSource
 from rules.examples import checkpoint_of
 from sketch import open_skeleton
 
@@ -45,6 +49,7 @@ class Row:
     adds      what makes it wrong: further lines
     files     what makes it wrong: changes of the files (see `fp8load.rules.base.Example`)
     values    what makes it wrong: numbers that scales or weights hold
+    cached    of both: files that lie in the Hub's cache, and the digests by which their blobs are called
     twin_files, twin_values     the same, of both
     engine, arch, tp            what is asked for, of both
     twin_tp, twin_engine, twin_arch      of the twin, where what is wrong is the choice of a reader or a GPU
@@ -65,6 +70,7 @@ class Row:
     adds: str = ""
     files: Files = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
+    cached: Mapping[str, str] = field(default_factory=dict)
     twin_files: Files = field(default_factory=dict)
     twin_values: Mapping[str, float] = field(default_factory=dict)
     tp: tuple[int, ...] | None = None
@@ -87,6 +93,11 @@ class Row:
         return text + self.adds
 
     @property
+    def is_right(self) -> bool:
+        """Whether nothing is wrong with the checkpoint: the fault is one reader's."""
+        return not (self.changes or self.adds or self.files or self.values)
+
+    @property
     def asked(self) -> str:
         """The options that were used, as the command has them."""
         level = LEVEL_OF[self.reads]
@@ -103,13 +114,20 @@ class Row:
     def of_fault(self) -> list[Finding]:
         """What is found of the checkpoint that is wrong."""
         ckpt = _open(self.faulty, {**self.twin_values, **self.values}, {**self.twin_files, **self.files})
-        return self._findings(ckpt, self.tp, self.engine, self.arch)
+        return self._found(ckpt, self.tp, self.engine, self.arch)
 
     def of_twin(self) -> list[Finding]:
         """What is found of the one that is right."""
         ckpt = _open(self.twin, self.twin_values, self.twin_files)
-        return self._findings(ckpt, self.twin_tp or self.tp, self.twin_engine or self.engine,
-                              self.twin_arch or self.arch)  # fmt: skip
+        return self._found(ckpt, self.twin_tp or self.tp, self.twin_engine or self.engine, self.twin_arch or self.arch)
+
+    def _found(
+        self, ckpt: Checkpoint, tp: tuple[int, ...] | None, engine: str | None, arch: str | None
+    ) -> list[Finding]:
+        if not self.cached:
+            return self._findings(ckpt, tp, engine, arch)
+        with TemporaryDirectory() as folder:
+            return self._findings(_in_cache(ckpt, Path(folder), self.cached), tp, engine, arch)
 
     def _findings(
         self, ckpt: Checkpoint, tp: tuple[int, ...] | None, engine: str | None, arch: str | None
@@ -155,6 +173,23 @@ class Beyond:
 def _open(skeleton: str, values: Mapping[str, float], files: Files) -> Checkpoint:
     # What a file says inside itself stands in a skeleton only; such rows change neither values nor files.
     return open_skeleton(skeleton) if "\ninside " in f"\n{skeleton}" else checkpoint_of(skeleton, values, files)
+
+
+def _in_cache(ckpt: Checkpoint, folder: Path, digests: Mapping[str, str]) -> Checkpoint:
+    """The same files as huggingface_hub's cache has them: links to blobs that are called by their digests."""
+    snapshot, blobs = folder / "snapshots" / "main", folder / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for file in ckpt.source.list():
+        digest = digests.get(file)
+        content = ckpt.source.read(file, 0, ckpt.source.size(file))
+        if digest is None:
+            (snapshot / file).write_bytes(content)
+        else:
+            (blobs / digest).write_bytes(content)
+            (snapshot / file).symlink_to(Path("..", "..", "blobs", digest))
+    source = LocalSource(snapshot)
+    return Checkpoint(source, build_index(source))
 
 
 def text_of(finding: Finding) -> str:

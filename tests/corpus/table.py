@@ -18,6 +18,7 @@ from corpus import (
     hardware,
     ignore,
     kv,
+    legal,
     pairing,
     running,
     shapes,
@@ -42,7 +43,7 @@ SECTIONS: dict[str, tuple[tuple[Row, ...], tuple[Unbuilt, ...]]] = {
     "draft layers, heads": (draft.ROWS, ()),
     "GPUs, trainers, memory": (hardware.ROWS, ()),
     "image models, conversions": (diffusion.ROWS, ()),
-    "what one reader does": (targets.ROWS, unprofiled.UNBUILT),
+    "what one reader does": (targets.ROWS + legal.ROWS, unprofiled.UNBUILT),
 }
 ROWS = tuple(sorted((row for rows, _ in SECTIONS.values() for row in rows), key=lambda row: row.number))
 UNBUILT = tuple(row for _, unbuilt in SECTIONS.values() for row in unbuilt)
@@ -70,7 +71,7 @@ def found() -> Iterator[str]:
     for row in ROWS:
         finding = row.caught
         if finding is not None:
-            said = f"{finding.severity} {finding.code}"
+            said = f"{finding.severity} {finding.code}: {finding.message}".replace("|", "\\|")
             yield f"| {row.number} | {_link(row.thread)} | {row.what} | {said} | {row.asked} |"
 
 

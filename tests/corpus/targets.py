@@ -5,8 +5,6 @@ from corpus.row import Row
 from corpus.shapes import moe
 from fp8load.rules.samples import (
     BLOCK,
-    LLAMA,
-    LLAMA_ATTENTION,
     LLAMA_CONFIG,
     LLAMA_MLP,
     LLAMA_REST,
@@ -27,7 +25,13 @@ model.layers.0.mlp.down_proj.weight                       F8_E4M3  [256, 512]
 model.layers.0.mlp.down_proj.weight_scale                 F32      []
 model.layers.0.mlp.down_proj.input_scale                  F32      []
 """
-MODELOPT = LLAMA_CONFIG + ATTENTION + MLP_CHANNEL + LLAMA_REST
+FOUR = """\
+model.layers.0.mlp.{gate,up}_proj.weight                         U8       [512, 128]
+model.layers.0.mlp.{gate,up}_proj.weight_scale                   F8_E4M3  [512, 16]
+model.layers.0.mlp.down_proj.weight                              U8       [256, 256]
+model.layers.0.mlp.down_proj.weight_scale                        F8_E4M3  [256, 32]
+model.layers.0.mlp.{gate,up,down}_proj.{weight_scale_2,input_scale}  F32  []
+"""
 
 
 GRANITE = (
@@ -82,8 +86,8 @@ def listing(*names: str) -> str:
     return quantized(**FP8, modules_to_not_convert=list(names))
 
 
-def wrapped(*ignore: str) -> str:
-    """A language model inside a multimodal one, its attention in 16 bits."""
+def seeing(*ignore: str) -> str:
+    """A language model inside a multimodal one, whose vision tower is in 16 bits."""
     text = {
         "model_type": "llama",
         "num_hidden_layers": 1,
@@ -94,7 +98,8 @@ def wrapped(*ignore: str) -> str:
         "vocab_size": 1024,
     }
     skeleton = (
-        ATTENTION
+        ATTENTION.replace("BF16", "F8_E4M3")
+        + "model.layers.0.self_attn.{q,k,v,o}_proj.{weight_scale,input_scale}  F32  [1]\n"
         + "model.layers.0.self_attn.{q,k}_norm.weight  BF16  [128]\n"
         + MLP_CHANNEL.replace("F32      []", "F32      [1]")
         + LLAMA_REST
@@ -104,6 +109,7 @@ def wrapped(*ignore: str) -> str:
         config(model_type="qwen3_vl", text_config=text)
         + ct(static, {**static, "dynamic": False}, ignore=list(ignore))
         + skeleton
+        + "model.visual.merger.linear_fc1.weight  BF16  [256, 256]\nmodel.visual.merger.norm.weight  BF16  [256]\n"
     )
 
 
@@ -165,31 +171,15 @@ ROWS = (
         subject="FP8_PER_CHANNEL_PER_TOKEN",
     ),
     Row(
-        number=62,
-        thread="llama.cpp#22346",
-        what="A converter has no name for input_scale.",
-        reads="P",
-        twin=LLAMA,
-        changes=((BLOCK + LLAMA_ATTENTION + LLAMA_MLP, STATIC + ATTENTION + MLP_CHANNEL),),
-        engine="llama.cpp",
-        codes=("F8T003",),
-        subject="model.layers.0.mlp.down_proj.input_scale",
-    ),
-    Row(
         number=67,
         thread="vllm#28072",
         what="The entry is a regular expression, which the engine does not rename with the modules.",
         reads="P",
-        twin=wrapped("lm_head", *(part.replace("model.", "model.language_model.") for part in PARTS)),
-        changes=(
-            (
-                ", ".join(f'"{part.replace("model.", "model.language_model.")}"' for part in PARTS),
-                '"re:^model.language_model.*self_attn.*"',
-            ),
-        ),
+        twin=seeing("lm_head", "model.visual.merger.linear_fc1"),
+        changes=(('"model.visual.merger.linear_fc1"', '"re:model.visual.*"'),),
         engine="vllm@0.33",
-        codes=("F8L305", "F8L308"),
-        subject="model.language_model.layers.0.self_attn",
+        codes=("F8L305",),
+        subject="model.visual.merger.linear_fc1.weight",
     ),
     Row(
         number=68,
@@ -225,36 +215,14 @@ ROWS = (
         subject="model.layers.0.self_attn.q_proj",
     ),
     Row(
-        number=77,
-        thread="sglang#39317",
-        what="The list names parts of fused layers, and the engine compares with the whole.",
-        reads="P",
-        twin=MODELOPT + modelopt("FP8", "lm_head", *PARTS, FUSED[0]),
-        changes=((f', "{FUSED[0]}"', ""),),
-        engine="sglang@0.5.23",
-        codes=("F8L305", "F8L307"),
-        subject="model.layers.0.self_attn.q_proj",
-    ),
-    Row(
         number=78,
         thread="sglang#36596",
         what="Names of single projections are listed, and the engine asks for those of fused modules.",
         reads="P",
-        twin=MODELOPT + modelopt("FP8", "lm_head", *PARTS, FUSED[0]),
+        twin=LLAMA_CONFIG + ATTENTION + FOUR + LLAMA_REST + modelopt("NVFP4", "lm_head", *PARTS, FUSED[0]),
         changes=((f', "{FUSED[0]}"', ""),),
         engine="sglang@0.5.23",
         codes=("F8L305", "F8L307"),
-        subject="model.layers.0.self_attn.k_proj",
-    ),
-    Row(
-        number=97,
-        thread="vllm#49638",
-        what="All experts of a layer are one tensor, and the loader knows their weights and not their scales.",
-        reads="P",
-        twin=moe(512),
-        changes=((moe(512), STACKED),),
-        engine="vllm@0.11",
-        codes=("F8L209",),
-        subject="model.layers.0.mlp.experts",
+        subject="model.layers.0.self_attn.k_proj.weight",
     ),
 )

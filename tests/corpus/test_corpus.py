@@ -13,6 +13,7 @@ from fp8load.errors import Severity
 
 CAUGHT = [pytest.param(row, id=f"{row.number} {row.thread}") for row in ROWS if not row.missed]
 MISSED = [pytest.param(row, id=f"{row.number} {row.thread}") for row in ROWS if row.missed]
+RIGHT = [pytest.param(row, id=f"{row.number} {row.thread}") for row in ROWS if row.missed and row.is_right]
 NUM_ROWS = 190
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules" / "corpus.md"
 
@@ -35,6 +36,13 @@ def test_of_the_twin_nothing_of_the_kind_is_said(row: Row) -> None:
 @pytest.mark.parametrize("row", MISSED)
 def test_a_row_that_is_found_by_now_is_no_longer_called_missed(row: Row) -> None:
     assert row.caught is None
+
+
+@pytest.mark.parametrize("row", RIGHT)
+def test_of_a_checkpoint_that_is_right_and_that_one_reader_gets_wrong_nothing_is_said(row: Row) -> None:
+    findings = row.of_fault()
+
+    assert [finding.message for finding in findings if finding.severity is not Severity.INFO] == []
 
 
 def test_every_row_is_there_once() -> None:

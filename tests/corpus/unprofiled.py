@@ -4,6 +4,12 @@ from corpus.row import Unbuilt
 
 UNBUILT = (
     Unbuilt(
+        number=22,
+        thread="xinference#4959",
+        what="A version of the engine no longer sees that a multimodal model is FP8.",
+        why="the configuration is where it belongs; which classes of vLLM pass over it is in no profile",
+    ),
+    Unbuilt(
         number=25,
         thread="mlx-lm#1865",
         what="compressed-tensors FP8, which a reader takes for 4-bit integers.",
@@ -76,6 +82,12 @@ UNBUILT = (
         why="renames of transformers are not in its profile",
     ),
     Unbuilt(
+        number=65,
+        thread="vllm#54547",
+        what="Quark's list has the checkpoint's names, and the engine compares with its own.",
+        why="how vLLM reads Quark's list is not in its profile",
+    ),
+    Unbuilt(
         number=66,
         thread="SlimServe#6",
         what="The list has the checkpoint's prefix, and the engine compares with its own.",
@@ -88,6 +100,12 @@ UNBUILT = (
         why="how SGLang takes in_proj_ba apart is not in its profile",
     ),
     Unbuilt(
+        number=77,
+        thread="sglang#39317",
+        what="Quark's list has fused names and single experts, and the engine builds other modules.",
+        why="how SGLang reads Quark's list is not in its profile",
+    ),
+    Unbuilt(
         number=81,
         thread="llm-compressor#1306",
         what="The vision tower is quantized, and the engine builds it in 16 bits.",
@@ -98,6 +116,36 @@ UNBUILT = (
         thread="sglang#38878",
         what="Shared experts are stored apart, and the engine wants them among the others.",
         why="fusion of shared experts is a switch of SGLang, not in its profile",
+    ),
+    Unbuilt(
+        number=92,
+        thread="imp#494",
+        what="qkv_proj and gate_up_proj are one NVFP4 tensor each, and a reader does not split their block scales.",
+        why="the checkpoint is right, and no profile of imp exists",
+    ),
+    Unbuilt(
+        number=97,
+        thread="vllm#49638",
+        what="All experts of a layer are one tensor, and the loader knows their weights and not their scales.",
+        why="the class is in no release of vLLM; that the layout needs one is in no profile",
+    ),
+    Unbuilt(
+        number=105,
+        thread="vllm#53242",
+        what="q, k and v are stored fused, in groups of one KV head that end inside blocks.",
+        why="the family, MiMo-V2.5, is not one that is known",
+    ),
+    Unbuilt(
+        number=120,
+        thread="sglang#28662",
+        what="F32 block scales of compressed-tensors are handed to a kernel of Blackwell that takes exponents.",
+        why="the checkpoint is right; SGLang 0.5.4 has no such layers and 0.5.23 rounds the scales, which F8L707 says",
+    ),
+    Unbuilt(
+        number=174,
+        thread="Automodel#2690",
+        what="Tensors are read whole and twice, into more memory than the host has.",
+        why="how a reader reads is not in the file; how large the tensors are `fp8load inspect` says",
     ),
     Unbuilt(
         number=190,

@@ -1,6 +1,6 @@
 """Values of scales and weights."""
 
-from corpus.bases import CHANNEL, CT_CHANNEL, DENSE, TOKEN, ct
+from corpus.bases import CT_CHANNEL, ct
 from corpus.bases import NVFP4 as FOUR
 from corpus.row import Row
 from fp8load.rules.samples import BLOCK, NVFP4, NVFP4_GATE_UP, QUANTIZED
@@ -106,15 +106,5 @@ ROWS = (
         values={SCALE: 0.0, f"{LINEAR}.weight": float("nan")},
         codes=("F8L702", "F8L801"),
         subject=LINEAR,
-    ),
-    Row(
-        number=133,
-        thread="sglang#28806",
-        what="A scheme of 8 bits is declared of a BF16 model.",
-        reads="P",
-        twin=DENSE,
-        adds=ct(CHANNEL, TOKEN),
-        codes=("F8L102",),
-        subject="model.layers.0.mlp.down_proj",
     ),
 )

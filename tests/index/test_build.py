@@ -154,6 +154,18 @@ def test_a_second_copy_of_the_weights_is_one_warning(files: dict[str, bytes]) ->
     assert "layers.0.wq" not in index.tensors
 
 
+def test_an_index_of_another_export_is_named_and_the_only_copy_is_no_second_one(files: dict[str, bytes]) -> None:
+    index_json = json.loads(files[INDEX])
+    old = {name: f"old-{file}" for name, file in index_json["weight_map"].items()}
+    files[INDEX] = json.dumps({"weight_map": old}).encode()
+
+    problems = build(files).problems
+
+    assert {problem.code for problem in problems} == {"F8L003"}
+    assert problems[0].message == "the index is of another export: it needs a shard that is not here"
+    assert problems[0].got == f"no such file; {problems[0].tensor} lies in {problems[0].file.removeprefix('old-')}"
+
+
 def test_a_small_stray_file_is_reported_tensor_by_tensor(files: dict[str, bytes]) -> None:
     files["extra.safetensors"] = shard("mtp.w BF16 [2]\nnorm.weight F32 [8]")
     problems = {problem.tensor: problem for problem in build(files).problems}

@@ -91,7 +91,7 @@ def test_an_upper_bound_of_the_magnitude() -> None:
 
     bounded, free = quantize_rows(x, DType.F8_E4M3, upper=0.5), quantize_rows(x, DType.F8_E4M3)
 
-    assert torch.equal(bounded.scale, free.scale.clamp_max(torch.tensor(0.5) / 448))
+    assert torch.equal(bounded.scale, free.scale.clamp_max(torch.tensor(0.5, device=DEVICE) / 448))
     assert bounded.dequantize().abs().max() <= 0.5 * (1 + 1e-6)
     spec = QuantSpec(dtype=DType.F8_E4M3, granularity=PerToken(), upper_bound=0.5)
     assert_same(bounded, torch_dynamic(x, spec))

@@ -47,7 +47,8 @@ def test_metadata_are_strings_and_name_a_framework(metadata, expected):
 
 
 def test_the_framework_that_is_named_is_shown():
-    for metadata, got in (('{"format":"np"}', "'np'"), ("{}", "no format")):
+    said = (('{"format":"np"}', "'np'"), ('{"source":"pt"}', "no format"), ("{}", "no metadata, or empty ones"))
+    for metadata, got in said:
         report = checkpoint_of(BLOCK + QUANTIZED, files=with_metadata(metadata)).verify("headers")
         assert [finding.got for finding in report.findings if finding.code == "F8L007"] == [got]
 

@@ -2,7 +2,7 @@
 
 from corpus.bases import CHANNEL, CT_CHANNEL, CT_NVFP4, DENSE, NVFP4, TOKEN, config, ct, modelopt, quantized
 from corpus.row import Row
-from fp8load.rules.samples import BLOCK, LLAMA, LLAMA_ATTENTION, LLAMA_MLP, QUANTIZED, STATIC, TENSOR_WISE
+from fp8load.rules.samples import BLOCK, LLAMA, LLAMA_ATTENTION, LLAMA_MLP, QUANTIZED, TENSOR_WISE
 
 PLAIN = DENSE
 MODELOPT = modelopt("FP8", "lm_head") + TENSOR_WISE + "lm_head.weight BF16 [1024, 256]\n"
@@ -213,17 +213,6 @@ ROWS = (
         adds=BLOCK,
         codes=("F8L102",),
         subject="model.layers.0.mlp.down_proj.weight",
-    ),
-    Row(
-        number=36,
-        thread="trtllm#15123",
-        what="One static scale a tensor, and no block size: the reader takes it for blocks of 128.",
-        reads="P",
-        twin=STATIC + TENSOR_WISE,
-        engine="tensorrt-llm",
-        twin_engine="vllm@0.33",
-        codes=("F8L107",),
-        subject="model.layers.0.self_attn.q_proj.weight",
     ),
     Row(
         number=38,

@@ -45,6 +45,15 @@ FOUR = (
 
 ROWS = (
     Row(
+        number=36,
+        thread="trtllm#15123",
+        what="One static scale a tensor, and no block size: an older reader takes it for blocks of 128.",
+        twin=STATIC + TENSOR_WISE,
+        codes=("F8L107",),
+        subject="model.layers.0.self_attn.q_proj.weight",
+        missed="the checkpoint is right; the profile of TensorRT-LLM is of a later version, which loads it",
+    ),
+    Row(
         number=44,
         thread="abliterix#93",
         what="DeepSeek-V4 calls its block scales scale, which a tool did not know.",

@@ -24,6 +24,9 @@ _OF_A_TENSOR = {
 """What follows for a tensor from another fault of the same tensor: a kernel's layout has another shape and dtype, bytes
 that no configuration explains belong to no scheme, and without any input scale each is missing."""
 
+_PACKED = ("weight_packed", "_weight_qdata", "weight_shape")
+"""Last components of weights that are no weights without a configuration."""
+
 _OF_A_SIZE = ("F8L105", "F8L703", "F8L706", "F8L705")
 """What makes the scale of a module another number than its weight has: its size then is out of proportion."""
 
@@ -74,8 +77,11 @@ class _Causes:
         if problem.code == "F8L202":
             weight = f"{module_of(problem)}.weight"
             return self.lost.get(weight) or self.absent.get(weight)
-        if problem.code == "F8L109" and "scale" in problem.tensor.rpartition(".")[2]:
+        if problem.code == "F8L109" and self._is_of_no_format(problem):
             return self.no_config
+        bias = f"{problem.tensor.rpartition('.')[0]}.bias"
+        if problem.code == "F8L306" and bias in self.absent:  # a member with a bias is not as one without
+            return self.absent[bias]
         if problem.code == "F8L101" and self.no_config == "F8L110":
             return self.no_config
         if problem.code in _OUT_OF_PROPORTION:
@@ -84,6 +90,14 @@ class _Causes:
             return _MARKER
         codes = _OF_A_TENSOR.get(problem.code, ())
         return next((code for code in codes if problem.tensor in self.faulty.get(code, ())), None)
+
+    def _is_of_no_format(self, problem: Problem) -> bool:
+        """Whether only a configuration would tell what a tensor is: a scale, a packed weight, or the weight that this
+        one would be."""
+        module, _, last = problem.tensor.rpartition(".")
+        if "scale" in last or last in _PACKED:
+            return True
+        return last == "weight" and any(self.stored(f"{module}.{packed}") for packed in _PACKED)
 
     def _size(self, module: str, code: str) -> str | None:
         """What makes a module's weight another one, or another size than that of the one module that it was compared

@@ -9,7 +9,7 @@ import pytest
 from fp8load.errors import Severity
 from fp8load.report import Finding
 from rules.examples import checkpoint_of
-from rules.test_second_reading import BLOCK, CHANNEL, Files, files_of, loud
+from rules.test_second_reading import BLOCK, CHANNEL, Files, files_of, loud, packed
 from sketch import Llama
 
 UP = "model.layers.1.mlp.up_proj"
@@ -192,3 +192,72 @@ def test_a_document_of_one_line_is_shown_in_lines() -> None:
 
     assert '-    "activation_scheme": "static",' in diff
     assert '+    "activation_scheme": "dynamic",' in diff
+
+
+def test_a_shard_that_only_its_number_shows_to_be_missing_explains_what_is_lost() -> None:
+    skeleton = "".join(
+        f"{line} @ model-0000{1 + number % 3}-of-00003.safetensors\n"
+        for number, line in enumerate(files_of(CHANNEL).tensors.splitlines())
+    )
+    config = f"config {json.dumps(files_of(CHANNEL).config)}\n"
+    gone = {"model-00002-of-00003.safetensors": None, "model.safetensors.index.json": None}
+    found = checkpoint_of(config + skeleton, files=gone).verify("headers").findings
+
+    assert of(found, "F8L003").file == "model-00002-of-00003.safetensors"
+    assert {finding.explained_by for finding in found if finding.code == "F8L109"} == {"F8L003"}
+    assert [finding.code for finding in found if finding.severity == "error" and not finding.explained_by] == ["F8L003"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["model-00000-of-00002", "model-00001-of-00002"],  # counted from zero
+        ["model-00001-of-00001"],
+        ["model-00002-of-00009"],  # asked for alone
+        ["model-1-of-2", "model-2-of-2"],
+        ["model-00001-of-999999", "model-00002-of-999999"],
+    ],
+)
+def test_numbers_of_files_that_are_whole_or_asked_for_alone_are_no_fault(names: list[str]) -> None:
+    skeleton = "".join(f"m.norm{at}.weight BF16 [8] @ {name}.safetensors\n" for at, name in enumerate(names))
+    ckpt = checkpoint_of(skeleton, files={"model.safetensors.index.json": None} if len(names) > 1 else {})
+
+    assert loud(ckpt.verify("headers")) == {}
+
+
+def test_a_key_scale_that_was_never_written_is_found_in_a_model_of_two_layers() -> None:
+    skeleton = (
+        'config {"quantization_config": {"quant_method": "fp8", "activation_scheme": "static", "kv_cache_scheme": '
+        '"static"}}\nmodel.layers.{0..1}.self_attn.{q,k,v}_proj.weight F8_E4M3 [64, 64]\n'
+        "model.layers.{0..1}.self_attn.{q,k,v}_proj.{weight,input}_scale F32 []\n"
+        "model.layers.{0..1}.self_attn.{k,v}_scale F32 []\n"
+    )
+    values = {f"model.layers.{n}.self_attn.{role}_scale": 0.02 for n in (0, 1) for role in "kv"}
+    values |= {f"model.layers.{n}.self_attn.{p}_proj.weight_scale": 2e-4 for n in (0, 1) for p in "qkv"}
+    name = "model.layers.1.self_attn.k_scale"
+
+    assert "F8L705" not in loud(checkpoint_of(skeleton, values).verify("scales"))
+    assert of(checkpoint_of(skeleton, {**values, name: 1e9}).verify("scales").findings, "F8L705").tensors == [name]
+
+
+def test_a_slip_in_the_name_of_the_head_is_told_by_its_name() -> None:
+    found = files_of(CHANNEL).listed("ignore", "lmhead").open().verify("headers").findings
+
+    assert of(found, "F8L301").got == "no such module; lm_head is stored in 16 bits"
+
+
+def test_a_lost_bias_explains_that_the_members_of_its_layer_differ() -> None:
+    name = "model.layers.1.self_attn.q_proj.bias"
+    files = written_out(Llama(layers=2, bias=True), name)
+    lines = [line for line in files.tensors.splitlines(keepends=True) if not line.startswith(f"{name} ")]
+    found = Files(files.config, "".join(lines)).open().verify("headers").findings
+
+    assert of(found, "F8L306").explained_by == "F8L109"
+
+
+def test_packed_weights_that_no_configuration_tells_are_explained_by_it() -> None:
+    files = packed("ct")
+    config = {**files.config, "quantization_config": {**files.config["quantization_config"], "quant_method": "fp9"}}
+    found = Files(config, files.tensors).open().verify("headers").findings
+
+    assert {finding.explained_by for finding in found if finding.code == "F8L109"} == {"F8L110"}

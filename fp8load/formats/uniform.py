@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from fp8load.dtypes import DType
-from fp8load.errors import Problem, Severity
+from fp8load.errors import Problem
 from fp8load.index.index import TensorMeta
 
 FEW = 3
@@ -35,10 +34,9 @@ def mixed_dtypes(
     Where that does not decide either, all of them are named.
 
     A tensor without siblings (the final norm, the head) is compared with the dtypes that tensors of its kind (scale or
-    not) have elsewhere, and only in a `known` family, whose list of tensors says that nothing single in it has a reason
-    to be different: but what is `free` may be in F32, and what stands under one of `free` that ends in a dot is another
-    model. A head in F32, where nothing else is, is only noted: its bytes cannot be those of a narrower dtype, so it was
-    stored so on purpose, and every reader has its numbers.
+    not) have elsewhere, so that a head in F32 is a fault only where nothing else is F32; and only in a `known` family,
+    whose list of tensors says that nothing single in it has a reason to be different: but what is `free` may be in F32,
+    and what stands under one of `free` that ends in a dot is another model.
     """
     exempt, other_models = tuple(f".{name}" for name in free), tuple(name for name in free if name.endswith("."))
     overall: dict[str, Counter[DType]] = defaultdict(Counter)
@@ -61,8 +59,7 @@ def mixed_dtypes(
         usual = _usual(members, common, known=listed)
         for meta in members:
             if usual is not None and meta.dtype not in usual:
-                odd = _odd(meta, usual or common.keys(), is_scale=bool(kinds[family]))
-                yield _wider(odd) if len(members) == 1 and meta.dtype is DType.F32 and not kinds[family] else odd
+                yield _odd(meta, usual or common.keys(), is_scale=bool(kinds[family]))
 
 
 def _kind(name: str, scales: Collection[str]) -> str:
@@ -111,10 +108,3 @@ def _odd(meta: TensorMeta, usual: Collection[DType], *, is_scale: bool) -> Probl
         got=str(meta.dtype),
         hint="relabelled or re-saved by another tool? compare it with the same tensor of another layer",
     )
-
-
-def _wider(odd: Problem) -> Problem:
-    return replace(
-        odd, message="a tensor is stored in F32, and the others are not", severity=Severity.INFO, refuses=False,
-        hint="exact, and twice the bytes: engines round it to the model's dtype",
-    )  # fmt: skip

@@ -22,6 +22,11 @@ from fp8load.scheme import (
 )
 from fp8load.swizzle import padded_shape
 
+_MAY_BE_RAW = (
+    "lost? re-export it: a scale of 1 serves wrong numbers. A raw cast? say so: --allow-unscaled, or "
+    "allow_unscaled=True"
+)
+
 
 def twice(role: Role, meta: TensorMeta, other: TensorMeta) -> Problem:
     """Two tensors for one role."""
@@ -90,11 +95,13 @@ def not_quantized(weight: TensorMeta, claim: Claimed, *, with_scale: bool) -> Pr
 
 def no_scale(weight: TensorMeta, template: LinearScheme, name: str) -> Problem:
     """A quantized weight without the scale that would be called `name`."""
+    message, hint = "an FP8 weight has no scale", _MAY_BE_RAW
+    if not weight.dtype.is_fp8:  # codes of four bits mean nothing alone: no tool casts to them without a scale
+        message, hint = f"a weight in {weight.dtype} has no scale", "lost, or left out of this export: export it again"
     return Problem(
-        code="F8L201", message="an FP8 weight has no scale", tensor=name, file=weight.file, got="no such tensor",
+        code="F8L201", message=message, tensor=name, file=weight.file, got="no such tensor",
         expected=f"{list(scale_shape(template.weight.granularity, weight.shape))} for {weight.name} {weight}",
-        hint="lost? re-export it: a scale of 1 serves wrong numbers. A raw cast? say so: --allow-unscaled, or "
-        "allow_unscaled=True",
+        hint=hint,
     )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def mixed_dtypes(
         common = overall[kinds[family]]
         if len(members) == 1 and kinds[family] and common.total() < FEW:
             common = all_scales
-        listed = known and not members[0].name.startswith(other_models)
+        listed = known and not members[0].name.startswith(other_models) and not _may_be_scale(members[0].name, scales)
         usual = _usual(members, common, known=listed)
         for meta in members:
             if usual is not None and meta.dtype not in usual:
@@ -65,6 +65,11 @@ def mixed_dtypes(
 def _kind(name: str, scales: Collection[str]) -> str:
     """What a tensor is compared with where its siblings do not decide: scales of the same name, or all that is none."""
     return name[name.rfind(".") + 1 :] if name in scales else ""
+
+
+def _may_be_scale(name: str, scales: Collection[str]) -> bool:
+    """Whether a tensor that no module has is called like a scale: nothing says what its dtype should be."""
+    return name not in scales and "scale" in name[name.rfind(".") + 1 :]
 
 
 def _usual(members: list[TensorMeta], common: Counter[DType], *, known: bool) -> frozenset[DType] | None:

@@ -9,7 +9,7 @@ from functools import partial
 
 from fp8load.errors import HeaderError, NotFoundError, Problem, Severity
 from fp8load.index.configs import IndexJson, find_index, read_configs, read_index_json
-from fp8load.index.crosscheck import compare_with_index, second_copies, two_places
+from fp8load.index.crosscheck import compare_with_index, missing_numbers, second_copies, two_places
 from fp8load.index.embedded import read_embedded
 from fp8load.index.header import FIRST_READ, SNIFF, Header, read_header
 from fp8load.index.index import FileMeta, Index, TensorMeta
@@ -64,6 +64,8 @@ def _build(source: Source) -> Index:
     problems += two_places(tensors, duplicates, index_json)
     if index_json is not None:
         problems += compare_with_index(tensors, headers.by_file, members, index_json)
+    else:
+        problems += missing_numbers(members)
     files = {name: headers.meta(name) for name in members if name in headers.by_file}
     embedded, more = read_embedded(source, files, tensors)
     problems += more

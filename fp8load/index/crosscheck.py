@@ -1,4 +1,4 @@
-"""index.json against the headers, both ways: F8L004, F8L005 and F8L006."""
+"""index.json against the headers, both ways: F8L004, F8L005 and F8L006; without one, files by their numbers: F8L003."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from fp8load.errors import Problem, Severity
 from fp8load.index.configs import IndexJson
 from fp8load.index.header import Header
 from fp8load.index.index import TensorMeta
+
+_NUMBERED = re.compile(r"(.*?)(\d{1,6})-of-(\d{1,6})(\.safetensors)")
+MAX_SHARDS = 10_000
+"""More are no checkpoint's, and not listed one by one."""
 
 _TWICE = "a tensor lies in two files; readers of whole files take whichever comes last"
 _Tensors = Mapping[str, TensorMeta]
@@ -90,6 +94,32 @@ def second_copies(tensors: _Tensors, strays: Mapping[str, Header], declared: Map
                 hint="loaders that read *.safetensors merge both: exclude or delete one copy"))  # fmt: skip
         else:
             problems += [_stray_tensor(meta, tensors.get(meta.name)) for meta in metas]
+    return problems
+
+
+def missing_numbers(members: list[str]) -> list[Problem]:
+    """F8L003 by names alone, where no index says what there should be: "-00003-of-00004" between files of four.
+
+    Numbers begin at 1, or at 0 where that is there. One file alone may have been asked for on purpose.
+    """
+    exports: dict[tuple[str, str], dict[int, str]] = {}
+    for file in members:
+        if match := _NUMBERED.fullmatch(file):
+            exports.setdefault((match[1], match[3]), {})[int(match[2])] = file
+    problems: list[Problem] = []
+    for (stem, total), files in exports.items():
+        if not 1 < len(files) < int(total) <= MAX_SHARDS:
+            continue
+        first = 0 if 0 in files else 1
+        width = min(len(file) for file in files.values()) - len(f"{stem}-of-{total}.safetensors")
+        problems += [
+            Problem(
+                code="F8L003", message="a shard is missing from a numbered export", refuses=False,
+                file=f"{stem}{number:0{width}}-of-{total}.safetensors", got=f"{len(files):,} of them, and no index",
+                expected=f"{int(total):,} files, by their names", hint="fetch the file, and the index",
+            )
+            for number in range(first, first + int(total)) if number not in files
+        ]  # fmt: skip
     return problems
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from fp8load.errors import Problem, Severity
 from fp8load.index.index import Index
+from fp8load.rules.families import family
 from fp8load.rules.findings import Group, module_of
 
 _CONFIG = ("F8L110", "F8L107", "F8L101")
@@ -20,6 +23,19 @@ _OF_A_TENSOR = {
 }
 """What follows for a tensor from another fault of the same tensor: a kernel's layout has another shape and dtype, bytes
 that no configuration explains belong to no scheme, and without any input scale each is missing."""
+
+_PACKED = ("weight_packed", "_weight_qdata", "weight_shape")
+"""Last components of weights that are no weights without a configuration."""
+
+_OF_A_SIZE = ("F8L105", "F8L703", "F8L706", "F8L705")
+"""What makes the scale of a module another number than its weight has: its size then is out of proportion."""
+
+_OUT_OF_PROPORTION = {
+    "F8L805": _OF_A_SIZE,
+    "F8L806": ("F8L701", "F8L702", "F8L801", *_OF_A_SIZE),
+    "F8L807": (*_OF_A_SIZE, "F8L805"),
+}
+_SIZED = frozenset[str]().union(*_OUT_OF_PROPORTION.values())
 
 _MARKER = "F8C001"
 _OF_THE_MARKER = frozenset({"F8L101", "F8L105", "F8L201", "F8L203"})
@@ -38,6 +54,7 @@ class _Causes:
     everything the fault of the only file, which took every tensor
     no_config  why there is no configuration
     faulty     code -> the tensors that it speaks of
+    sized      code that makes a weight another one -> the modules that it speaks of
     """
 
     lost: Mapping[str, str]
@@ -45,7 +62,9 @@ class _Causes:
     everything: str | None
     no_config: str | None
     faulty: Mapping[str, frozenset[str]]
+    sized: Mapping[str, frozenset[str]]
     stored: Callable[[str], bool]
+    are_a_pair: Callable[[str, str], bool]
 
     def of(self, problem: Problem) -> str | None:
         """The code that explains a problem, None where none does."""
@@ -58,12 +77,36 @@ class _Causes:
         if problem.code == "F8L202":
             weight = f"{module_of(problem)}.weight"
             return self.lost.get(weight) or self.absent.get(weight)
-        if problem.code == "F8L109" and "scale" in problem.tensor.rpartition(".")[2]:
+        if problem.code == "F8L109" and self._is_of_no_format(problem):
             return self.no_config
+        bias = f"{problem.tensor.rpartition('.')[0]}.bias"
+        if problem.code == "F8L306" and bias in self.absent:  # a member with a bias is not as one without
+            return self.absent[bias]
+        if problem.code == "F8L101" and self.no_config == "F8L110":
+            return self.no_config
+        if problem.code in _OUT_OF_PROPORTION:
+            return self._size(module_of(problem), problem.code)
         if problem.code in _OF_THE_MARKER and _MARKER in self.faulty:
             return _MARKER
         codes = _OF_A_TENSOR.get(problem.code, ())
         return next((code for code in codes if problem.tensor in self.faulty.get(code, ())), None)
+
+    def _is_of_no_format(self, problem: Problem) -> bool:
+        """Whether only a configuration would tell what a tensor is: a scale, a packed weight, or the weight that this
+        one would be."""
+        module, _, last = problem.tensor.rpartition(".")
+        if "scale" in last or last in _PACKED:
+            return True
+        return last == "weight" and any(self.stored(f"{module}.{packed}") for packed in _PACKED)
+
+    def _size(self, module: str, code: str) -> str | None:
+        """What makes a module's weight another one, or another size than that of the one module that it was compared
+        with."""
+        for cause in _OUT_OF_PROPORTION[code]:
+            modules = self.sized.get(cause, frozenset())
+            if module in modules or (code == "F8L807" and any(self.are_a_pair(module, other) for other in modules)):
+                return cause
+        return None
 
 
 def explanations(groups: list[Group], index: Index) -> list[str | None]:
@@ -90,5 +133,26 @@ def _causes(groups: list[Group], index: Index) -> _Causes:
         everything=next(iter(unread.values()), None) if index.declared is None else None,
         no_config=next((code for code in _CONFIG if code in codes), None),
         faulty=faulty,
+        sized={
+            group.code: frozenset(map(module_of, group.problems))
+            for group in groups
+            if group.code in _SIZED and group.severity is not Severity.INFO
+        },
         stored=index.tensors.__contains__,
+        are_a_pair=_Pairs(index),
     )
+
+
+class _Pairs:
+    """Whether two modules are all that there is of a kind: of such a pair each looks out of proportion."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    @cached_property
+    def _sizes(self) -> Counter[str]:
+        modules = {name.rpartition(".")[0] for name in self._index.tensors}
+        return Counter(map(family, modules))
+
+    def __call__(self, module: str, other: str) -> bool:
+        return family(module) == family(other) and self._sizes[family(module)] == 2

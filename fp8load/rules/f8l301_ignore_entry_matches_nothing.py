@@ -63,7 +63,7 @@ class _Claimed:
         if "." in parent and (found := self._of_layer(parent, entry)):
             return found
         near = get_close_matches(last, self._by_parent.get(parent, ()), 1, _NEAR)
-        return f"{parent}.{near[0]}" if near else None
+        return f"{parent}.{near[0]}".removeprefix(".") if near else None
 
     def _of_layer(self, end: str, entry: str) -> str | None:
         found, numbers = self._by_end.get(end, {}), _numbers(entry)

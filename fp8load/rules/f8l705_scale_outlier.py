@@ -19,7 +19,8 @@ FEWEST = 3
 
 _FACTOR = {Role.WEIGHT_SCALE: 1e3, Role.WEIGHT_GLOBAL_SCALE: 1e3}
 _INPUT_FACTOR = 1e5
-"""Inputs of a few early layers do reach a thousand times those of others; scales of a cache differ by 100."""
+"""Inputs of a few early layers do reach a thousand times those of others; scales of a cache differ by 100, and are no
+such number themselves: keys of 448 times as much overflow what computes them."""
 
 _BLOCK_FACTOR = 1e6
 """One block among many: single weights do stand out by a thousand."""
@@ -45,7 +46,7 @@ def _is_far(member: Member, usual: float | None) -> bool:
     factor = log2(_FACTOR.get(member.role, _INPUT_FACTOR))
     stats = member.stats
     if usual is None:
-        return log2(stats.largest) > NONSENSE
+        return log2(stats.largest) > (factor if member.role in KV_ROLES else NONSENSE)
     return abs(stats.median_log2 - usual) > factor or log2(stats.largest) - usual > log2(_BLOCK_FACTOR)
 
 

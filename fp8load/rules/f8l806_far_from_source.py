@@ -31,7 +31,8 @@ SAME: tuple[str, dict[str, float]] = (BLOCK + LAYERS, {})
 
 
 def check(context: Context) -> Iterator[Problem]:
-    """Weights that are far from the source's, further than others that are stored alike, or of another shape."""
+    """Weights that are far from the source's, further than others that are stored alike, of another shape, or of which
+    that cannot be told."""
     if context.against is None:
         return
     kinds: dict[str, list[Distance]] = {}
@@ -40,6 +41,8 @@ def check(context: Context) -> Iterator[Problem]:
             kinds.setdefault(kind_of(distance), []).append(distance)
         elif distance.shapes is not None:
             yield _other_shape(distance, *distance.shapes)
+        elif distance.readable:
+            yield _not_finite(distance)
     for distances in kinds.values():
         usual = median(distance.sqnr for distance in distances)
         for distance in distances:
@@ -86,6 +89,16 @@ def _other_shape(distance: Distance, here: tuple[int, int], there: tuple[int, in
     )  # fmt: skip
 
 
+def _not_finite(distance: Distance) -> Problem:
+    meta = distance.info.tensors[Role.WEIGHT]
+    return Problem(
+        code="F8L806", message="a weight cannot be compared with the source's", tensor=meta.name,
+        module=distance.info.name, file=meta.file, expected="finite numbers, here and in the source",
+        got="a NaN or an infinity in one of them", severity=Severity.WARNING, refuses=False,
+        hint="at level weights the rules F8L701 and F8L801 say where, if it is here; else the source has it",
+    )  # fmt: skip
+
+
 def _compares(context: Context) -> bool:
     return context.against is not None
 
@@ -104,6 +117,8 @@ RULE = Rule(
     examples=(
         Example(title="a scale of another layer", skeleton=BLOCK + LAYERS, count=1, values={SCALE: 8.0}, against=SAME),
         Example(title="the same", skeleton=BLOCK + LAYERS, count=0, against=SAME),
+        Example(title="a scale that is no number", skeleton=BLOCK + LAYERS, count=1, values={SCALE: float("nan")},
+                against=SAME),
         Example(title="another shape", skeleton=BLOCK + QUANTIZED, count=1,
                 against=(WEIGHT + " BF16 [512, 256]\n", {})),
         Example(title="not compared", skeleton=BLOCK + QUANTIZED, count=0),

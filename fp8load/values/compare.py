@@ -31,12 +31,14 @@ class Distance:
     sqnr       dB; inf: identical; NaN: not comparable, or one of them is not finite
     max_error  the largest difference over the source's largest magnitude
     shapes     (here, there) where they differ
+    readable   whether both are in a form that can be dequantized
     """
 
     info: ModuleInfo
     sqnr: float = nan
     max_error: float = nan
     shapes: tuple[tuple[int, int], tuple[int, int]] | None = None
+    readable: bool = True
 
     @property
     def is_known(self) -> bool:
@@ -81,7 +83,7 @@ def compared(checkpoint: Checkpoint, source: Checkpoint) -> Comparison:
 def _distance(checkpoint: Checkpoint, info: ModuleInfo, found: Found) -> Distance:
     here, there = matrix_of(checkpoint, info.name), found()
     if here is None or there is None:
-        return Distance(info=info)
+        return Distance(info=info, readable=False)
     if here.shape != there.shape:
         return Distance(info=info, shapes=(here.shape, there.shape))
     sqnr, max_error = distance_of(here, there)

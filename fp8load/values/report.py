@@ -74,7 +74,7 @@ def _why(distance: Distance) -> str:
     if distance.shapes is not None:
         here, there = distance.shapes
         return f"{list(here)} here and {list(there)} in the source"
-    return "not finite, or not a form that can be dequantized"
+    return "not finite" if distance.readable else "not a form that can be dequantized"
 
 
 def _number(value: float) -> float | None:

@@ -51,10 +51,10 @@ class Changes:
         return texts + sum(shard.nbytes for shard in self.shards.values())
 
     def diff(self) -> str:
-        """Unified for JSON; of other files one line for each tensor."""
+        """Unified for JSON, which is shown in lines where it has none; of other files one line for each tensor."""
         out: list[str] = []
         for file, (before, after) in sorted(self.documents.items()):
-            out += unified(before, after, f"a/{file}" if before else "/dev/null", f"b/{file}")
+            out += unified(*_in_lines(before, after), f"a/{file}" if before else "/dev/null", f"b/{file}")
         for file, lines in sorted(self.lines.items()):
             out += [f"--- a/{file}", "+++ /dev/null" if file in self.omitted else f"+++ b/{file}", *lines]
         return "".join(escape(line) + "\n" for line in out)
@@ -171,3 +171,11 @@ def _followed(
 def _file_of(index: Index, name: str) -> str | None:
     meta = index.tensors.get(name)
     return None if meta is None else meta.file
+
+
+def _in_lines(before: str, after: str) -> tuple[str, str]:
+    """Two versions of a document; both laid out where the first is one line: an index of a hundred thousand names."""
+    if not before or "\n" in before.strip():
+        return before, after
+    first, second = (json.dumps(json.loads(text), indent=2, ensure_ascii=False) for text in (before, after))
+    return first, second

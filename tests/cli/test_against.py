@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 from oracle.catalog import FOLDER
 
@@ -40,3 +41,17 @@ def test_a_lower_level_and_a_source_contradict_each_other(run):
 
 def test_a_source_that_is_not_there_is_no_answer(run, tmp_path):
     assert run("verify", HERE, "--against", str(tmp_path / "nothing")).code == 3
+
+
+def test_what_could_not_be_compared_is_named(run, tmp_path):
+    data = bytearray((FOLDER / "afp8-llama128-static-kv" / "model.safetensors").read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    begin, end = json.loads(data[8 : 8 + length])["model.layers.1.mlp.up_proj.weight_scale"]["data_offsets"]
+    data[8 + length + begin : 8 + length + end] = b"\0\0\xc0\x7f"  # NaN
+    (tmp_path / "model.safetensors").write_bytes(data)
+    shutil.copy(FOLDER / "afp8-llama128-static-kv" / "config.json", tmp_path)
+
+    result = run("verify", str(tmp_path), "--against", THERE, "--select", "F8L806", "--fail-on", "warning")
+
+    assert result.code == 1
+    assert "not compared: 1 weight, model.layers.1.mlp.up_proj" in result.out

@@ -132,6 +132,24 @@ def test_3_not_found_or_offline(run, command, source):
     assert result.err.startswith("error[SRC")
 
 
+@pytest.mark.parametrize(
+    "form", ["text", "concise", "json", "jsonl", "github", "gitlab", "sarif", "junit", "md", "html"]
+)
+def test_3_a_rule_that_crashed_is_an_error_of_its_own_in_every_format(run, monkeypatch, form):
+    from fp8load import verify
+
+    def crash(context):
+        raise RuntimeError("boom")
+
+    first, *rest = verify.rules()
+    monkeypatch.setattr(verify, "rules", lambda: (replace(first, check=crash), *rest))
+    result = run("verify", CLEAN, "-f", form, "--exit-zero")
+
+    assert result.code == 3
+    assert first.code in result.out
+    assert "crashed" in result.out
+
+
 def test_3_a_rule_crashed_and_findings_are_still_printed(run, monkeypatch):
     from fp8load import verify
 

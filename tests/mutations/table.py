@@ -19,6 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script, as pytest does for tests
 
+from fp8load.checkpoint import Level
 from fp8load.errors import Severity, SourceError
 from fp8load.rules.base import LEVELS
 from fp8load.rules.registry import rules
@@ -94,9 +95,9 @@ def said_of(name: str) -> Said:
     return _said(clean(name))
 
 
-def _said(copy: Copy) -> Said:
-    """Code and subject of every error and warning, at level weights."""
-    report = copy.open().verify(level="weights")
+def _said(copy: Copy, level: Level = "weights") -> Said:
+    """Code and subject of every error and warning."""
+    report = copy.open().verify(level=level)
     return frozenset(
         (finding.code, finding.pattern) for finding in report.findings if finding.severity is not Severity.INFO
     )
@@ -114,7 +115,10 @@ def caught(name: str, change: str) -> str | None:
         return LEVELS[0]
     level_of = {rule.code: rule.level for rule in rules()}
     levels = {level_of.get(code, LEVELS[0]) for code, _ in new}
-    return next((level for level in LEVELS if level in levels), MISSED)
+    for level in LEVELS:  # a rule of one level may say more where more is read
+        if level in levels and _said(copy, level) - said_of(name):
+            return level
+    return LEVELS[-1] if new else MISSED
 
 
 def of_checkpoint(name: str) -> dict[str, str]:

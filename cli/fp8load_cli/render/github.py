@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fp8load.patterns import escape
 from fp8load.report import Finding, VerifyReport
+from fp8load_cli.render.crashes import with_crashes
 from fp8load_cli.render.place import path_of
 
 _LEVELS = {"error": "error", "warning": "warning", "info": "notice"}
@@ -11,7 +12,7 @@ _LEVELS = {"error": "error", "warning": "warning", "info": "notice"}
 
 def draw(report: VerifyReport) -> str:
     """One workflow command for each finding."""
-    return "".join(_command(report, finding) + "\n" for finding in report.findings)
+    return "".join(_command(report, finding) + "\n" for finding in with_crashes(report))
 
 
 def _command(report: VerifyReport, finding: Finding) -> str:

@@ -6,6 +6,7 @@ import json
 
 from fp8load.patterns import escape
 from fp8load.report import Finding, VerifyReport
+from fp8load_cli.render.crashes import with_crashes
 from fp8load_cli.render.place import fingerprint, path_of
 
 _SEVERITIES = {"error": "major", "warning": "minor", "info": "info"}
@@ -13,7 +14,7 @@ _SEVERITIES = {"error": "major", "warning": "minor", "info": "info"}
 
 def draw(report: VerifyReport) -> str:
     """The list that GitLab reads."""
-    return json.dumps([_issue(report, finding) for finding in report.findings], indent=2) + "\n"
+    return json.dumps([_issue(report, finding) for finding in with_crashes(report)], indent=2) + "\n"
 
 
 def _issue(report: VerifyReport, finding: Finding) -> dict[str, object]:

@@ -44,8 +44,10 @@ def _pair(context: Context, problem: Problem) -> tuple[TensorMeta, TensorMeta] |
 def _renamed(context: Context, problem: Problem) -> Rename | None:
     """The one scale of its role, under the name that the format's readers look for; nothing is read for it."""
     tensors = context.checkpoint.index.tensors
-    one, last = tensors.get(problem.tensor), problem.expected.rpartition(".")[2]
-    if not problem.refuses or one is None or problem.expected in tensors or ROLES.get(last) not in _ALIKE:
+    one, (module, _, last) = tensors.get(problem.tensor), problem.expected.rpartition(".")
+    if one is None or module != one.name.rpartition(".")[0]:  # an engine says the last component only, or several
+        return None
+    if problem.expected in tensors or ROLES.get(last) not in _ALIKE:
         return None
     return Rename(one, problem.expected)
 

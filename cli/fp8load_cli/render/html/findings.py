@@ -36,7 +36,8 @@ def _card(finding: Finding, rule: Rule | None) -> Markup:
     files = ", ".join(finding.files[:3]) + (", ..." if len(finding.files) > 3 else "")
     rows = (
         ("where", finding.pattern), ("file", files),
-        ("expected", finding.expected), ("got", finding.got), ("hint", finding.hint), ("fix", finding.fix or ""),
+        ("expected", finding.expected), ("got", finding.got), ("siblings", finding.siblings),
+        ("hint", finding.hint), ("fix", finding.fix or ""),
         ("see", f"{finding.explained_by}, which explains this" if finding.explained_by else ""),
     )  # fmt: skip
     parts = [head, facts(tuple((label, said) for label, said in rows if said)), *_about(rule), *_names(finding)]

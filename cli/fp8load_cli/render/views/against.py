@@ -23,13 +23,15 @@ def against_document(report: AgainstReport) -> Document:
             Column("lowest", right=True), Column("max error", right=True, drop=1), Column("the lowest is", cut=True),
         )  # fmt: skip
         document.append(Table(columns, tuple(rows)))
-    for number, names, where in (
-        (report.num_only_here, report.only_here, "here"),
-        (report.num_only_there, report.only_there, "in the source"),
+    unknown = [found.module for found in report.modules if found.why]
+    for number, names, what in (
+        (report.not_compared, unknown, "not compared"),
+        (report.num_only_here, report.only_here, "only here"),
+        (report.num_only_there, report.only_there, "only in the source"),
     ):
         if number:
             others = " ..." if number > 3 else ""
-            text = f"only {where}: {plural(number, 'weight')}, {', '.join(names[:3])}{others}"
+            text = f"{what}: {plural(number, 'weight')}, {', '.join(names[:3])}{others}"
             document.append(line(Span(text, "dim"), indent=2, hang=2))
     return document
 

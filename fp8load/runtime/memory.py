@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import torch
 
 from fp8load.dtypes import BITS
+from fp8load.errors import LoadError, Problem
 from fp8load.plan.plan import ParamSpec
 from fp8load.runtime.dtypes import stored_shape, torch_dtype
+from fp8load.units import size
 
 ALIGNMENT = 256
 """Parameters begin at multiples of this: enough for vector units, for cuBLAS and for any cache line."""
@@ -29,7 +31,7 @@ def allocate(specs: Iterable[ParamSpec], device: torch.device) -> dict[str, torc
     """Uninitialised storage for each parameter, by name: views of huge-page mappings on the CPU, tensors elsewhere."""
     listed = list(specs)
     if device.type != "cpu":
-        return {spec.name: _on_device(spec, device) for spec in listed}
+        return _all_on_device(listed, device)
     storage: dict[str, torch.Tensor] = {}
     batch: dict[str, ParamSpec] = {}
     batch_nbytes = 0
@@ -41,6 +43,22 @@ def allocate(specs: Iterable[ParamSpec], device: torch.device) -> dict[str, torc
         batch[spec.name] = spec
         batch_nbytes += nbytes
     storage.update(_carve(batch, batch_nbytes))
+    return storage
+
+
+def _all_on_device(specs: Sequence[ParamSpec], device: torch.device) -> dict[str, torch.Tensor]:
+    storage: dict[str, torch.Tensor] = {}
+    try:
+        for spec in specs:
+            storage[spec.name] = _on_device(spec, device)
+    except torch.OutOfMemoryError as error:
+        missing = next(spec for spec in specs if spec.name not in storage)
+        raise LoadError(Problem(
+            code="FILL712", message=f"the memory of {device} is not enough for the parameters", tensor=missing.name,
+            expected=f"room for {size(sum(map(_nbytes, specs)))}",
+            got=f"room for {size(sum(map(_nbytes, specs[: len(storage)])))}",
+            hint="a larger tp_size or ep_size; `fp8load plan --device` tells beforehand",
+        )) from error  # fmt: skip
     return storage
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from fp8load.errors import ChangedError, Problem, UsageError
@@ -13,9 +14,8 @@ from fp8load.index.index import TensorMeta
 from fp8load.runtime.dequantize import decode_weight, dequantize, transform_
 from fp8load.runtime.dtypes import stored_shape, torch_dtype
 from fp8load.runtime.plain_experts import Plain, expert_modules, plain_experts
-from fp8load.runtime.segments import repacked
 from fp8load.scheme import Repack, Role
-from fp8load.swizzle import padded_shape
+from fp8load.swizzle import packed_in_order, padded_shape, row_major
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
@@ -36,10 +36,11 @@ def read_tensor(checkpoint: Checkpoint, meta: TensorMeta, *, columns_first: bool
     repack = checkpoint.lowered.repacks.get(meta.name)
     if repack is Repack.UNSWIZZLE:
         padded = padded_shape((meta.shape[0], meta.shape[1]))
-        grid = torch.frombuffer(repacked(data, repack, padded[1]), dtype=torch_dtype(meta.dtype)).reshape(padded)
-        return grid[: shape[0], : shape[1]].contiguous()
+        grid = row_major(data, padded[1])
+        rows = torch.from_numpy(grid).view(torch_dtype(meta.dtype))
+        return rows[: shape[0], : shape[1]].contiguous()
     if repack is not None:
-        data = bytes(repacked(data, repack, shape[-1]))
+        data = packed_in_order(np.frombuffer(data, np.uint8), repack).tobytes()
     flat = torch.frombuffer(bytearray(data), dtype=torch_dtype(meta.dtype))
     return flat.reshape(shape[::-1]).T.contiguous() if columns_first else flat.reshape(shape)
 

@@ -1,7 +1,7 @@
 """From copies to reads: which byte range of which file goes where, in the order of the files.
 
 A copy whose rows are whole in the file and in the parameter is read straight into its place. What is narrower (a
-row-parallel slice), wider in memory (a BF16 scale in an F32 parameter), in another order in the file, or on a device
+row-parallel slice), wider in memory (a BF16 scale in an F32 parameter), or in another order in the file
 goes through a small buffer.
 """
 
@@ -11,35 +11,33 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fp8load.boxes import Box, flat_range
-from fp8load.dtypes import DType, decode
+from fp8load.dtypes import DType
 from fp8load.index.index import TensorMeta
 from fp8load.plan.plan import Copy
 from fp8load.runtime.dtypes import as_bytes, stored_shape, torch_dtype
 from fp8load.scheme import Repack
-from fp8load.swizzle import TILE_ROWS, packed_in_order, padded_shape, row_major
+from fp8load.swizzle import TILE_COLS, TILE_ROWS, padded_shape
 
 CHUNK_NBYTES = 8 << 20
 """Largest single read: small enough that threads stay evenly busy and buffers small, large enough for full speed."""
 
 
 class Direct(NamedTuple):
-    """Bytes `begin` onward of a file, straight into `target`."""
+    """Bytes `begin` onward of a file, straight into `target`, uint8 [n] on any device."""
 
     file: str
     begin: int
-    target: memoryview
+    target: torch.Tensor
 
     @property
     def end(self) -> int:
         """First byte after the range."""
-        return self.begin + len(self.target)
+        return self.begin + self.target.shape[0]
 
 
 @dataclass(slots=True)
@@ -62,26 +60,40 @@ class Staged:
     transposed: bool = False
     repack: Repack | None = None
 
-    def place(self, data: memoryview) -> None:
-        """Cut the box out of the bytes that were read, widen it where the plan says so, and write it."""
-        if self.cast is None:
-            ordered = data if self.repack is None else repacked(data, self.repack, self.shape[-1])
-            source = torch.frombuffer(ordered, dtype=torch_dtype(self.meta.dtype)).reshape(self.shape)
-            piece = source[self.src.slices()]
-        else:
-            values = decode(self.meta.dtype, data).reshape(self.shape)[self.src.slices()]
-            piece = torch.from_numpy(np.ascontiguousarray(values))
+    def place(self, data: torch.Tensor) -> None:
+        """Cut the box out of the bytes that were read, uint8 [n] where the parameter is, and write it.
+
+        `copy_` widens it where the plan says so.
+        """
+        ordered = data if self.repack is None else repacked(data, self.repack, self.shape[-1])
+        dtype = torch_dtype(self.meta.dtype)
+        if ordered.storage_offset() % dtype.itemsize:  # files need not align tensors
+            ordered = ordered.clone()
+        piece = ordered.view(dtype).reshape(self.shape)[self.src.slices()]
         if self.transposed:
             piece = piece.movedim(0, -1)
         view = self.target[self.dst.slices()] if self.dst.lo else self.target
         view.copy_(piece.reshape(view.shape))
 
 
-def repacked(data: bytes | memoryview, repack: Repack, num_cols: int) -> memoryview:
-    """Bytes as memory has them. `num_cols`: bytes of a row; of a swizzled scale, with its padding."""
-    if repack is Repack.UNSWIZZLE:
-        return row_major(data, num_cols).reshape(-1).data
-    return packed_in_order(np.frombuffer(data, np.uint8), repack).data
+def repacked(data: torch.Tensor, repack: Repack, num_cols: int) -> torch.Tensor:
+    """Bytes as memory has them, uint8 [n]; what `fp8load.swizzle` does in numpy, on any device.
+
+    `num_cols`: bytes of a row; of a swizzled scale, with its padding.
+    """
+    match repack:
+        case Repack.UNSWIZZLE:
+            tiles = data.reshape(-1, num_cols // TILE_COLS, 32, 4, TILE_COLS)
+            return tiles.permute(0, 3, 2, 1, 4).reshape(-1)
+        case Repack.SWAP_NIBBLES:
+            return data >> 4 | data << 4
+        case Repack.REMOVE_OFFSET:
+            return data ^ 0x88
+        case Repack.ORDER_WORDS:
+            even, odd = data.reshape(-1, 2, 2).unbind(1)
+            return torch.stack([even & 15 | odd << 4, even >> 4 | odd & 0xF0], dim=-1).reshape(-1)
+        case _:
+            assert_never(repack)
 
 
 Segment = Direct | Staged
@@ -91,7 +103,7 @@ def segments(
     copies: Iterator[Copy], tensors: Mapping[str, TensorMeta], targets: Mapping[str, torch.Tensor]
 ) -> list[Segment]:
     """Every read that the copies need, sorted by file and position, none longer than about `CHUNK_NBYTES`."""
-    memory: dict[str, NDArray[np.uint8]] = {}
+    memory: dict[str, torch.Tensor] = {}
     found: list[Segment] = []
     for copy in chain.from_iterable(map(_by_group, copies)):
         meta, target = tensors[copy.source], targets[copy.param]
@@ -101,12 +113,12 @@ def segments(
             found.extend(_unswizzled(copy, meta, target))
             continue
         stored = _Stored.of(copy, meta)
-        if copy.cast is None and copy.repack is None and target.device.type == "cpu" and not copy.transposed:
+        if copy.cast is None and copy.repack is None and not copy.transposed:
             source_range = flat_range(stored.src, stored.shape)
             target_range = flat_range(stored.dst, tuple(target.shape))
             if source_range is not None and target_range is not None:
                 if copy.param not in memory:
-                    memory[copy.param] = as_bytes(target).reshape(-1).numpy()
+                    memory[copy.param] = as_bytes(target).reshape(-1)
                 found.extend(_direct(meta, source_range[0], target_range, target.element_size(), memory[copy.param]))
                 continue
         found.extend(_staged(copy, stored, meta, target))
@@ -160,14 +172,14 @@ class _Stored(NamedTuple):
 
 
 def _direct(
-    meta: TensorMeta, first: int, into: tuple[int, int], itemsize: int, memory: NDArray[np.uint8]
+    meta: TensorMeta, first: int, into: tuple[int, int], itemsize: int, memory: torch.Tensor
 ) -> Iterator[Direct]:
     """One range of bytes on both sides: element `first` onward of the tensor, elements `into` of the parameter."""
     begin, at = meta.begin + first * itemsize, into[0] * itemsize
     nbytes = (into[1] - into[0]) * itemsize
     for offset in range(0, nbytes, CHUNK_NBYTES):
         size = min(CHUNK_NBYTES, nbytes - offset)
-        yield Direct(meta.file, begin + offset, memory[at + offset : at + offset + size].data)
+        yield Direct(meta.file, begin + offset, memory[at + offset : at + offset + size])
 
 
 def _staged(copy: Copy, stored: _Stored, meta: TensorMeta, target: torch.Tensor) -> Iterator[Staged]:

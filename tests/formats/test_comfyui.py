@@ -422,6 +422,10 @@ def test_unswizzling_undoes_the_definition(shape: tuple[int, int], seed: int) ->
     assert not rows[:, shape[1] :].any()
 
 
+def as_tensor(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
 @given(shape=shapes, data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_any_box_of_a_swizzled_scale_is_read_from_whole_rows_of_tiles(
@@ -441,7 +445,7 @@ def test_any_box_of_a_swizzled_scale_is_read_from_whole_rows_of_tiles(
     ):
         assert isinstance(segment, Staged)
         assert 100 <= segment.begin < segment.end <= meta.end
-        segment.place(memoryview(content[segment.begin - 100 : segment.end - 100]))
+        segment.place(as_tensor(content[segment.begin - 100 : segment.end - 100]))
 
     got = target.view(torch.uint8).numpy()
     assert np.array_equal(got[2:-1], scale[row0:row1, col0:col1])
@@ -463,7 +467,7 @@ def test_rows_of_groups_come_out_of_a_swizzled_scale(groups: int, pitch: int, co
     copy = Copy("s", src, "p", "", dst, None, view=(groups, pitch, cols), repack=Repack.UNSWIZZLE)
 
     for segment in segments(iter([copy]), {"s": meta}, {"p": target}):
-        segment.place(memoryview(content[segment.begin : segment.end]))
+        segment.place(as_tensor(content[segment.begin : segment.end]))
 
     expected = scale.reshape(groups, pitch, cols)[:, begin:end].reshape(rows, cols)
     assert np.array_equal(target.view(torch.uint8).numpy(), expected)
@@ -484,7 +488,7 @@ def test_a_scale_larger_than_a_chunk_is_read_in_pieces() -> None:
         iter([Copy("s", whole, "p", "", whole, None, repack=Repack.UNSWIZZLE)]), {"s": meta}, {"p": target}
     )
     for segment in found:
-        segment.place(memoryview(content[segment.begin : segment.end]))
+        segment.place(as_tensor(content[segment.begin : segment.end]))
 
     assert len(found) > 1
     assert np.array_equal(target.view(torch.uint8).numpy(), rows)

@@ -12,11 +12,18 @@ import torch
 import fp8load
 from fp8load.errors import ChangedError, NotFoundError, SourceError
 from fp8load.index.build import build_index
-from fp8load.runtime import execute, segments
+from fp8load.runtime import execute, files, segments
 from fp8load.runtime.model import LoadedModel
 from fp8load.source.memory import MemorySource
 
 FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "checkpoints"
+
+
+PLANNED = sorted(
+    path.name
+    for path in FOLDER.iterdir()
+    if path.is_dir() and path.name != "ctmf-gptoss-mxfp4a16"  # broken
+)
 
 
 def same(one: LoadedModel, other: LoadedModel) -> None:
@@ -24,9 +31,9 @@ def same(one: LoadedModel, other: LoadedModel) -> None:
     assert one.keys() == other.keys()
     assert one.tensors.keys() == other.tensors.keys()
     for name, layer in one.items():
-        for param in layer.parameters():
-            twin = other[name].get_parameter(param.full_name.rpartition(".")[2])
-            assert torch.equal(param.detach().view(torch.uint8), twin.detach().view(torch.uint8)), param.full_name
+        twins = dict(other[name].named_parameters())
+        for key, param in layer.named_parameters():
+            assert torch.equal(param.detach().view(torch.uint8), twins[key].detach().view(torch.uint8)), (name, key)
     for name, tensor in one.tensors.items():
         assert torch.equal(tensor, other.tensors[name]), name
 
@@ -51,7 +58,7 @@ def test_short_reads_are_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     def short(descriptor: int, buffers: list[memoryview], at: int) -> int:
         return read(descriptor, [buffers[0][:7]], at)
 
-    monkeypatch.setattr(execute.os, "preadv", short)
+    monkeypatch.setattr(files.os, "preadv", short)
 
     same(usual, plan.load())
 
@@ -101,7 +108,7 @@ def test_a_file_that_is_gone_is_refused(copy: Path) -> None:
 
 def test_a_file_that_ends_while_it_is_read_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = fp8load.open(copy).plan()
-    monkeypatch.setattr(execute.os, "preadv", lambda *_: 0)
+    monkeypatch.setattr(files.os, "preadv", lambda *_: 0)
 
     with pytest.raises(ChangedError, match=r"model\.safetensors"):
         plan.load()
@@ -119,8 +126,24 @@ def test_a_failing_disk_is_an_error_that_names_the_file_and_stops_the_other_read
         calls.append(at)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(execute.os, "preadv", failing)
+    monkeypatch.setattr(files.os, "preadv", failing)
 
     with pytest.raises(SourceError, match=r"model\.safetensors[\s\S]*Input/output error"):
         plan.load()
     assert len(calls) <= 3 * execute.num_threads(plan.source)
+
+
+@pytest.fixture
+def through_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load as for a device: through buffers, in batches with gaps, placed from memory of the device; here the CPU's."""
+    monkeypatch.setattr(execute, "in_place", lambda device: False)
+
+
+@pytest.mark.usefixtures("through_buffers")
+@pytest.mark.parametrize("name", PLANNED)
+def test_what_is_placed_on_a_device_is_what_is_read_in_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = fp8load.open(FOLDER / name).plan()
+    through = plan.load()
+    monkeypatch.setattr(execute, "in_place", lambda device: True)
+
+    same(through, plan.load())

@@ -1,0 +1,162 @@
+"""How one reader thread gets the bytes of a batch into parameters: one kind of lane for the CPU, one for devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from fp8load.runtime.batches import Batch
+from fp8load.runtime.files import PAGE, Files
+from fp8load.runtime.segments import Direct, Staged
+
+BATCH_NBYTES = 16 << 20
+"""Of a read for a device. With eight threads and two buffers each this fills the link of an H200; half of it, in twice
+as many buffers, reaches 0.92 of that (docs/benchmarks)."""
+
+GAP_NBYTES = 128 << 10
+"""Bytes between two pieces that are read and copied for nothing, where that is cheaper than two reads."""
+
+LARGE_NBYTES = 1 << 20
+"""Pieces that are copied one by one on the device; smaller ones go together."""
+
+
+class Lane(Protocol):
+    """One thread's; not safe to use from several."""
+
+    def run(self, files: Files, batch: Batch) -> None:
+        """Read a batch and put its segments in their places, now or soon."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until everything is in its place."""
+        ...
+
+
+class HostLane:
+    """Straight into parameters in host memory; what has to be cut or turned passes through a buffer."""
+
+    def run(self, files: Files, batch: Batch) -> None:
+        """Read a batch; place what passed through a buffer."""
+        staged: list[tuple[Staged, torch.Tensor]] = []
+        buffers: list[memoryview] = []
+        for segment in batch.segments:
+            if isinstance(segment, Direct):
+                buffers.append(segment.target.numpy().data)
+            else:
+                buffer = torch.empty(segment.end - segment.begin, dtype=torch.uint8, device="cpu")
+                staged.append((segment, buffer))
+                buffers.append(buffer.numpy().data)
+        files.read(batch, buffers)
+        for segment, buffer in staged:
+            segment.place(buffer)
+
+    def finish(self) -> None:
+        """Nothing is left to wait for."""
+
+
+class Stream(Protocol):
+    """The queue of a device that a lane's copies go through."""
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        """Host memory, uint8 [nbytes], that the device copies from by itself."""
+        ...
+
+    def queue(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Queue work; what is returned waits until it is done."""
+        ...
+
+
+class CudaStream:
+    """A side stream, which begins after what the device was already told."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.default_stream(device))
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        """Page-locked memory."""
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=True)
+
+    def queue(self, work: Callable[[], None]) -> Callable[[], None]:
+        """On the stream, whose thread sleeps while it waits."""
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._stream):
+            work()
+            done.record(self._stream)
+        return done.synchronize
+
+
+class NoStream:
+    """For devices without streams of CUDA's kind: work is done at once, in order."""
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        """Ordinary memory."""
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu")
+
+    def queue(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Do it."""
+        work()
+        return _nothing
+
+
+def _nothing() -> None:
+    """Wait for nothing."""
+
+
+class DeviceLane:
+    """Through one of two pinned buffers, then in one copy to the device, where pieces are cut, turned and widened.
+
+    While the device copies out of one buffer the other is filled. Memory: twice `BATCH_NBYTES` pinned, once on the
+    device; a tensor that cannot be cut into rows and is larger takes its own size of both while it is placed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Stream = CudaStream(device) if device.type == "cuda" else NoStream()
+        self._buffers = [self._stream.pinned(BATCH_NBYTES + 2 * PAGE) for _ in range(2)]
+        self._free: list[Callable[[], None]] = [_nothing, _nothing]
+        self._staging = torch.empty(BATCH_NBYTES, dtype=torch.uint8, device=device)
+        self._turn = 0
+
+    def run(self, files: Files, batch: Batch) -> None:
+        """Wait for a buffer, fill it, and queue the copies out of it."""
+        turn, self._turn = self._turn, 1 - self._turn
+        self._free[turn]()
+        if batch.nbytes > BATCH_NBYTES:
+            data = files.read_into(batch, self._stream.pinned(batch.nbytes + 2 * PAGE))
+            staging = torch.empty(batch.nbytes, dtype=torch.uint8, device=self._device)
+            self._stream.queue(lambda: _place(batch, data, staging))()
+            return
+        data = files.read_into(batch, self._buffers[turn])
+        self._free[turn] = self._stream.queue(lambda: _place(batch, data, self._staging))
+
+    def finish(self) -> None:
+        """Wait for both buffers."""
+        for wait in self._free:
+            wait()
+
+
+def _place(batch: Batch, data: torch.Tensor, staging: torch.Tensor) -> None:
+    """From pinned memory, uint8 [n], to where it belongs: straight, or through memory of the device."""
+    first = batch.segments[0]
+    if len(batch.segments) == 1 and isinstance(first, Direct):
+        first.target.copy_(data, non_blocking=True)
+        return
+    staged = staging[: batch.nbytes]
+    staged.copy_(data, non_blocking=True)
+    targets: list[torch.Tensor] = []
+    pieces: list[torch.Tensor] = []
+    for segment in batch.segments:
+        piece = staged[segment.begin - batch.begin : segment.end - batch.begin]
+        if not isinstance(segment, Direct):
+            segment.place(piece)
+        elif len(piece) >= LARGE_NBYTES:
+            segment.target.copy_(piece)
+        else:
+            targets.append(segment.target)
+            pieces.append(piece)
+    if targets:
+        torch._foreach_copy_(targets, pieces)

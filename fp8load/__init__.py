@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
     from fp8load.fusion import Progress
     from fp8load.runtime.model import LoadedModel
+    from fp8load.runtime.sharing import Group
     from fp8load.source.base import Source
 
 __all__ = ["ExitCode", "Fp8LoadError", "Severity", "__version__", "load", "open"]
@@ -57,8 +58,17 @@ def load(  # noqa: PLR0913 - the options of open, plan and load, by name
     requantize: str | None = None,
     progress: Progress | None = None,
     allow_unscaled: bool = False,
+    group: Group | None = None,
 ) -> LoadedModel:
-    """Open, plan and load one rank: `open(source).plan(...).load(...)`, with their errors."""
+    """Open, plan and load one rank: `open(source).plan(...).load(...)`, with their errors.
+
+    A device mesh as `group`, with dimensions named "tp" or "ep", says the rank as well.
+    """
     with open(source, allow_unscaled=allow_unscaled) as checkpoint:
-        plan = checkpoint.plan(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size)
-        return plan.load(device=device, backend=backend, requantize=requantize, progress=progress)
+        rank = {"tp_rank": tp_rank, "tp_size": tp_size, "ep_rank": ep_rank, "ep_size": ep_size}
+        if group is not None and (tp_size, ep_size) == (1, 1):
+            from fp8load.runtime.sharing import ranks_of
+
+            rank |= ranks_of(group)
+        plan = checkpoint.plan(**rank)
+        return plan.load(device=device, backend=backend, requantize=requantize, progress=progress, group=group)

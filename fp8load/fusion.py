@@ -18,6 +18,7 @@ from fp8load.units import size
 
 if TYPE_CHECKING:
     from fp8load.runtime.model import LoadedModel
+    from fp8load.runtime.sharing import Group
 
 MAX_SLOTS = 4
 """Slots of one tensor that are explained one by one: q, k and v. One scale of all experts has hundreds."""
@@ -158,16 +159,23 @@ class FusionPlan:
         backend: str | None = None,
         requantize: str | None = None,
         progress: Progress | None = None,
+        group: Group | None = None,
     ) -> LoadedModel:
         """Read every planned byte into its parameter, seal, and prepare the layers.
 
         `backend` forces one kernel backend for every layer or raises `BackendError`; None chooses. `requantize="max"`
-        gives all parts of a fused per-tensor layer one scale, which is lossy; by default each keeps its own. Raises
-        `UnfilledSlotError` when a slot stayed unwritten or a scale is not finite, `ChangedError` when a file changed.
+        gives all parts of a fused per-tensor layer one scale, which is lossy; by default each keeps its own.
+
+        `group`: a process group of torch.distributed, or a device mesh, all of whose ranks load now, each its own plan:
+        bytes that several ranks of a host need are read once and handed on. On CUDA `torch.cuda.set_device` comes
+        first. When one rank fails, all raise.
+
+        Raises `UnfilledSlotError` when a slot stayed unwritten or a scale is not finite, `ChangedError` when a file
+        changed, `LoadError` when memory is not enough or another rank failed.
         """
         from fp8load.runtime.model import load_plan
 
-        return load_plan(self, device=device, backend=backend, requantize=requantize, progress=progress)
+        return load_plan(self, device=device, backend=backend, requantize=requantize, progress=progress, group=group)
 
     def __repr__(self) -> str:
         return (

@@ -53,9 +53,7 @@ def execute(plan: FusionPlan, found: Sequence[Segment], progress: Progress | Non
     straight = in_place(device)
     work = batches(found, CHUNK_NBYTES) if straight else batches(found, BATCH_NBYTES, GAP_NBYTES)
     with Files(plan.source, past_cache=not straight) as files:
-        needed = {segment.file: plan.index.files[segment.file] for segment in found}
-        for file, planned in _by_file(plan, needed).items():
-            files.open(needed[file], planned)
+        open_files(plan, files, {segment.file for segment in found})
         lanes = _Lanes(device)
         try:
             with ThreadPoolExecutor(threads, thread_name_prefix="fp8load-read") as pool:
@@ -66,6 +64,12 @@ def execute(plan: FusionPlan, found: Sequence[Segment], progress: Progress | Non
                         progress(done, total)
         finally:  # also after an error: a device must not write into memory that was given back
             lanes.finish()
+
+
+def open_files(plan: FusionPlan, files: Files, needed: Collection[str]) -> None:
+    """Open what is read, and refuse what is not as it was planned."""
+    for file, planned in _by_file(plan, needed).items():
+        files.open(plan.index.files[file], planned)
 
 
 class _Lanes:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 
 from fp8load.runtime.batches import Batch
 from fp8load.runtime.files import PAGE, Files
-from fp8load.runtime.segments import Direct, Staged
+from fp8load.runtime.segments import Direct, Segment, Staged
 
 BATCH_NBYTES = 16 << 20
 """Of a read for a device. With eight threads and two buffers each this fills the link of an H200; half of it, in twice
@@ -102,6 +102,11 @@ class NoStream:
         return _nothing
 
 
+def stream_of(device: torch.device) -> Stream:
+    """A new one."""
+    return CudaStream(device) if device.type == "cuda" else NoStream()
+
+
 def _nothing() -> None:
     """Wait for nothing."""
 
@@ -115,7 +120,7 @@ class DeviceLane:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream: Stream = CudaStream(device) if device.type == "cuda" else NoStream()
+        self._stream = stream_of(device)
         self._buffers = [self._stream.pinned(BATCH_NBYTES + 2 * PAGE) for _ in range(2)]
         self._free: list[Callable[[], None]] = [_nothing, _nothing]
         self._staging = torch.empty(BATCH_NBYTES, dtype=torch.uint8, device=device)
@@ -128,10 +133,10 @@ class DeviceLane:
         if batch.nbytes > BATCH_NBYTES:
             data = files.read_into(batch, self._stream.pinned(batch.nbytes + 2 * PAGE))
             staging = torch.empty(batch.nbytes, dtype=torch.uint8, device=self._device)
-            self._stream.queue(lambda: _place(batch, data, staging))()
+            self._stream.queue(lambda: _copied(batch, data, staging))()
             return
         data = files.read_into(batch, self._buffers[turn])
-        self._free[turn] = self._stream.queue(lambda: _place(batch, data, self._staging))
+        self._free[turn] = self._stream.queue(lambda: _copied(batch, data, self._staging))
 
     def finish(self) -> None:
         """Wait for both buffers."""
@@ -139,7 +144,7 @@ class DeviceLane:
             wait()
 
 
-def _place(batch: Batch, data: torch.Tensor, staging: torch.Tensor) -> None:
+def _copied(batch: Batch, data: torch.Tensor, staging: torch.Tensor) -> None:
     """From pinned memory, uint8 [n], to where it belongs: straight, or through memory of the device."""
     first = batch.segments[0]
     if len(batch.segments) == 1 and isinstance(first, Direct):
@@ -147,10 +152,15 @@ def _place(batch: Batch, data: torch.Tensor, staging: torch.Tensor) -> None:
         return
     staged = staging[: batch.nbytes]
     staged.copy_(data, non_blocking=True)
+    place(batch.segments, batch.begin, staged)
+
+
+def place(segments: Sequence[Segment], begin: int, staged: torch.Tensor) -> None:
+    """Segments out of bytes of a file from `begin` on, uint8 [n] on the device of their parameters."""
     targets: list[torch.Tensor] = []
     pieces: list[torch.Tensor] = []
-    for segment in batch.segments:
-        piece = staged[segment.begin - batch.begin : segment.end - batch.begin]
+    for segment in segments:
+        piece = staged[segment.begin - begin : segment.end - begin]
         if not isinstance(segment, Direct):
             segment.place(piece)
         elif len(piece) >= LARGE_NBYTES:

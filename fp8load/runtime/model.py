@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,10 +21,13 @@ from fp8load.runtime.layers import ScaledLinear
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.parameters import TypedParameter, make_parameter
 from fp8load.runtime.place import place
-from fp8load.runtime.requantize import checked, requantize_to_max_
+from fp8load.runtime.requantize import Requantize, checked, requantize_to_max_
 from fp8load.runtime.seal import seal
-from fp8load.runtime.segments import segments
+from fp8load.runtime.segments import Segment, segments
 from fp8load.scheme import LinearScheme, Role
+
+if TYPE_CHECKING:
+    from fp8load.runtime.sharing import Group
 
 Layer = ScaledLinear | ScaledExperts
 
@@ -80,16 +84,38 @@ class LoadedModel(Mapping[str, Layer]):
 
 
 def load_plan(
-    plan: FusionPlan, *, device: str, backend: str | None, requantize: str | None, progress: Progress | None
+    plan: FusionPlan,
+    *,
+    device: str,
+    backend: str | None,
+    requantize: str | None,
+    progress: Progress | None,
+    group: Group | None = None,
 ) -> LoadedModel:
     """Allocate, poison, read, seal, prepare. See `FusionPlan.load`."""
     where, to = torch_device(device), checked(requantize)
+    if group is None:
+        return _loaded(plan, where, backend, to, lambda found: execute(plan, found, progress))
+    from fp8load.runtime.sharing import Host, execute_together
+
+    host = Host(group, where)
+    with host.together():
+        return _loaded(plan, where, backend, to, lambda found: execute_together(plan, found, host, progress))
+
+
+def _loaded(
+    plan: FusionPlan,
+    where: torch.device,
+    backend: str | None,
+    requantize: Requantize | None,
+    read: Callable[[Sequence[Segment]], None],
+) -> LoadedModel:
     _choose_early(plan, where, backend)
     storage = allocate(plan.params.values(), where)
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
     tensors = {name: storage[name] for name, spec in plan.params.items() if spec.module not in typed}
     kv = {name for name in tensors if plan.params[name].role in KV_ROLES}
-    execute(plan, segments(iter(plan.copies), plan.tensors, storage), progress)
+    read(segments(iter(plan.copies), plan.tensors, storage))
     by_name = {param.full_name: param for params in typed.values() for param in params.values()}
     for copy in plan.copies:
         if copy.param in by_name:
@@ -102,7 +128,7 @@ def load_plan(
         if plan.layers[name].experts is None
     }
     experts = experts_of(plan.layers, typed, backend)
-    if to == "max":
+    if requantize == "max":
         for layer in (*single.values(), *(stack for pair in experts.values() for stack in (pair.w13, pair.w2))):
             requantize_to_max_(layer)
     layers: dict[str, Layer] = {**single, **experts}

@@ -1,0 +1,98 @@
+"""One process of several that load together: `python -m runtime.ranks OUT RANK SIZE FOLDER SCENARIO`.
+
+Writes what it loaded, or the error that it got, as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import fp8load
+from fp8load.runtime import execute, files, lanes, segments, sharing
+from fp8load.runtime.model import LoadedModel
+
+SMALL = 6000
+
+
+def digest(model: LoadedModel) -> str:
+    """Of every byte of every parameter and tensor, with names."""
+    found = hashlib.sha256()
+    for name, layer in model.items():
+        for key, param in sorted(layer.named_parameters()):
+            found.update(f"{name}.{key}".encode() + param.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, tensor in sorted(model.tensors.items()):
+        found.update(name.encode() + tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def options(rank: int, size: int, scenario: str) -> dict[str, int]:
+    if scenario == "tp x ep":
+        return {"tp_rank": rank % 2, "tp_size": 2, "ep_rank": rank // 2, "ep_size": size // 2}
+    return {"tp_rank": rank, "tp_size": size}
+
+
+def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object]:
+    """Load as the scenario says."""
+    group: sharing.Group = dist.group.WORLD
+    if scenario == "two hosts":
+        sharing.host_id = lambda: str(rank // 2)
+    if scenario == "mesh":
+        from torch.distributed.device_mesh import init_device_mesh
+
+        group = init_device_mesh("cpu", (size,), mesh_dim_names=("tp",))
+        with fp8load.open(folder) as opened:
+            model = fp8load.load(opened.source, group=group)
+    else:
+        if scenario == "a read fails" and rank == 1:
+            files.os.preadv = failing
+        if scenario == "a rank dies" and rank == 1:
+            execute.execute = sharing.execute = lambda *_: os._exit(9)
+        model = fp8load.open(folder).plan(**options(rank, size, scenario)).load(group=group)
+    shared = {"digest": digest(model), "nbytes": int(COUNTED["nbytes"])}
+    alone = fp8load.open(folder).plan(**options(rank, size, scenario)).load()
+    return {**shared, "alone": digest(alone), "nbytes_alone": COUNTED["nbytes"] - shared["nbytes"]}
+
+
+COUNTED = {"nbytes": 0}
+_read_into, _read = files.Files.read_into, files.Files.read
+
+
+def failing(*_: object) -> int:
+    raise OSError(5, "Input/output error")
+
+
+def counting(self: files.Files, batch: files.Batch, buffers: list[memoryview]) -> None:
+    COUNTED["nbytes"] += batch.nbytes
+    _read(self, batch, buffers)
+
+
+def main(out: str, rank: int, size: int, folder: str, scenario: str) -> None:
+    for module in (lanes, sharing):
+        module.BATCH_NBYTES = SMALL
+        module.GAP_NBYTES = 64
+    segments.CHUNK_NBYTES = execute.CHUNK_NBYTES = SMALL // 2
+    files.Files.read = counting
+    store = dist.FileStore(f"{out}.store", size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    try:
+        answer = loaded(rank, size, folder, scenario)
+    except fp8load.Fp8LoadError as error:
+        answer = {"error": str(error), "code": error.problem.code}
+    Path(f"{out}.{rank}").write_text(json.dumps(answer))
+    if scenario != "a rank dies":
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _, path, number, count, where, what = sys.argv
+    main(path, int(number), int(count), where, what)
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads of a rank that has gone may still wait

@@ -1,0 +1,76 @@
+"""Ranks that load together in processes of their own, over gloo: what each gets is what it would get alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from under_test import pythonpath
+
+FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "checkpoints"
+TESTS = Path(__file__).resolve().parents[1]
+SECONDS = 120
+
+
+def run(tmp_path: Path, size: int, name: str, scenario: str) -> list[dict[str, Any]]:
+    """What each rank wrote; an empty answer of one that did not."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "runtime.ranks", str(out)]
+    started = [
+        subprocess.Popen([*command, str(rank), str(size), str(FOLDER / name), scenario], cwd=TESTS,
+                         env={"PYTHONPATH": pythonpath(TESTS), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+                         stderr=subprocess.PIPE, text=True)
+        for rank in range(size)
+    ]  # fmt: skip
+    try:
+        said = [each.communicate(timeout=SECONDS)[1] for each in started]
+    finally:
+        for each in started:
+            each.kill()
+    answers = []
+    for rank in range(size):
+        path = tmp_path / f"out.{rank}"
+        answers.append(json.loads(path.read_text()) if path.exists() else {"said": said[rank]})
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "scenario"),
+    [("ct-llama128-fp8-static", 2, "tp"), ("ct-mixtral-fp8-dynamic", 6, "tp x ep"), ("mo-qwen2-fp8", 2, "mesh"),
+     ("ct-llama128-fp8-static", 4, "two hosts")],
+)  # fmt: skip
+def test_each_rank_gets_what_it_would_get_alone(name: str, size: int, scenario: str, tmp_path: Path) -> None:
+    answers = run(tmp_path, size, name, scenario)
+
+    for answer in answers:
+        assert answer.get("digest") == answer.get("alone") != None, answer  # noqa: E711
+    read, alone = (sum(answer[key] for answer in answers) for key in ("nbytes", "nbytes_alone"))
+    stored = sum(path.stat().st_size for path in (FOLDER / name).glob("*.safetensors"))
+    num_hosts = 2 if scenario == "two hosts" else 1
+    assert read <= num_hosts * stored
+    assert read < alone
+
+
+def test_a_disk_error_of_one_rank_is_an_error_of_all_that_names_file_and_rank(tmp_path: Path) -> None:
+    one, two = run(tmp_path, 2, "ct-llama128-fp8-static", "a read fails")
+
+    assert "Input/output error" in two["error"]
+    assert "model-00001-of-00004.safetensors" in two["error"]
+    assert one["code"] == "FILL713"
+    assert "rank 1" in one["error"]
+    assert "SRC006" in one["error"]
+
+
+def test_a_rank_that_dies_ends_the_others_within_seconds(tmp_path: Path) -> None:
+    start = time.monotonic()
+    one, two = run(tmp_path, 2, "ct-llama128-fp8-static", "a rank dies")
+
+    assert "digest" not in two
+    assert one["code"] == "FILL714"
+    assert time.monotonic() - start < 60

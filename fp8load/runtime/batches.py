@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from fp8load.runtime.segments import Segment
@@ -25,8 +25,8 @@ class Batch(NamedTuple):
         return self.end - self.begin
 
 
-def batches(found: Sequence[Segment], limit: int, gap: int = 0) -> Iterator[Batch]:
-    """Join segments, sorted by file and place, that lie at most `gap` bytes apart, up to `limit` bytes.
+def batches(found: Iterable[Segment], limit: int, gap: int = 0) -> Iterator[Batch]:
+    """Join segments, in the order of files and places, that lie at most `gap` bytes apart, up to `limit` bytes.
 
     With a gap of 0 they touch, and a range that fills two slots is read twice (these are scalars); with a larger one
     it is read once.
@@ -36,7 +36,7 @@ def batches(found: Sequence[Segment], limit: int, gap: int = 0) -> Iterator[Batc
     for segment in found:
         if run:
             full = max(end, segment.end) - run[0].begin > limit or len(run) >= MAX_SEGMENTS
-            apart = segment.begin != end if gap == 0 else segment.begin > end + gap
+            apart = segment.begin != end if gap == 0 else not run[0].begin <= segment.begin <= end + gap
             if full or apart or segment.file != run[0].file:
                 yield Batch(run[0].file, run[0].begin, end, tuple(run))
                 run = []

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 
 import torch
 
+from fp8load.dtypes import BITS
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.index.index import TensorMeta
 from fp8load.runtime.batches import Batch, batches
@@ -22,9 +23,10 @@ from fp8load.runtime.lanes import BATCH_NBYTES, GAP_NBYTES, DeviceLane, HostLane
 from fp8load.runtime.segments import CHUNK_NBYTES, Segment
 from fp8load.source.base import Source
 
-HOST_THREADS, DEVICE_THREADS = 4, 8
-"""Reader threads where files are local and there are as many cores. Host memory is written by the threads themselves;
-for an H200, 4 threads reach 0.69 of what 8 do, and 12 no more."""
+HOST_THREADS, DEVICE_THREADS = 4, 16
+"""Reader threads where files are local and there are as many cores. Reading into host memory is bound by its bandwidth
+with a few; to fill the link of an H200 eight are enough on one machine, and 16 are needed on another (docs/benchmarks).
+"""
 
 
 def in_place(device: torch.device) -> bool:
@@ -39,21 +41,17 @@ def num_threads(source: Source, device: torch.device | None = None) -> int:
     return min(HOST_THREADS if device is None or in_place(device) else DEVICE_THREADS, os.cpu_count() or 1)
 
 
-def execute(plan: FusionPlan, found: Sequence[Segment], progress: Progress | None) -> None:
-    """Read every segment into its place; when this returns, all bytes are there.
+def execute(plan: FusionPlan, found: Iterable[Segment], device: torch.device, progress: Progress | None) -> None:
+    """Read segments, in the order of files and places, to where they belong on `device`; at the end, all bytes are.
 
-    Memory in flight is bounded: two chunks for each thread, see `lanes`. An error of any thread stops the others and is
-    raised when they have ended.
+    `progress` gets the bytes that are kept so far, and those of the whole plan. Memory in flight is bounded: two
+    batches for each thread, see `lanes`. An error of any thread stops the others and is raised when they have ended.
     """
-    if not found:
-        return
-    device = found[0].target.device
-    threads = num_threads(plan.source, device)
-    total = sum(segment.end - segment.begin for segment in found)
+    threads, total = num_threads(plan.source, device), nbytes_kept(plan)
     straight = in_place(device)
     work = batches(found, CHUNK_NBYTES) if straight else batches(found, BATCH_NBYTES, GAP_NBYTES)
     with Files(plan.source, past_cache=not straight) as files:
-        open_files(plan, files, {segment.file for segment in found})
+        open_files(plan, files)
         lanes = _Lanes(device)
         try:
             with ThreadPoolExecutor(threads, thread_name_prefix="fp8load-read") as pool:
@@ -66,9 +64,14 @@ def execute(plan: FusionPlan, found: Sequence[Segment], progress: Progress | Non
             lanes.finish()
 
 
-def open_files(plan: FusionPlan, files: Files, needed: Collection[str]) -> None:
+def nbytes_kept(plan: FusionPlan) -> int:
+    """Bytes of files that end in parameters; one that fills several slots counts for each."""
+    return sum(copy.src.num_elements * BITS[plan.tensors[copy.source].dtype] // 8 for copy in plan.copies)
+
+
+def open_files(plan: FusionPlan, files: Files) -> None:
     """Open what is read, and refuse what is not as it was planned."""
-    for file, planned in _by_file(plan, needed).items():
+    for file, planned in _by_file(plan).items():
         files.open(plan.index.files[file], planned)
 
 
@@ -81,14 +84,14 @@ class _Lanes:
         self._all: list[Lane] = []
 
     def run(self, files: Files, batch: Batch) -> int:
-        """Read one batch in this thread's lane; the bytes that its segments asked for."""
+        """Read one batch in this thread's lane; the bytes of it that are kept."""
         lane: Lane | None = self._own.__dict__.get("lane")
         if lane is None:
             lane = HostLane() if in_place(self._device) else DeviceLane(self._device)
             self._own.lane = lane
             self._all.append(lane)
         lane.run(files, batch)
-        return sum(segment.end - segment.begin for segment in batch.segments)
+        return sum(segment.nbytes for segment in batch.segments)
 
     def finish(self) -> None:
         """Wait for all."""
@@ -96,15 +99,17 @@ class _Lanes:
             lane.finish()
 
 
-def _by_file(plan: FusionPlan, needed: Collection[str]) -> dict[str, list[TensorMeta]]:
-    """The tensors that are copied out of each file that is read."""
-    tensors: dict[str, list[TensorMeta]] = {file: [] for file in needed}
+def _by_file(plan: FusionPlan) -> dict[str, list[TensorMeta]]:
+    """The tensors that are copied out of each file that is read: not one of which only empty tensors are wanted."""
     stored = plan.index.tensors
     sources = dict.fromkeys(copy.source for copy in plan.copies)
+    tensors: dict[str, list[TensorMeta]] = {
+        plan.tensors[copy.source].file: [] for copy in plan.copies if copy.src.num_elements
+    }
     # A piece of a tensor that holds all experts is not in the file's header: the tensor is.
     for name in dict.fromkeys(name if name in stored else name.rpartition("[")[0] for name in sources):
         meta = stored[name]
-        if meta.file in tensors:  # a file of which only empty tensors are wanted is not read
+        if meta.file in tensors:
             tensors[meta.file].append(meta)
     return tensors
 

@@ -11,9 +11,8 @@ from fp8load.runtime.batches import Batch
 from fp8load.runtime.files import PAGE, Files
 from fp8load.runtime.segments import Direct, Segment, Staged
 
-BATCH_NBYTES = 16 << 20
-"""Of a read for a device. With eight threads and two buffers each this fills the link of an H200; half of it, in twice
-as many buffers, reaches 0.92 of that (docs/benchmarks)."""
+BATCH_NBYTES = 8 << 20
+"""Of a read for a device: with 16 threads and two buffers each, 256 MiB of pinned memory."""
 
 GAP_NBYTES = 128 << 10
 """Bytes between two pieces that are read and copied for nothing, where that is cheaper than two reads."""

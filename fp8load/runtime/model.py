@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -95,12 +95,12 @@ def load_plan(
     """Allocate, poison, read, seal, prepare. See `FusionPlan.load`."""
     where, to = torch_device(device), checked(requantize)
     if group is None:
-        return _loaded(plan, where, backend, to, lambda found: execute(plan, found, progress))
+        return _loaded(plan, where, backend, to, lambda found: execute(plan, found, where, progress))
     from fp8load.runtime.sharing import Host, execute_together
 
     host = Host(group, where)
     with host.together():
-        return _loaded(plan, where, backend, to, lambda found: execute_together(plan, found, host, progress))
+        return _loaded(plan, where, backend, to, lambda found: execute_together(plan, found, where, host, progress))
 
 
 def _loaded(
@@ -108,14 +108,14 @@ def _loaded(
     where: torch.device,
     backend: str | None,
     requantize: Requantize | None,
-    read: Callable[[Sequence[Segment]], None],
+    read: Callable[[Iterable[Segment]], None],
 ) -> LoadedModel:
     _choose_early(plan, where, backend)
     storage = allocate(plan.params.values(), where)
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
     tensors = {name: storage[name] for name, spec in plan.params.items() if spec.module not in typed}
     kv = {name for name in tensors if plan.params[name].role in KV_ROLES}
-    read(segments(iter(plan.copies), plan.tensors, storage))
+    read(segments(plan.copies, plan.tensors, storage))
     by_name = {param.full_name: param for params in typed.values() for param in params.values()}
     for copy in plan.copies:
         if copy.param in by_name:

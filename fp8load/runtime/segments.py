@@ -7,7 +7,7 @@ goes through a small buffer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -39,6 +39,11 @@ class Direct(NamedTuple):
         """First byte after the range."""
         return self.begin + self.target.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept: all."""
+        return self.target.shape[0]
+
 
 @dataclass(slots=True)
 class Staged:
@@ -59,6 +64,11 @@ class Staged:
     cast: DType | None
     transposed: bool = False
     repack: Repack | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept, of those that are read."""
+        return self.src.num_elements * torch_dtype(self.meta.dtype).itemsize
 
     def place(self, data: torch.Tensor) -> None:
         """Cut the box out of the bytes that were read, uint8 [n] where the parameter is, and write it.
@@ -100,30 +110,40 @@ Segment = Direct | Staged
 
 
 def segments(
-    copies: Iterator[Copy], tensors: Mapping[str, TensorMeta], targets: Mapping[str, torch.Tensor]
-) -> list[Segment]:
-    """Every read that the copies need, sorted by file and position, none longer than about `CHUNK_NBYTES`."""
+    copies: Iterable[Copy], tensors: Mapping[str, TensorMeta], targets: Mapping[str, torch.Tensor]
+) -> Iterator[Segment]:
+    """Every read that the copies need, in the order of files and places, none longer than about `CHUNK_NBYTES`.
+
+    Made tensor by tensor while the first are read already: a checkpoint has a hundred thousand.
+    """
+    of_tensor: dict[str, list[Copy]] = {}
+    for copy in copies:
+        if copy.src.num_elements:
+            of_tensor.setdefault(copy.source, []).append(copy)
     memory: dict[str, torch.Tensor] = {}
-    found: list[Segment] = []
-    for copy in chain.from_iterable(map(_by_group, copies)):
-        meta, target = tensors[copy.source], targets[copy.param]
-        if copy.src.num_elements == 0:
-            continue
-        if copy.repack is Repack.UNSWIZZLE:
-            found.extend(_unswizzled(copy, meta, target))
-            continue
-        stored = _Stored.of(copy, meta)
-        if copy.cast is None and copy.repack is None and not copy.transposed:
-            source_range = flat_range(stored.src, stored.shape)
-            target_range = flat_range(stored.dst, tuple(target.shape))
-            if source_range is not None and target_range is not None:
-                if copy.param not in memory:
-                    memory[copy.param] = as_bytes(target).reshape(-1)
-                found.extend(_direct(meta, source_range[0], target_range, target.element_size(), memory[copy.param]))
-                continue
-        found.extend(_staged(copy, stored, meta, target))
-    found.sort(key=lambda segment: (segment.file, segment.begin))
-    return found
+    for meta in sorted((tensors[name] for name in of_tensor), key=lambda meta: (meta.file, meta.begin)):
+        found: list[Segment] = []
+        for copy in chain.from_iterable(map(_by_group, of_tensor[meta.name])):
+            found.extend(_segments_of(copy, meta, targets[copy.param], memory))
+        found.sort(key=lambda segment: segment.begin)
+        yield from found
+
+
+def _segments_of(
+    copy: Copy, meta: TensorMeta, target: torch.Tensor, memory: dict[str, torch.Tensor]
+) -> Iterator[Segment]:
+    """`memory` keeps the bytes of each parameter that is read straight into."""
+    if copy.repack is Repack.UNSWIZZLE:
+        return _unswizzled(copy, meta, target)
+    stored = _Stored.of(copy, meta)
+    if copy.cast is None and copy.repack is None and not copy.transposed:
+        source_range = flat_range(stored.src, stored.shape)
+        target_range = flat_range(stored.dst, tuple(target.shape))
+        if source_range is not None and target_range is not None:
+            if copy.param not in memory:
+                memory[copy.param] = as_bytes(target).reshape(-1)
+            return _direct(meta, source_range[0], target_range, target.element_size(), memory[copy.param])
+    return _staged(copy, stored, meta, target)
 
 
 def _by_group(copy: Copy) -> Iterator[Copy]:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from fp8load.errors import Fp8LoadError, LoadError, Problem
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.runtime.batches import Batch
-from fp8load.runtime.execute import execute, num_threads, open_files
+from fp8load.runtime.execute import execute, nbytes_kept, num_threads, open_files
 from fp8load.runtime.files import PAGE, Files
 from fp8load.runtime.lanes import BATCH_NBYTES, GAP_NBYTES, place, stream_of
 from fp8load.runtime.schedule import Window, divided, needs_of, rounds, windows
@@ -155,18 +155,20 @@ class _translated:  # noqa: N801 - a context
             )) from error  # fmt: skip
 
 
-def execute_together(plan: FusionPlan, found: Sequence[Segment], host: Host, progress: Progress | None) -> None:
+def execute_together(
+    plan: FusionPlan, every: Iterable[Segment], device: torch.device, host: Host, progress: Progress | None
+) -> None:
     """`execute` for all ranks of a host, within `host.together()`: every byte that some of them need is read once."""
+    found = list(every)
     shared = windows(host.tell(needs_of(found)), BATCH_NBYTES, GAP_NBYTES)
     alone, within = divided(found, shared, host.rank)
-    total, alone_nbytes = _nbytes(found), _nbytes(alone)
+    total, alone_nbytes = nbytes_kept(plan), _nbytes(alone)
     failed: Exception | None = None
     try:
-        execute(plan, alone, None if progress is None else lambda done, _: progress(done, total))
+        execute(plan, alone, device, progress)
     except Exception as error:  # noqa: BLE001 - raised below, when the others have been told
         failed = error
     if shared:
-        device = found[0].target.device if found else torch.device("cpu")
         advance = None if progress is None else lambda done: progress(alone_nbytes + done, total)
         failed = _Rounds(plan, device, host).run(rounds(shared, host.size), within, failed, advance)
     if failed is not None:
@@ -175,7 +177,7 @@ def execute_together(plan: FusionPlan, found: Sequence[Segment], host: Host, pro
 
 
 def _nbytes(found: Iterable[Segment]) -> int:
-    return sum(segment.end - segment.begin for segment in found)
+    return sum(segment.nbytes for segment in found)
 
 
 class _Rounds:
@@ -208,7 +210,7 @@ class _Rounds:
             ThreadPoolExecutor(self._threads, thread_name_prefix="fp8load-read") as pool,
         ):
             try:
-                open_files(self._plan, files, {window.file for window in own if window is not None})
+                open_files(self._plan, files)
             except Fp8LoadError as error:
                 failed = failed or error
             reads: dict[int, Future[torch.Tensor]] = {}

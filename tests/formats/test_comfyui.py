@@ -484,9 +484,8 @@ def test_a_scale_larger_than_a_chunk_is_read_in_pieces() -> None:
     whole = Box((0, 0), rows.shape)
     target = torch.zeros(rows.shape, dtype=torch.uint8).view(torch.float8_e4m3fn)
 
-    found = segments(
-        iter([Copy("s", whole, "p", "", whole, None, repack=Repack.UNSWIZZLE)]), {"s": meta}, {"p": target}
-    )
+    copy = Copy("s", whole, "p", "", whole, None, repack=Repack.UNSWIZZLE)
+    found = list(segments([copy], {"s": meta}, {"p": target}))
     for segment in found:
         segment.place(as_tensor(content[segment.begin : segment.end]))
 

@@ -217,8 +217,10 @@ def test_a_rank_reads_nothing_but_its_rows(tmp_path: Path) -> None:
     plan = fp8load.open(tmp_path).plan(tp_rank=1, tp_size=2)
     weight = f"{MODULE}.weight"
 
-    reads = segments(
-        plan.copies_of(weight), plan.tensors, {weight: torch.empty(plan.params[weight].shape, dtype=torch.uint8)}
+    reads = list(
+        segments(
+            plan.copies_of(weight), plan.tensors, {weight: torch.empty(plan.params[weight].shape, dtype=torch.uint8)}
+        )
     )
 
     assert sum(read.end - read.begin for read in reads) == packed.num_rows * HIDDEN // 2

@@ -49,6 +49,9 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.reshape(1) if tensor.dim() == 0 else tensor).view(torch.uint8)
 
 
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 def fill_poison(tensor: torch.Tensor, dtype: DType) -> None:
     """Fill a tensor of scales with a NaN, as bytes: works for dtypes that torch has no arithmetic for.
 
@@ -56,6 +59,6 @@ def fill_poison(tensor: torch.Tensor, dtype: DType) -> None:
     """
     if dtype not in NAN_BYTES:
         raise ValueError(f"{dtype} has no NaN to mark unwritten scales with")
-    pattern = torch.frombuffer(bytearray(NAN_BYTES[dtype]), dtype=torch.uint8).to(tensor.device)
-    data = as_bytes(tensor)
-    data.view(*data.shape[:-1], data.shape[-1] // pattern.numel(), pattern.numel()).copy_(pattern)
+    pattern = NAN_BYTES[dtype]
+    number = int.from_bytes(pattern, "little", signed=len(pattern) > 1)
+    tensor.view(_INTEGERS[len(pattern)]).fill_(number)  # nothing is copied to a device, which would wait for it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,7 +24,12 @@ def seal(params: Iterable[TypedParameter], sources: Sources | None = None) -> No
     Raises `UnfilledSlotError` FILL701 for the first, naming parameter, slot and what should have filled it, and saying
     how many more there are.
     """
-    problems = [problem for param in params for problem in _problems(param, sources or {})]
+    sealed = list(params)
+    problems = [
+        problem
+        for param, is_sound in zip(sealed, _are_sound(sealed), strict=True)
+        for problem in _problems(param, sources or {}, is_sound=is_sound)
+    ]
     if not problems:
         return
     first = problems[0]
@@ -34,11 +39,11 @@ def seal(params: Iterable[TypedParameter], sources: Sources | None = None) -> No
     raise UnfilledSlotError(first)
 
 
-def _problems(param: TypedParameter, sources: Sources) -> Iterable[Problem]:
+def _problems(param: TypedParameter, sources: Sources, *, is_sound: bool) -> Iterable[Problem]:
     for slot in param.param_layout.sources:
         if not param.written[slot.slot]:
             yield _unwritten(param, slot, sources)
-    if is_scale(param.param_layout.role) and param.device.type != "meta" and not _all_sound(param.detach(), param):
+    if not is_sound:
         for slot in param.param_layout.sources:
             if param.written[slot.slot]:
                 yield from _poisoned(param, slot, sources)
@@ -53,12 +58,20 @@ def _sound(values: torch.Tensor, role: Role) -> torch.Tensor:
     return ((values > 0) if role in _POSITIVE else (values >= 0)) & (values < torch.inf)
 
 
-def _all_sound(scale: torch.Tensor, param: TypedParameter) -> bool:
-    """Whether a whole parameter is sound, from its extremes."""
-    values = decode_scale(scale, param.param_layout.dtype)
-    if not values.numel():
-        return True
-    return bool(_sound(torch.stack(values.aminmax()), param.param_layout.role).all())
+def _are_sound(params: Sequence[TypedParameter]) -> list[bool]:
+    """Whether each parameter holds no bad scale, from its extremes. A device is waited for once, not for each."""
+    sound = [True] * len(params)
+    asked: dict[torch.device, list[tuple[int, torch.Tensor]]] = {}
+    for at, param in enumerate(params):
+        if is_scale(param.param_layout.role) and param.device.type != "meta" and param.numel():
+            values = decode_scale(param.detach(), param.param_layout.dtype)
+            verdict = _sound(torch.stack(values.aminmax()), param.param_layout.role).all()
+            asked.setdefault(param.device, []).append((at, verdict))
+    for verdicts in asked.values():
+        answers = torch.stack([verdict for _, verdict in verdicts]).tolist()
+        for (at, _), answer in zip(verdicts, answers, strict=True):
+            sound[at] = answer
+    return sound
 
 
 def _unwritten(param: TypedParameter, slot: SlotSource, sources: Sources) -> Problem:

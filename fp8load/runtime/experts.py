@@ -17,8 +17,9 @@ from fp8load.plan.plan import LayerSpec
 from fp8load.runtime import ops
 from fp8load.runtime.activation import Activation, parse_activation
 from fp8load.runtime.backend import Part, device_of
+from fp8load.runtime.choose import Asked, Choice, choose_grouped
 from fp8load.runtime.dtypes import describe
-from fp8load.runtime.grouped import GroupedBackend, GroupedChoice, GroupedPrepared, StackWeights, choose_grouped
+from fp8load.runtime.grouped import GroupedBackend, GroupedPrepared, StackWeights
 from fp8load.runtime.routing import Routing
 from fp8load.runtime.scaled import ScaledLayer
 from fp8load.runtime.seal import Sources, seal
@@ -33,7 +34,7 @@ class ScaledLinearStack(ScaledLayer):
     tensor of all experts.
     """
 
-    _choice: GroupedChoice | None = None
+    _choice: Choice[GroupedBackend] | None = None
     _prepared: GroupedPrepared | None = None
 
     def __init__(
@@ -43,7 +44,7 @@ class ScaledLinearStack(ScaledLayer):
         scheme: LinearScheme,
         experts: range,
         name: str = "",
-        backend: str | None = None,
+        backend: Asked = None,
         sources: Sources | None = None,
     ) -> None:
         super().__init__(params, scheme=scheme, name=name, backend=backend, sources=sources)
@@ -126,7 +127,7 @@ class ScaledLinearStack(ScaledLayer):
                 got=f"{describe(x.dtype)} {list(x.shape)}, expert {expert}",
             ))  # fmt: skip
 
-    def _chosen(self) -> GroupedChoice:
+    def _chosen(self) -> Choice[GroupedBackend]:
         if self._choice is None:
             device = device_of(self.weight.device)
             self._choice = choose_grouped(self.scheme, self.shape, device, forced=self._forced, layer=self.name)
@@ -277,7 +278,7 @@ class ScaledExperts(torch.nn.Module):
 
 
 def experts_of(
-    layers: Mapping[str, LayerSpec], params: Mapping[str, Mapping[Role, TypedParameter]], backend: str | None
+    layers: Mapping[str, LayerSpec], params: Mapping[str, Mapping[Role, TypedParameter]], backend: Asked
 ) -> dict[str, ScaledExperts]:
     """The experts of a plan, by their module's name: every pair of layers "<module>.w13" and "<module>.w2"."""
     stacks = {

@@ -12,7 +12,8 @@ import torch
 
 from fp8load.errors import Problem, UsageError
 from fp8load.plan.plan import LayerSpec
-from fp8load.runtime.backend import Backend, Choice, LinearWeights, Part, Prepared, choose, device_of
+from fp8load.runtime.backend import Backend, LinearWeights, Part, Prepared, device_of
+from fp8load.runtime.choose import REFERENCE, Asked, Choice, choose
 from fp8load.runtime.dtypes import describe
 from fp8load.runtime.ops import enroll, linear
 from fp8load.runtime.scaled import ScaledLayer
@@ -34,7 +35,7 @@ class ScaledLinear(ScaledLayer):
     sources   (parameter, slot) -> tensor on disk, for messages; empty without a plan
     """
 
-    _choice: Choice | None = None
+    _choice: Choice[Backend] | None = None
     _prepared: Prepared | None = None
 
     def __init__(
@@ -43,7 +44,7 @@ class ScaledLinear(ScaledLayer):
         *,
         scheme: LinearScheme,
         name: str = "",
-        backend: str | None = None,
+        backend: Asked = None,
         sources: Sources | None = None,
     ) -> None:
         super().__init__(params, scheme=scheme, name=name, backend=backend, sources=sources)
@@ -51,7 +52,7 @@ class ScaledLinear(ScaledLayer):
 
     def _enroll(self) -> None:
         """Numbers alone are what a compiler looks at."""
-        self._number, self._num_rows, self._float32 = enroll(self), self.shape[0], self._forced == "reference"
+        self._number, self._num_rows, self._float32 = enroll(self), self.shape[0], self._forced == (REFERENCE,)
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """A copy is a layer of its own."""
@@ -64,7 +65,7 @@ class ScaledLinear(ScaledLayer):
         spec: LayerSpec,
         params: Mapping[Role, TypedParameter],
         *,
-        backend: str | None = None,
+        backend: Asked = None,
         sources: Sources | None = None,
     ) -> ScaledLinear:
         """The layer of a plan around parameters that were made for it, filled or not.
@@ -73,7 +74,7 @@ class ScaledLinear(ScaledLayer):
         raises `BackendError` BKD801 where it cannot run, `UsageError` BKD800 where there is none of this name.
         """
         layer = ScaledLinear(params, scheme=spec.scheme, name=spec.name, backend=backend, sources=sources)
-        if backend is not None:
+        if layer._forced:
             layer._chosen()
         return layer
 
@@ -159,7 +160,7 @@ class ScaledLinear(ScaledLayer):
         """The gradient of x [..., K], float32, from that of the result [..., N]: gradient @ dequantized weight."""
         return gradient.float() @ self._weights().dequantize()
 
-    def _chosen(self) -> Choice:
+    def _chosen(self) -> Choice[Backend]:
         if self._choice is None:
             device = device_of(self.weight.device)
             self._choice = choose(self.scheme, self.matrix_shape, device, forced=self._forced, layer=self.name)

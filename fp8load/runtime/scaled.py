@@ -9,9 +9,10 @@ from typing import Any, Self
 import torch
 
 from fp8load.errors import Problem, UsageError
-from fp8load.runtime.backend import Choice
+from fp8load.runtime.backend import Backend
+from fp8load.runtime.choose import Asked, Choice, names_of
 from fp8load.runtime.dtypes import describe
-from fp8load.runtime.grouped import GroupedChoice
+from fp8load.runtime.grouped import GroupedBackend
 from fp8load.runtime.seal import Sources
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import LinearScheme, Role
@@ -45,7 +46,7 @@ class ScaledLayer(torch.nn.Module):
         *,
         scheme: LinearScheme,
         name: str = "",
-        backend: str | None = None,
+        backend: Asked = None,
         sources: Sources | None = None,
     ) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class ScaledLayer(torch.nn.Module):
         self.name = name
         self.scheme = scheme
         self.sources = sources or {}
-        self._forced = backend
+        self._forced = names_of(backend)
         self._state: tuple[int, ...] = ()
 
     @property
@@ -67,7 +68,7 @@ class ScaledLayer(torch.nn.Module):
         """The weight as float32 [..., N, K], logical size, parts in fused order. Raises `UnfilledSlotError`."""
 
     @abstractmethod
-    def _chosen(self) -> Choice | GroupedChoice:
+    def _chosen(self) -> Choice[Backend] | Choice[GroupedBackend]:
         """The backend for the device that the layer is on, chosen once. Raises `BackendError`, `UsageError`."""
 
     @abstractmethod

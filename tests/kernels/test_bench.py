@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fp8load.dtypes import DType
-from fp8load.errors import BackendError, UsageError
+from fp8load.errors import BackendError
 from fp8load.runtime.backend import Device, No, Yes, backends_for, backends_named
 from fp8load.scheme import (
     LinearScheme,
@@ -282,10 +282,11 @@ def test_a_backend_that_was_asked_for_and_takes_nothing_is_an_error() -> None:
     check_forced(["torch_scaled_mm"], asked, [block, channel], here)
     with pytest.raises(BackendError) as refused:
         check_forced(["torch_scaled_mm"], asked, [block], here)
-    with pytest.raises(UsageError) as unknown:
-        backends_named(["cutlass"], here)
+    with pytest.raises(BackendError) as grouped:
+        check_forced(["torch_scaled_mm", "triton_grouped"], asked, [channel], here)
 
-    assert (refused.value.code, unknown.value.code) == ("BKD801", "BKD800")
+    assert (refused.value.code, grouped.value.code) == ("BKD801", "BKD801")
+    assert "triton_grouped was requested" in str(grouped.value)
     assert "not per block 128 x 128" in refused.value.expected
 
 

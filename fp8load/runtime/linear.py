@@ -152,9 +152,11 @@ class ScaledLinear(ScaledLayer):
             raise AssertionError("finalize prepares or raises")
         bias = None if self.bias is None else self.bias.detach()
         if not torch.is_autocast_enabled(x.device.type):
-            return self.backend.apply(prepared, x, bias)
-        with torch.autocast(x.device.type, enabled=False):  # it would compute in 16 bits what is promised in 32
-            return self.backend.apply(prepared, x, bias)
+            y = self.backend.apply(prepared, x, bias)
+        else:
+            with torch.autocast(x.device.type, enabled=False):  # it would compute in 16 bits what is promised in 32
+                y = self.backend.apply(prepared, x, bias)
+        return y if self._float32 else y.to(x.dtype)  # `reference`, where it was not asked for, gives float32
 
     def pull_back(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient of x [..., K], float32, from that of the result [..., N]: gradient @ dequantized weight."""

@@ -1,7 +1,8 @@
 """How far a product is from the truth: the float64 product of the dequantized operands.
 
 A backend may honour the scheme's quantization of the input, as engines do, or multiply the input as it is, as
-`reference` and an unquantized peer do. Each is measured against its own truth; what is near neither is wrong.
+`reference` and an unquantized peer do. Each is measured against its own truth; what is near neither is wrong. Both
+truths are computed by `exact`, which shares nothing with backends: a fault of the quantizer that they share is seen.
 
 Shape letters: M tokens, R of them that are looked at, N output rows, K input columns.
 """
@@ -14,9 +15,8 @@ import torch
 
 from fp8load.runtime.backend import Backend, LinearWeights
 from fp8load.scheme import LinearScheme, Transform
+from fp8load_kernels.bench.exact import exact_input, exact_weight, residual_of
 from fp8load_kernels.bench.operands import random_input, random_weights
-from fp8load_kernels.derive import largest_input_global, largest_input_scale
-from fp8load_kernels.quantize import quantize_input
 
 TOLERANCE = 1e-2
 """Relative Frobenius norm of the difference: tensor cores of Hopper add FP8 products with fewer bits than float32."""
@@ -42,9 +42,14 @@ class Truth:
         num_tokens = x_MK.shape[0]
         count = min(num_tokens, MOST_TOKENS)
         rows = torch.linspace(0, num_tokens - 1, count, dtype=torch.float64).round().long().to(x_MK.device)
-        plain = x_MK[rows].double() @ weights.dequantize().double().T
-        scheme = weights.scheme
-        return Truth(rows, plain if scheme.input is None else _quantized(weights, x_MK.float(), rows), plain)
+        w_NK = torch.cat([exact_weight(weights, i) for i in range(len(weights.parts))])
+        plain = x_MK[rows].double() @ w_NK.T
+        if weights.scheme.input is None:
+            return Truth(rows, plain, plain)
+        if not weights.scheme.transforms:
+            return Truth(rows, exact_input(x_MK.float(), weights, rows) @ w_NK.T, plain)
+        parts = [_of_part(weights, x_MK.float(), rows, i) for i in range(len(weights.parts))]
+        return Truth(rows, torch.cat(parts, dim=1), plain)
 
     def error(self, y_MN: torch.Tensor) -> float:
         """Relative Frobenius norm of the difference from the nearer truth; NaN where the product has one."""
@@ -53,23 +58,16 @@ class Truth:
         return min(float(error.item()) for error in found)
 
 
-def _quantized(weights: LinearWeights, x_MK: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The product of the input as the scheme quantizes it, part by part where each scales its own."""
-    scheme = weights.scheme
-    static, multiplier = largest_input_scale(weights), largest_input_global(weights)
-    if not scheme.transforms:
-        values = quantize_input(x_MK, scheme, static, multiplier).dequantize()[rows]
-        return values.double() @ weights.dequantize().double().T
-    found = []
-    for i in range(len(weights.parts)):
-        factor, residual = weights.input_factor(i), weights.residual(i)
-        scaled = x_MK if factor is None else x_MK * factor
-        values = quantize_input(scaled, scheme, static, multiplier).dequantize()[rows]
-        y_RN = values.double() @ weights.stored(i).double().T
-        if residual is not None and Transform.LOW_RANK_RESIDUAL in scheme.transforms:
-            y_RN += scaled[rows].double() @ residual[0].double().T @ residual[1].double().T
-        found.append(y_RN)
-    return torch.cat(found, dim=1)
+def _of_part(weights: LinearWeights, x_MK: torch.Tensor, rows: torch.Tensor, part: int) -> torch.Tensor:
+    """The product of a part that scales the input its own way: of it quantized, and the residual of it as it is."""
+    transforms = weights.scheme.transforms
+    if Transform.PRE_QUANT_SCALE in transforms and weights.pre_quant_scale is not None:
+        x_MK = x_MK * weights.pre_quant_scale[part]
+    y_RN = exact_input(x_MK, weights, rows) @ exact_weight(weights, part, transformed=False).T
+    if Transform.LOW_RANK_RESIDUAL in transforms:
+        a_rK, b_Nr = residual_of(weights, part)
+        y_RN += x_MK[rows].double() @ a_rK.T @ b_Nr.T
+    return y_RN
 
 
 def trial(backend: Backend, scheme: LinearScheme, device: torch.device, seed: int = 0) -> float:

@@ -21,7 +21,7 @@ from fp8load.runtime.choose import Asked, Choice, choose_grouped
 from fp8load.runtime.dtypes import describe
 from fp8load.runtime.grouped import GroupedBackend, GroupedPrepared, StackWeights
 from fp8load.runtime.routing import Routing
-from fp8load.runtime.scaled import ScaledLayer
+from fp8load.runtime.scaled import ScaledLayer, data_of
 from fp8load.runtime.seal import Sources, seal
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import LinearScheme, Role
@@ -70,16 +70,6 @@ class ScaledLinearStack(ScaledLayer):
     def output_sizes(self) -> list[int]:
         """Output rows of each part of one expert, in fused order."""
         return [part.rows.stop - part.rows.start for part in self._weights().parts]
-
-    def finalize(self) -> Self:
-        """As `ScaledLinear.finalize`, for every expert."""
-        state = self._now()
-        if self._prepared is not None and state == self._state:
-            return self
-        seal(self._typed(), self.sources)
-        self._prepared = self.backend.prepare(self._weights(), self._prepared)
-        self._state = state
-        return self
 
     def dequantize(self) -> torch.Tensor:
         """The weights as float32 [E, N, K], parts in fused order. Raises `UnfilledSlotError`."""
@@ -133,6 +123,9 @@ class ScaledLinearStack(ScaledLayer):
             self._choice = choose_grouped(self.scheme, self.shape, device, forced=self._forced, layer=self.name)
         return self._choice
 
+    def _prepare(self) -> None:
+        self._prepared = self.backend.prepare(self._weights(), self._prepared)
+
     def _forgotten(self) -> dict[str, object]:
         return {"_choice": None, "_prepared": None}
 
@@ -150,19 +143,15 @@ class ScaledLinearStack(ScaledLayer):
             shape=self.shape,
             parts=parts,
             weight=self.weight.detach(),
-            weight_scale=_data(scale),
-            weight_global_scale=_data(self.weight_global_scale),
-            input_scale=_data(self.input_scale),
-            input_global_scale=_data(self.input_global_scale),
+            weight_scale=data_of(scale),
+            weight_global_scale=data_of(self.weight_global_scale),
+            input_scale=data_of(self.input_scale),
+            input_global_scale=data_of(self.input_global_scale),
         )
 
 
 def _rows(box: Box) -> slice:
     return slice(box.lo[1], box.hi[1])
-
-
-def _data(param: TypedParameter | None) -> torch.Tensor | None:
-    return None if param is None else param.detach()
 
 
 def with_gradient(x: torch.Tensor, y: torch.Tensor, name: str) -> torch.Tensor:

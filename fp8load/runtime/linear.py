@@ -6,7 +6,7 @@ Shape letters: N output rows of this rank, K input columns of this rank.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self, cast
+from typing import cast
 
 import torch
 
@@ -16,7 +16,7 @@ from fp8load.runtime.backend import Backend, LinearWeights, Part, Prepared, devi
 from fp8load.runtime.choose import REFERENCE, Asked, Choice, choose
 from fp8load.runtime.dtypes import describe
 from fp8load.runtime.ops import enroll, linear
-from fp8load.runtime.scaled import ScaledLayer
+from fp8load.runtime.scaled import ScaledLayer, data_of
 from fp8load.runtime.seal import Sources, seal
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import LinearScheme, Role
@@ -99,20 +99,6 @@ class ScaledLinear(ScaledLayer):
         """Output rows of each part on this rank, in fused order: what `y.split(sizes, dim=-1)` takes."""
         return [rows.stop - rows.start for rows in self.weight.slot_rows]
 
-    def finalize(self) -> Self:
-        """Refuse unfilled or poisoned slots, choose the backend, prepare it. A second call changes nothing.
-
-        After tensors were loaded again only what was derived from them is computed again, in place. Raises
-        `UnfilledSlotError` FILL701, `BackendError` BKD801, `UsageError` BKD800.
-        """
-        state = self._now()
-        if self._prepared is not None and state == self._state:
-            return self
-        seal(self._typed(), self.sources)
-        self._prepared = self.backend.prepare(self._weights(), self._prepared)
-        self._state = state
-        return self
-
     def dequantize(self) -> torch.Tensor:
         """The weight as float32 [N, K], logical size, parts in fused order, as it acts on an input that was not scaled.
 
@@ -168,6 +154,9 @@ class ScaledLinear(ScaledLayer):
             self._choice = choose(self.scheme, self.matrix_shape, device, forced=self._forced, layer=self.name)
         return self._choice
 
+    def _prepare(self) -> None:
+        self._prepared = self.backend.prepare(self._weights(), self._prepared)
+
     def _forgotten(self) -> dict[str, object]:
         return {"_choice": None, "_prepared": None}
 
@@ -180,15 +169,11 @@ class ScaledLinear(ScaledLayer):
             shape=self.shape,
             parts=tuple(Part(slot, *rows) for slot, rows in zip(slots, places, strict=True)),
             weight=self.weight.detach(),
-            weight_scale=_data(scale),
-            weight_global_scale=_data(self.weight_global_scale),
-            input_scale=_data(self.input_scale),
-            input_global_scale=_data(self.input_global_scale),
-            pre_quant_scale=_data(self.pre_quant_scale),
-            low_rank_a=_data(self.low_rank_a),
-            low_rank_b=_data(self.low_rank_b),
+            weight_scale=data_of(scale),
+            weight_global_scale=data_of(self.weight_global_scale),
+            input_scale=data_of(self.input_scale),
+            input_global_scale=data_of(self.input_global_scale),
+            pre_quant_scale=data_of(self.pre_quant_scale),
+            low_rank_a=data_of(self.low_rank_a),
+            low_rank_b=data_of(self.low_rank_b),
         )
-
-
-def _data(param: TypedParameter | None) -> torch.Tensor | None:
-    return None if param is None else param.detach()

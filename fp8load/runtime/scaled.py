@@ -9,11 +9,11 @@ from typing import Any, Self
 import torch
 
 from fp8load.errors import Problem, UsageError
-from fp8load.runtime.backend import Backend
+from fp8load.runtime.backend import Backend, Prepared
 from fp8load.runtime.choose import Asked, Choice, names_of
 from fp8load.runtime.dtypes import describe
-from fp8load.runtime.grouped import GroupedBackend
-from fp8load.runtime.seal import Sources
+from fp8load.runtime.grouped import GroupedBackend, GroupedPrepared
+from fp8load.runtime.seal import Sources, seal
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import LinearScheme, Role
 
@@ -39,6 +39,8 @@ class ScaledLayer(torch.nn.Module):
     low_rank_a: TypedParameter | None
     low_rank_b: TypedParameter | None
     bias: TypedParameter | None
+
+    _prepared: Prepared | GroupedPrepared | None = None
 
     def __init__(
         self,
@@ -72,8 +74,25 @@ class ScaledLayer(torch.nn.Module):
         """The backend for the device that the layer is on, chosen once. Raises `BackendError`, `UsageError`."""
 
     @abstractmethod
+    def _prepare(self) -> None:
+        """Have the backend prepare what it computes with, in the place of what it prepared before."""
+
+    @abstractmethod
     def _forgotten(self) -> dict[str, object]:
         """Attributes that a move or a copy does not keep, as they are without it: what was prepared shares memory."""
+
+    def finalize(self) -> Self:
+        """Refuse unfilled or poisoned slots, choose the backend, prepare it. A second call changes nothing.
+
+        After tensors were loaded again only what was derived from them is computed again, in place. Raises
+        `UnfilledSlotError` FILL701, `BackendError` BKD801, `UsageError` BKD800.
+        """
+        state = self._now()
+        if self._prepared is None or state != self._state:
+            seal(self._typed(), self.sources)
+            self._prepare()
+            self._state = state
+        return self
 
     @property
     def why(self) -> tuple[str, ...]:
@@ -139,3 +158,8 @@ class ScaledLayer(torch.nn.Module):
     def __getstate__(self) -> dict[str, object]:
         """What a copy or a pickle keeps: not what was prepared, which shares memory with these parameters."""
         return {**self.__dict__, **self._forgotten()}
+
+
+def data_of(param: TypedParameter | None) -> torch.Tensor | None:
+    """The tensor of a parameter, sharing its memory; None where it is absent."""
+    return None if param is None else param.detach()

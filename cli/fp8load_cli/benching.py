@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 KINDS = ("block", "channel")
 _SIZES = re.compile(r"(?:(?P<M>[1-9]\d*)x)?(?P<N>[1-9]\d*)x(?P<K>[1-9]\d*)")
+_SOURCE = re.compile(r"[/:]|^-$|\.skel$|\.safetensors$")
 _NUMBERED = re.compile(r".*\.\d+\.")
 
 
@@ -77,7 +78,7 @@ class Question:
             if not text.isdecimal() or not int(text):
                 raise _no_such("--tokens", "whole numbers of at least 1", text)
         return Question(
-            device=where, shapes=tuple(chosen_list("--shapes", shapes)), schemes=wanted,
+            device=where, shapes=tuple(dict.fromkeys(chosen_list("--shapes", shapes))), schemes=wanted,
             tokens=tuple(dict.fromkeys(int(text) for text in numbers)), tp=tp,
             backends=tuple(chosen_list("--backend", backends)), peers=peers, graph=graph,
             seed=int.from_bytes(os.urandom(4), "big") if seed is None else seed,
@@ -121,7 +122,7 @@ def measured(run: Run, question: Question) -> BenchGemmReport:
 
 def jobs_of(run: Run, question: Question) -> list[Job]:
     """The layers that `--shapes` names; without it, the built-in ones that suit the device."""
-    from fp8load_kernels.bench.shapes import FEW_TOKENS, SHAPES, TOKENS, named, sized
+    from fp8load_kernels.bench.shapes import FEW_TOKENS, SHAPES, TOKENS, groups, named, sized
 
     on_gpu = question.device.type == "cuda"
     default = tuple(SHAPES) if on_gpu else ("small",)
@@ -136,6 +137,8 @@ def jobs_of(run: Run, question: Question) -> list[Job]:
             jobs.append(Job(cases, (int(sizes["M"]),) if sizes["M"] else tokens))
         elif known and not there:
             jobs.append(Job(known, tokens))
+        elif not there and not _SOURCE.search(text):
+            raise _no_such("--shapes", f"NxK, MxNxK, a checkpoint, or built-in layers: {', '.join(groups())}", text)
         else:
             jobs.append(_of_checkpoint(run, text, question.tp, tokens))
     return jobs

@@ -112,6 +112,13 @@ def test_several_backends_are_named_by_commas_or_one_by_one(run):
     assert "triton_block, triton_grouped were asked for" in comma.out
 
 
+def test_2_an_empty_device_is_not_this_machine(run):
+    result = run("plan", CLEAN, "--device", "")
+
+    assert result.code == 2
+    assert "no such GPU architecture" in result.err
+
+
 def test_2_an_empty_list_of_backends_is_not_every_backend(run):
     for words in (("plan", CLEAN, "--device", "sm90"), ("bench", "gemm", "--shapes", "small.square")):
         empty = run(*words, "--backend", ",")

@@ -74,6 +74,8 @@ class Failed:
     reason: str
 
 
+NO_MEMORY = "operands and the float64 product do not fit into the memory of this device"
+
 Progress = Callable[[int, int, str], None]
 """Called with cells done, cells in all, and what comes next."""
 
@@ -111,18 +113,23 @@ class GemmBench:
         here = device_of(self.device)
         generator = torch.Generator(self.device).manual_seed(self.seed)
         for case in cases:
-            reason = refuses_operands(case.scheme)
-            weights = None if reason else random_weights(case.scheme, case.parts, case.num_cols, generator)
+            reason, weights = refuses_operands(case.scheme), None
             for num_tokens in tokens:
                 if progress is not None:
                     progress(done, total, f"{case.name}, M {num_tokens}")
                 done += 1
-                if weights is None:
+                if reason:
                     self.refused[Refusal(case.name, reason)] += 1
                     continue
-                x = random_input(num_tokens, case.num_cols, generator)
-                contenders = _Contenders(case, weights, x, here)
-                self._cell(contenders, [*contenders.ours(backends, self), *contenders.theirs(peers, self)])
+                try:
+                    weights = weights or random_weights(case.scheme, case.parts, case.num_cols, generator)
+                    x = random_input(num_tokens, case.num_cols, generator)
+                    contenders = _Contenders(case, weights, x, here)
+                    self._cell(contenders, [*contenders.ours(backends, self), *contenders.theirs(peers, self)])
+                except RuntimeError as error:
+                    if not _is_memory(error):
+                        raise
+                    self.refused[Refusal(case.name, NO_MEMORY)] += 1
 
     def _cell(self, cell: _Contenders, contenders: Sequence[_Contender]) -> None:
         """Every contender forth and back, and the mean of both: a device that has long been busy gets slower."""
@@ -226,6 +233,11 @@ class _Contenders:
 
     def _run(self, backend: Backend) -> Run:
         return partial(backend.apply, backend.prepare(self.weights), self.x)
+
+
+def _is_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate; on a CPU it says so in words alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def check_forced(names: Sequence[str], backends: Sequence[Backend], cases: Sequence[Case], here: Device) -> None:

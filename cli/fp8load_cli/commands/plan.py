@@ -112,11 +112,8 @@ def plan(  # noqa: PLR0913 - its options
     if module is not None:
         checked_glob(module)
     backends = chosen_list("--backend", backend)
-    kernels = (
-        Kernels.of("auto" if device is None else device, backends)
-        if device is not None or backend is not None
-        else None
-    )
+    asked = device is not None or backend is not None
+    kernels = Kernels.of("auto" if device is None else device, backends) if asked else None
     with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
         reports = [_report(checkpoint, member, explain, module, kernels) for member in ranks]
     first = reports[0]

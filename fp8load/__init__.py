@@ -10,6 +10,7 @@ Everything after `open` is a method on the object that has the data; there are n
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ def load(  # noqa: PLR0913 - the options of open, plan and load, by name
     tp_size: int = 1,
     ep_rank: int = 0,
     ep_size: int = 1,
-    backend: str | None = None,
+    backend: str | Sequence[str] | None = None,
     requantize: str | None = None,
     progress: Progress | None = None,
     allow_unscaled: bool = False,

@@ -156,15 +156,17 @@ class FusionPlan:
         self,
         *,
         device: str = "cpu",
-        backend: str | None = None,
+        backend: str | Sequence[str] | None = None,
         requantize: str | None = None,
         progress: Progress | None = None,
         group: Group | None = None,
     ) -> LoadedModel:
         """Read every planned byte into its parameter, seal, and prepare the layers.
 
-        `backend` forces one kernel backend for every layer or raises `BackendError`; None chooses. `requantize="max"`
-        gives all parts of a fused per-tensor layer one scale, which is lossy; by default each keeps its own.
+        `backend` forces a kernel backend or raises `BackendError`; None chooses. Of several names every layer takes the
+        first that runs it; a stack of experts asks grouped backends first, and runs one expert after the other by a
+        backend of layers. The names of grouped ones alone leave the choice for other layers. `requantize="max"` gives
+        all parts of a fused per-tensor layer one scale, which is lossy; by default each keeps its own.
 
         `group`: a process group of torch.distributed, or a device mesh, all of whose ranks load now, each its own plan:
         bytes that several ranks of a host need are read once and handed on. On CUDA `torch.cuda.set_device` comes

@@ -43,7 +43,7 @@ class KernelsReport:
     """The choice of backends for one rank.
 
     device      what was asked about ("sm90"), and what this is
-    forced      the backend that was asked for
+    forced      the backends that were asked for, with commas between them
     memory      the sizes of memory that the device comes in, smallest first; empty where that is not known
     """
 

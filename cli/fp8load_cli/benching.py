@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fp8load.errors import Problem, UsageError
 from fp8load_cli.kernels import need_torch
 from fp8load_cli.opening import opened
-from fp8load_cli.options import comma_list
+from fp8load_cli.options import chosen_list
 from fp8load_cli.output import progress_stream
 from fp8load_cli.reports import BenchGemmReport, GemmFailure, GemmRefusal, GemmRow
 from fp8load_cli.run import Run
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 KINDS = ("block", "channel")
 _SIZES = re.compile(r"(?:(?P<M>[1-9]\d*)x)?(?P<N>[1-9]\d*)x(?P<K>[1-9]\d*)")
+_SOURCE = re.compile(r"[/:]|^-$|\.skel$|\.safetensors$")
 _NUMBERED = re.compile(r".*\.\d+\.")
 
 
@@ -68,17 +69,18 @@ class Question:
             raise _no_such("--device", "cuda or cpu", str(device))
         if graph and where.type != "cuda":
             raise _no_such("--graph", "a CUDA device", str(where))
-        wanted = tuple(comma_list(schemes)) or KINDS
+        wanted = tuple(chosen_list("--scheme", schemes)) or KINDS
         for kind in wanted:
             if kind not in SCHEMES:
                 raise _no_such("--scheme", ", ".join(SCHEMES), kind)
-        for text in comma_list(tokens):
+        numbers = chosen_list("--tokens", tokens)
+        for text in numbers:
             if not text.isdecimal() or not int(text):
                 raise _no_such("--tokens", "whole numbers of at least 1", text)
         return Question(
-            device=where, shapes=tuple(comma_list(shapes)), schemes=wanted,
-            tokens=tuple(dict.fromkeys(int(text) for text in comma_list(tokens))), tp=tp,
-            backends=tuple(comma_list(backends)), peers=peers, graph=graph,
+            device=where, shapes=tuple(dict.fromkeys(chosen_list("--shapes", shapes))), schemes=wanted,
+            tokens=tuple(dict.fromkeys(int(text) for text in numbers)), tp=tp,
+            backends=tuple(chosen_list("--backend", backends)), peers=peers, graph=graph,
             seed=int.from_bytes(os.urandom(4), "big") if seed is None else seed,
         )  # fmt: skip
 
@@ -97,11 +99,12 @@ def measured(run: Run, question: Question) -> BenchGemmReport:
     import torch
 
     from fp8load.runtime.backend import backends_for, backends_named, device_of
+    from fp8load.runtime.choose import known_names
     from fp8load_kernels.bench.gemm import GemmBench, check_forced
     from fp8load_kernels.bench.peer_list import all_peers
 
     here = device_of(question.device)
-    names = question.backends
+    names = known_names(question.backends, here)
     backends = backends_named(names, here) if names else backends_for(here)
     jobs = jobs_of(run, question)
     check_forced(names, backends, [case for job in jobs for case in job.cases], here)
@@ -119,7 +122,7 @@ def measured(run: Run, question: Question) -> BenchGemmReport:
 
 def jobs_of(run: Run, question: Question) -> list[Job]:
     """The layers that `--shapes` names; without it, the built-in ones that suit the device."""
-    from fp8load_kernels.bench.shapes import FEW_TOKENS, SHAPES, TOKENS, named, sized
+    from fp8load_kernels.bench.shapes import FEW_TOKENS, SHAPES, TOKENS, groups, named, sized
 
     on_gpu = question.device.type == "cuda"
     default = tuple(SHAPES) if on_gpu else ("small",)
@@ -134,6 +137,8 @@ def jobs_of(run: Run, question: Question) -> list[Job]:
             jobs.append(Job(cases, (int(sizes["M"]),) if sizes["M"] else tokens))
         elif known and not there:
             jobs.append(Job(known, tokens))
+        elif not there and not _SOURCE.search(text):
+            raise _no_such("--shapes", f"NxK, MxNxK, a checkpoint, or built-in layers: {', '.join(groups())}", text)
         else:
             jobs.append(_of_checkpoint(run, text, question.tp, tokens))
     return jobs

@@ -120,7 +120,8 @@ def _backends(probe: dict[str, Any]) -> Iterator[CheckReport]:
             error = entry.get("error")
             tried = "not run here" if error is None else f"run, largest error {error:.1e}"
             kinds = "every common scheme" if entry.get("every") else ", ".join(entry["runs"])
-            yield _check(entry["name"], "ok", f"{tried}: {kinds} on {entry['device']}")
+            of = "experts, " if entry.get("experts") else ""
+            yield _check(entry["name"], "ok", f"{of}{tried}: {kinds} on {entry['device']}")
         else:
             yield _check(entry["name"], "no", entry["reason"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,26 +16,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """What is asked: the device, and the backend that is forced, if any."""
+    """What is asked: the device, and the backends that are forced, if any."""
 
     device: Device
-    backend: str | None
+    backends: tuple[str, ...]
 
     @staticmethod
-    def of(device: str, backend: str | None) -> Kernels:
+    def of(device: str, backends: Sequence[str]) -> Kernels:
         """The question that the options ask. Raises `UsageError` for no such device, `BackendError` without torch."""
         need_torch("the choice of kernels")
         from fp8load.runtime.devices import parse_device
 
-        return Kernels(parse_device(device), backend)
+        return Kernels(parse_device(device), tuple(backends))
 
     def added_to(self, report: PlanReport, plan: FusionPlan, explain: str | None) -> PlanReport:
         """The report with the choice for this plan, and for the tensor that is explained."""
         from fp8load.runtime.choices import explain_kernel, kernels_of
 
-        found: dict[str, object] = {"kernels": kernels_of(plan, self.device, self.backend)}
+        found: dict[str, object] = {"kernels": kernels_of(plan, self.device, self.backends)}
         if explain is not None:
-            lines = explain_kernel(plan, explain, self.device, self.backend)
+            lines = explain_kernel(plan, explain, self.device, self.backends)
             found["explained"] = [*(report.explained or ()), *lines]
         return report.model_copy(update=found)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Concatenate
 
 import typer
 
-from fp8load.errors import ExitCode
+from fp8load.errors import ExitCode, Problem, UsageError
 from fp8load_cli.help import Command, epilog
 from fp8load_cli.run import Run, execute
 
@@ -155,3 +155,15 @@ def _listing(parameter: inspect.Parameter, formats: tuple[str, ...]) -> inspect.
 def comma_list(values: list[str] | None) -> list[str]:
     """A list option by comma or by repetition, or both."""
     return [item.strip() for value in values or [] for item in value.split(",") if item.strip()]
+
+
+def chosen_list(option: str, values: list[str] | None) -> list[str]:
+    """`comma_list` of an option that narrows what is done: empty only where it was left out.
+
+    Raises `UsageError` USE010 for an empty value, as a variable that is not set leaves it: everything is not nothing.
+    """
+    found = comma_list(values)
+    if values and not found:
+        raise UsageError(Problem(code="USE010", message=f"{option} names nothing", got=repr(",".join(values)),
+                                 hint="leave the option out for its default"))  # fmt: skip
+    return found

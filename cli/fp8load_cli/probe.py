@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,15 +61,14 @@ def _ask_backends(name: str, skip: Sequence[str]) -> None:
 
     device, here = parse_device(name), parse_device("auto")
     is_here = device.kind == "cpu" or device.capability == here.capability
-    for backend in _announced("fp8load.backends", device, skip):
+    layers, stacks = (_announced(group, device, skip) for group in ("fp8load.backends", "fp8load.grouped_backends"))
+    for backend, experts in chain(zip(layers, repeat(False)), zip(stacks, repeat(True))):
         _say(trying=backend.name)
-        found = asked(backend, device, run=is_here)
+        found = asked(backend, device, run=is_here, experts=experts)
         _say(backends=[found], trying=None)
         if found["raised"] and device.kind == "cuda":
             _say(stopped=True)
             return
-    for stack in _announced("fp8load.grouped_backends", device, skip):
-        _say(backends=[asked(stack, device, run=False, shape=_STACK)])  # a product is too large for a trial
 
 
 def _announced(group: str, device: Device, skip: Sequence[str]) -> Iterator[Any]:
@@ -82,9 +82,10 @@ def _announced(group: str, device: Device, skip: Sequence[str]) -> Iterator[Any]
         yield from (backend for backend in backends if backend.name not in skip)
 
 
-def asked(backend: Any, device: Device, *, run: bool, shape: tuple[int, ...] = _LAYER) -> dict[str, Any]:
+def asked(backend: Any, device: Device, *, run: bool, experts: bool = False) -> dict[str, Any]:
     """What a backend says about each common scheme, and what it computes where it says yes, unless it cannot `run`.
 
+    experts  whether it is one of stacks of experts, as asked
     runs     kinds of schemes that it takes; every: whether these are all that were asked about
     error    the largest error of their products; None where nothing was run
     failed   kind -> what it raised, or how far it was from the truth
@@ -94,14 +95,16 @@ def asked(backend: Any, device: Device, *, run: bool, shape: tuple[int, ...] = _
     from fp8load.runtime.backend import Yes
     from fp8load_kernels.bench.schemes import COMMON
 
+    shape = _STACK if experts else _LAYER
     verdicts = {kind: backend.supports(scheme, shape, device) for kind, scheme in COMMON.items()}
-    found: dict[str, Any] = {"name": backend.name, "device": str(device), "error": None, "failed": {}, "raised": False}
+    found: dict[str, Any] = {"name": backend.name, "device": str(device), "error": None, "failed": {}, "raised": False,
+                             "experts": experts}  # fmt: skip
     found["runs"] = [kind for kind, verdict in verdicts.items() if isinstance(verdict, Yes)]
     found["every"] = len(found["runs"]) == len(COMMON)
     found["reason"] = _reason(backend, device, shape)
     for kind in found["runs"] if run else ():
         try:
-            error = _trial(backend, kind, device)
+            error = _trial(backend, kind, device, experts=experts)
         except Exception as raised:  # noqa: BLE001 - whatever a backend raises is what is wrong with it
             found["failed"][kind] = f"{type(raised).__name__}: {(str(raised).splitlines() or [''])[0]}"
             found["raised"] = True
@@ -115,16 +118,16 @@ def asked(backend: Any, device: Device, *, run: bool, shape: tuple[int, ...] = _
     return found
 
 
-def _trial(backend: Any, kind: str, device: Device) -> float | None:
+def _trial(backend: Any, kind: str, device: Device, *, experts: bool) -> float | None:
     """The error of a small product; None where that is not finite."""
     from math import isfinite
 
     import torch
 
-    from fp8load_kernels.bench.accuracy import trial
+    from fp8load_kernels.bench.accuracy import trial, trial_stack
     from fp8load_kernels.bench.schemes import COMMON
 
-    error = trial(backend, COMMON[kind], torch.device(device.kind))
+    error = (trial_stack if experts else trial)(backend, COMMON[kind], torch.device(device.kind))
     return error if isfinite(error) else None
 
 

@@ -1,4 +1,4 @@
-"""The seam between layers and kernels: what a backend is asked, what it is given, and how one is chosen.
+"""The seam between layers and kernels: what a backend is asked, and what it is given.
 
 Backends live in other packages (`fp8load_kernels`, or anyone's), which announce a provider in the entry point group
 "fp8load.backends": a function from a `Device` to its backends there, fastest first. Nothing here knows any of them.
@@ -6,7 +6,7 @@ Backends live in other packages (`fp8load_kernels`, or anyone's), which announce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from fp8load.dtypes import DType
-from fp8load.errors import BackendError, Problem, UsageError
 from fp8load.plugins import announced
 from fp8load.runtime.dequantize import decode_scale, decode_weight, dequantize, transform_
 from fp8load.scheme import LinearScheme, Transform
@@ -61,6 +60,13 @@ class No:
 
 Verdict = Yes | No
 """Closed."""
+
+
+class Refusal(NamedTuple):
+    """The name of a backend that does not run something, and its reason."""
+
+    backend: str
+    reason: str
 
 
 class Part(NamedTuple):
@@ -225,59 +231,7 @@ def backends_for(device: Device) -> list[Backend]:
     return [backend for provider in providers() for backend in provider(device)]
 
 
-def backends_named(names: Sequence[str], device: Device, *, layer: str = "") -> list[Backend]:
-    """Those with these names, in the order in which they are asked. Raises `UsageError` BKD800 for an unknown name."""
-    known = backends_for(device)
-    for name in names:
-        if name not in [backend.name for backend in known]:
-            raise UsageError(Problem(
-                code="BKD800", message=f"there is no backend {name!r}", module=layer,
-                expected="one of " + ", ".join(dict.fromkeys(backend.name for backend in known)), got=name,
-            ))  # fmt: skip
-    return [backend for backend in known if backend.name in names]
-
-
-class Refusal(NamedTuple):
-    """The name of a backend that was asked before the one that runs, and its reason."""
-
-    backend: str
-    reason: str
-
-
-class Choice(NamedTuple):
-    """The backend that runs a layer, and why: one line for each backend that was asked before it, and one for it."""
-
-    backend: Backend
-    why: tuple[str, ...]
-    refused: tuple[Refusal, ...] = ()
-
-
-def choose(
-    scheme: LinearScheme, shape_NK: tuple[int, int], device: Device, *, forced: str | None = None, layer: str = ""
-) -> Choice:
-    """The first backend that supports the layer, or the forced one.
-
-    Raises `UsageError` BKD800 for a name that no backend has, `BackendError` BKD801 where the forced backend, or every
-    backend, refuses.
-    """
-    candidates = backends_for(device) if forced is None else backends_named([forced], device, layer=layer)
-    refused: list[Refusal] = []
-    for backend in candidates:
-        verdict = backend.supports(scheme, shape_NK, device)
-        why = [f"{name}: {reason}" for name, reason in refused]
-        if isinstance(verdict, Yes):
-            last = f"{backend.name}: {how(verdict, forced=forced is not None)}"
-            return Choice(backend, (*why, last), tuple(refused))
-        refused.append(Refusal(backend.name, verdict.reason))
-    why = [f"{name}: {reason}" for name, reason in refused]
-    raise BackendError(Problem(
-        code="BKD801", module=layer,
-        message=f"{forced} was requested and cannot run here" if forced else "no backend can run this layer",
-        expected="; ".join(why) or "a package that announces backends", got=f"{scheme}, {list(shape_NK)}, on {device}",
-        hint="leave backend out to choose automatically" if forced else 'backend="reference" computes in float32',
-    ))  # fmt: skip
-
-
-def how(verdict: Yes, *, forced: bool) -> str:
-    """The end of a line of `why`, for the backend that runs a layer."""
-    return ("forced" if forced else "supports it") + (f"; {verdict.note}" if verdict.note else "")
+def backends_named(names: Iterable[str], device: Device) -> list[Backend]:
+    """The backends of these names, in the order of the names; other names are left out."""
+    by_name = {backend.name: backend for backend in backends_for(device)}
+    return [by_name[name] for name in names if name in by_name]

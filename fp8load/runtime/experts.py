@@ -17,10 +17,11 @@ from fp8load.plan.plan import LayerSpec
 from fp8load.runtime import ops
 from fp8load.runtime.activation import Activation, parse_activation
 from fp8load.runtime.backend import Part, device_of
+from fp8load.runtime.choose import Asked, Choice, choose_grouped
 from fp8load.runtime.dtypes import describe
-from fp8load.runtime.grouped import GroupedBackend, GroupedChoice, GroupedPrepared, StackWeights, choose_grouped
+from fp8load.runtime.grouped import GroupedBackend, GroupedPrepared, StackWeights
 from fp8load.runtime.routing import Routing
-from fp8load.runtime.scaled import ScaledLayer
+from fp8load.runtime.scaled import ScaledLayer, data_of
 from fp8load.runtime.seal import Sources, seal
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import LinearScheme, Role
@@ -33,7 +34,7 @@ class ScaledLinearStack(ScaledLayer):
     tensor of all experts.
     """
 
-    _choice: GroupedChoice | None = None
+    _choice: Choice[GroupedBackend] | None = None
     _prepared: GroupedPrepared | None = None
 
     def __init__(
@@ -43,7 +44,7 @@ class ScaledLinearStack(ScaledLayer):
         scheme: LinearScheme,
         experts: range,
         name: str = "",
-        backend: str | None = None,
+        backend: Asked = None,
         sources: Sources | None = None,
     ) -> None:
         super().__init__(params, scheme=scheme, name=name, backend=backend, sources=sources)
@@ -69,16 +70,6 @@ class ScaledLinearStack(ScaledLayer):
     def output_sizes(self) -> list[int]:
         """Output rows of each part of one expert, in fused order."""
         return [part.rows.stop - part.rows.start for part in self._weights().parts]
-
-    def finalize(self) -> Self:
-        """As `ScaledLinear.finalize`, for every expert."""
-        state = self._now()
-        if self._prepared is not None and state == self._state:
-            return self
-        seal(self._typed(), self.sources)
-        self._prepared = self.backend.prepare(self._weights(), self._prepared)
-        self._state = state
-        return self
 
     def dequantize(self) -> torch.Tensor:
         """The weights as float32 [E, N, K], parts in fused order. Raises `UnfilledSlotError`."""
@@ -126,11 +117,14 @@ class ScaledLinearStack(ScaledLayer):
                 got=f"{describe(x.dtype)} {list(x.shape)}, expert {expert}",
             ))  # fmt: skip
 
-    def _chosen(self) -> GroupedChoice:
+    def _chosen(self) -> Choice[GroupedBackend]:
         if self._choice is None:
             device = device_of(self.weight.device)
             self._choice = choose_grouped(self.scheme, self.shape, device, forced=self._forced, layer=self.name)
         return self._choice
+
+    def _prepare(self) -> None:
+        self._prepared = self.backend.prepare(self._weights(), self._prepared)
 
     def _forgotten(self) -> dict[str, object]:
         return {"_choice": None, "_prepared": None}
@@ -149,19 +143,15 @@ class ScaledLinearStack(ScaledLayer):
             shape=self.shape,
             parts=parts,
             weight=self.weight.detach(),
-            weight_scale=_data(scale),
-            weight_global_scale=_data(self.weight_global_scale),
-            input_scale=_data(self.input_scale),
-            input_global_scale=_data(self.input_global_scale),
+            weight_scale=data_of(scale),
+            weight_global_scale=data_of(self.weight_global_scale),
+            input_scale=data_of(self.input_scale),
+            input_global_scale=data_of(self.input_global_scale),
         )
 
 
 def _rows(box: Box) -> slice:
     return slice(box.lo[1], box.hi[1])
-
-
-def _data(param: TypedParameter | None) -> torch.Tensor | None:
-    return None if param is None else param.detach()
 
 
 def with_gradient(x: torch.Tensor, y: torch.Tensor, name: str) -> torch.Tensor:
@@ -277,7 +267,7 @@ class ScaledExperts(torch.nn.Module):
 
 
 def experts_of(
-    layers: Mapping[str, LayerSpec], params: Mapping[str, Mapping[Role, TypedParameter]], backend: str | None
+    layers: Mapping[str, LayerSpec], params: Mapping[str, Mapping[Role, TypedParameter]], backend: Asked
 ) -> dict[str, ScaledExperts]:
     """The experts of a plan, by their module's name: every pair of layers "<module>.w13" and "<module>.w2"."""
     stacks = {

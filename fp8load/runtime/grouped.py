@@ -8,35 +8,19 @@ Shape letters: E experts of this rank, N output rows, K input columns, T tokens,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 
-from fp8load.errors import BackendError, Problem, UsageError
 from fp8load.plugins import announced
 from fp8load.runtime.activation import Activation, activated
-from fp8load.runtime.backend import (
-    Backend,
-    Device,
-    LinearWeights,
-    Part,
-    Prepared,
-    Refusal,
-    Verdict,
-    Yes,
-    choose,
-    how,
-    providers,
-)  # fmt: skip
+from fp8load.runtime.backend import Backend, Device, LinearWeights, Part, Prepared, Verdict
 from fp8load.runtime.dequantize import decode_scale
 from fp8load.runtime.routing import Routing, combined, route
 from fp8load.scheme import LinearScheme
-
-REFERENCE = "reference"
-"""The backend that runs experts, one after the other, where no grouped one does and none is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,64 +204,12 @@ def grouped_providers() -> tuple[GroupedProvider, ...]:
     return tuple(provider for _, provider in announced("fp8load.grouped_backends"))
 
 
-class GroupedChoice(NamedTuple):
-    """The backend that runs a stack, and why: one line for each that was asked before it, and one for it; the refusals
-    once more, apart."""
-
-    backend: GroupedBackend
-    why: tuple[str, ...]
-    refused: tuple[Refusal, ...] = ()
+def grouped_for(device: Device) -> list[GroupedBackend]:
+    """Every installed grouped backend, in the order in which they are asked, whether or not they run on this device."""
+    return [backend for provider in grouped_providers() for backend in provider(device)]
 
 
-def choose_grouped(
-    scheme: LinearScheme,
-    shape_ENK: tuple[int, int, int],
-    device: Device,
-    *,
-    forced: str | None = None,
-    layer: str = "",
-) -> GroupedChoice:
-    """The first grouped backend that supports the stack, else one expert after the other.
-
-    Then each runs as a layer of its scheme does on CUDA, elsewhere by `reference`.
-
-    `forced` names a grouped backend, or one of layers, which then runs one expert after the other. Raises `UsageError`
-    BKD800 for a name that neither has, `BackendError` BKD801 where the forced backend refuses.
-    """
-    candidates = [backend for provider in grouped_providers() for backend in provider(device)]
-    names = [backend.name for backend in candidates]
-    if forced is not None and forced not in names:
-        _known(forced, names, device, layer)
-        found = choose(scheme, shape_ENK[1:], device, forced=forced, layer=layer).backend
-        return GroupedChoice(OneByOne(found), (f"{forced}: forced, one expert after the other",))
-    refused: list[Refusal] = []
-    for backend in candidates:
-        if forced is not None and backend.name != forced:
-            continue
-        verdict = backend.supports(scheme, shape_ENK, device)
-        if isinstance(verdict, Yes):
-            said = f"{backend.name}: {how(verdict, forced=forced is not None)}"
-            return GroupedChoice(backend, (*(f"{name}: {reason}" for name, reason in refused), said), tuple(refused))
-        refused.append(Refusal(backend.name, verdict.reason))
-    why = [f"{name}: {reason}" for name, reason in refused]
-    if forced is not None:
-        raise BackendError(Problem(
-            code="BKD801", module=layer, message=f"{forced} was requested and cannot run here",
-            expected="; ".join(why), got=f"{scheme}, {list(shape_ENK)}, on {device}",
-            hint="leave backend out to choose automatically",
-        ))  # fmt: skip
-    one = choose(scheme, shape_ENK[1:], device, forced=None if device.kind == "cuda" else REFERENCE, layer=layer)
-    name = one.backend.name
-    return GroupedChoice(
-        OneByOne(one.backend), (*why, f"{name}: supports it, one expert after the other"), (*refused, *one.refused)
-    )
-
-
-def _known(forced: str, grouped: list[str], device: Device, layer: str) -> None:
-    """Refuse a name that no backend has, with those that there are."""
-    names = [*grouped, *(backend.name for provider in providers() for backend in provider(device))]
-    if forced not in names:
-        raise UsageError(Problem(
-            code="BKD800", message=f"there is no backend {forced!r}", module=layer,
-            expected="one of " + ", ".join(names), got=forced,
-        ))  # fmt: skip
+def grouped_named(names: Iterable[str], device: Device) -> list[GroupedBackend]:
+    """The grouped backends of these names, in the order of the names; other names are left out."""
+    by_name = {backend.name: backend for backend in grouped_for(device)}
+    return [by_name[name] for name in names if name in by_name]

@@ -18,6 +18,7 @@ from fp8load.plan.experts import expert_range, stacked
 from fp8load.plan.layout import ParamLayout, PartSpan, linear_layout
 from fp8load.plan.plan import Rank
 from fp8load.plan.shard import CutError, Span, even_span, kv_head_span, whole_span
+from fp8load.runtime.choose import Asked
 from fp8load.runtime.experts import ScaledExperts, ScaledLinearStack
 from fp8load.runtime.linear import ScaledLinear
 from fp8load.runtime.parameters import make_parameters
@@ -47,7 +48,7 @@ class LayerOptions(TypedDict, total=False):
     tp_rank, tp_size  which part of the layer is wanted; 0 of 1
     bias              dtype of the bias; None, the default, for none
     name              the module's dotted name, for messages
-    backend           a name forces it or fails; None, the default, chooses
+    backend           a name forces it or fails, of several the first that runs the layer; None, the default, chooses
     device            where parameters are allocated
     """
 
@@ -56,7 +57,7 @@ class LayerOptions(TypedDict, total=False):
     tp_size: int
     bias: DType | None
     name: str
-    backend: str | None
+    backend: Asked
     device: torch.device | str | None
 
 

@@ -6,16 +6,17 @@ Shape letters: N output rows of this rank, K input columns of this rank.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self, cast
+from typing import cast
 
 import torch
 
 from fp8load.errors import Problem, UsageError
 from fp8load.plan.plan import LayerSpec
-from fp8load.runtime.backend import Backend, Choice, LinearWeights, Part, Prepared, choose, device_of
+from fp8load.runtime.backend import Backend, LinearWeights, Part, Prepared, device_of
+from fp8load.runtime.choose import REFERENCE, Asked, Choice, choose
 from fp8load.runtime.dtypes import describe
 from fp8load.runtime.ops import enroll, linear
-from fp8load.runtime.scaled import ScaledLayer
+from fp8load.runtime.scaled import ScaledLayer, data_of
 from fp8load.runtime.seal import Sources, seal
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import LinearScheme, Role
@@ -34,7 +35,7 @@ class ScaledLinear(ScaledLayer):
     sources   (parameter, slot) -> tensor on disk, for messages; empty without a plan
     """
 
-    _choice: Choice | None = None
+    _choice: Choice[Backend] | None = None
     _prepared: Prepared | None = None
 
     def __init__(
@@ -43,7 +44,7 @@ class ScaledLinear(ScaledLayer):
         *,
         scheme: LinearScheme,
         name: str = "",
-        backend: str | None = None,
+        backend: Asked = None,
         sources: Sources | None = None,
     ) -> None:
         super().__init__(params, scheme=scheme, name=name, backend=backend, sources=sources)
@@ -51,7 +52,7 @@ class ScaledLinear(ScaledLayer):
 
     def _enroll(self) -> None:
         """Numbers alone are what a compiler looks at."""
-        self._number, self._num_rows, self._float32 = enroll(self), self.shape[0], self._forced == "reference"
+        self._number, self._num_rows, self._float32 = enroll(self), self.shape[0], self._forced == (REFERENCE,)
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """A copy is a layer of its own."""
@@ -64,7 +65,7 @@ class ScaledLinear(ScaledLayer):
         spec: LayerSpec,
         params: Mapping[Role, TypedParameter],
         *,
-        backend: str | None = None,
+        backend: Asked = None,
         sources: Sources | None = None,
     ) -> ScaledLinear:
         """The layer of a plan around parameters that were made for it, filled or not.
@@ -73,7 +74,7 @@ class ScaledLinear(ScaledLayer):
         raises `BackendError` BKD801 where it cannot run, `UsageError` BKD800 where there is none of this name.
         """
         layer = ScaledLinear(params, scheme=spec.scheme, name=spec.name, backend=backend, sources=sources)
-        if backend is not None:
+        if layer._forced:
             layer._chosen()
         return layer
 
@@ -97,20 +98,6 @@ class ScaledLinear(ScaledLayer):
     def output_sizes(self) -> list[int]:
         """Output rows of each part on this rank, in fused order: what `y.split(sizes, dim=-1)` takes."""
         return [rows.stop - rows.start for rows in self.weight.slot_rows]
-
-    def finalize(self) -> Self:
-        """Refuse unfilled or poisoned slots, choose the backend, prepare it. A second call changes nothing.
-
-        After tensors were loaded again only what was derived from them is computed again, in place. Raises
-        `UnfilledSlotError` FILL701, `BackendError` BKD801, `UsageError` BKD800.
-        """
-        state = self._now()
-        if self._prepared is not None and state == self._state:
-            return self
-        seal(self._typed(), self.sources)
-        self._prepared = self.backend.prepare(self._weights(), self._prepared)
-        self._state = state
-        return self
 
     def dequantize(self) -> torch.Tensor:
         """The weight as float32 [N, K], logical size, parts in fused order, as it acts on an input that was not scaled.
@@ -151,19 +138,24 @@ class ScaledLinear(ScaledLayer):
             raise AssertionError("finalize prepares or raises")
         bias = None if self.bias is None else self.bias.detach()
         if not torch.is_autocast_enabled(x.device.type):
-            return self.backend.apply(prepared, x, bias)
-        with torch.autocast(x.device.type, enabled=False):  # it would compute in 16 bits what is promised in 32
-            return self.backend.apply(prepared, x, bias)
+            y = self.backend.apply(prepared, x, bias)
+        else:
+            with torch.autocast(x.device.type, enabled=False):  # it would compute in 16 bits what is promised in 32
+                y = self.backend.apply(prepared, x, bias)
+        return y if self._float32 else y.to(x.dtype)  # `reference`, where it was not asked for, gives float32
 
     def pull_back(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient of x [..., K], float32, from that of the result [..., N]: gradient @ dequantized weight."""
         return gradient.float() @ self._weights().dequantize()
 
-    def _chosen(self) -> Choice:
+    def _chosen(self) -> Choice[Backend]:
         if self._choice is None:
             device = device_of(self.weight.device)
             self._choice = choose(self.scheme, self.matrix_shape, device, forced=self._forced, layer=self.name)
         return self._choice
+
+    def _prepare(self) -> None:
+        self._prepared = self.backend.prepare(self._weights(), self._prepared)
 
     def _forgotten(self) -> dict[str, object]:
         return {"_choice": None, "_prepared": None}
@@ -177,15 +169,11 @@ class ScaledLinear(ScaledLayer):
             shape=self.shape,
             parts=tuple(Part(slot, *rows) for slot, rows in zip(slots, places, strict=True)),
             weight=self.weight.detach(),
-            weight_scale=_data(scale),
-            weight_global_scale=_data(self.weight_global_scale),
-            input_scale=_data(self.input_scale),
-            input_global_scale=_data(self.input_global_scale),
-            pre_quant_scale=_data(self.pre_quant_scale),
-            low_rank_a=_data(self.low_rank_a),
-            low_rank_b=_data(self.low_rank_b),
+            weight_scale=data_of(scale),
+            weight_global_scale=data_of(self.weight_global_scale),
+            input_scale=data_of(self.input_scale),
+            input_global_scale=data_of(self.input_global_scale),
+            pre_quant_scale=data_of(self.pre_quant_scale),
+            low_rank_a=data_of(self.low_rank_a),
+            low_rank_b=data_of(self.low_rank_b),
         )
-
-
-def _data(param: TypedParameter | None) -> torch.Tensor | None:
-    return None if param is None else param.detach()

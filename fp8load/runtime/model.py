@@ -13,7 +13,8 @@ from fp8load.formats.kv_names import KV_ROLES
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.plan.plan import LayerSpec
 from fp8load.runtime.backend import device_of
-from fp8load.runtime.choices import choose_for
+from fp8load.runtime.choices import asked_of, choose_all
+from fp8load.runtime.choose import Asked
 from fp8load.runtime.devices import torch_device
 from fp8load.runtime.execute import execute
 from fp8load.runtime.experts import ScaledExperts, experts_of
@@ -24,7 +25,7 @@ from fp8load.runtime.place import place
 from fp8load.runtime.requantize import Requantize, checked, requantize_to_max_
 from fp8load.runtime.seal import seal
 from fp8load.runtime.segments import Segment, segments
-from fp8load.scheme import LinearScheme, Role
+from fp8load.scheme import Role
 
 if TYPE_CHECKING:
     from fp8load.runtime.sharing import Group
@@ -87,7 +88,7 @@ def load_plan(
     plan: FusionPlan,
     *,
     device: str,
-    backend: str | None,
+    backend: Asked,
     requantize: str | None,
     progress: Progress | None,
     group: Group | None = None,
@@ -106,11 +107,11 @@ def load_plan(
 def _loaded(
     plan: FusionPlan,
     where: torch.device,
-    backend: str | None,
+    backend: Asked,
     requantize: Requantize | None,
     read: Callable[[Iterable[Segment]], None],
 ) -> LoadedModel:
-    _choose_early(plan, where, backend)
+    choose_all(plan, device_of(where), backend)  # a backend that refuses is known before the first byte is read
     storage = allocate(plan.params.values(), where)
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
     tensors = {name: storage[name] for name, spec in plan.params.items() if spec.module not in typed}
@@ -123,7 +124,9 @@ def _loaded(
     _seal(plan, by_name)
     _check_kv(plan, {name: tensors[name] for name in kv})
     single = {
-        name: ScaledLinear.from_spec(plan.layers[name], params, backend=backend)
+        name: ScaledLinear.from_spec(
+            plan.layers[name], params, backend=asked_of(plan.layers[name], backend, device_of(where))
+        )
         for name, params in typed.items()
         if plan.layers[name].experts is None
     }
@@ -133,17 +136,6 @@ def _loaded(
             requantize_to_max_(layer)
     layers: dict[str, Layer] = {**single, **experts}
     return LoadedModel(plan, layers, tensors)
-
-
-def _choose_early(plan: FusionPlan, where: torch.device, backend: str | None) -> None:
-    """Refuse a backend that cannot run before the first byte is read. Layers that are alike are asked once."""
-    device = device_of(where)
-    asked: set[tuple[LinearScheme, tuple[int, int], int]] = set()
-    for layer in plan.layers.values():
-        kind = (layer.scheme, layer.shape, 0 if layer.experts is None else len(layer.experts))
-        if kind not in asked:
-            asked.add(kind)
-            choose_for(layer, device, backend)
 
 
 def _parameters(plan: FusionPlan, layer: LayerSpec, storage: Mapping[str, torch.Tensor]) -> dict[Role, TypedParameter]:

@@ -9,10 +9,11 @@ from typing import Any, Self
 import torch
 
 from fp8load.errors import Problem, UsageError
-from fp8load.runtime.backend import Choice
+from fp8load.runtime.backend import Backend, Prepared
+from fp8load.runtime.choose import Asked, Choice, names_of
 from fp8load.runtime.dtypes import describe
-from fp8load.runtime.grouped import GroupedChoice
-from fp8load.runtime.seal import Sources
+from fp8load.runtime.grouped import GroupedBackend, GroupedPrepared
+from fp8load.runtime.seal import Sources, seal
 from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import LinearScheme, Role
 
@@ -39,13 +40,15 @@ class ScaledLayer(torch.nn.Module):
     low_rank_b: TypedParameter | None
     bias: TypedParameter | None
 
+    _prepared: Prepared | GroupedPrepared | None = None
+
     def __init__(
         self,
         params: Mapping[Role, TypedParameter],
         *,
         scheme: LinearScheme,
         name: str = "",
-        backend: str | None = None,
+        backend: Asked = None,
         sources: Sources | None = None,
     ) -> None:
         super().__init__()
@@ -54,7 +57,7 @@ class ScaledLayer(torch.nn.Module):
         self.name = name
         self.scheme = scheme
         self.sources = sources or {}
-        self._forced = backend
+        self._forced = names_of(backend)
         self._state: tuple[int, ...] = ()
 
     @property
@@ -67,12 +70,29 @@ class ScaledLayer(torch.nn.Module):
         """The weight as float32 [..., N, K], logical size, parts in fused order. Raises `UnfilledSlotError`."""
 
     @abstractmethod
-    def _chosen(self) -> Choice | GroupedChoice:
+    def _chosen(self) -> Choice[Backend] | Choice[GroupedBackend]:
         """The backend for the device that the layer is on, chosen once. Raises `BackendError`, `UsageError`."""
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Have the backend prepare what it computes with, in the place of what it prepared before."""
 
     @abstractmethod
     def _forgotten(self) -> dict[str, object]:
         """Attributes that a move or a copy does not keep, as they are without it: what was prepared shares memory."""
+
+    def finalize(self) -> Self:
+        """Refuse unfilled or poisoned slots, choose the backend, prepare it. A second call changes nothing.
+
+        After tensors were loaded again only what was derived from them is computed again, in place. Raises
+        `UnfilledSlotError` FILL701, `BackendError` BKD801, `UsageError` BKD800.
+        """
+        state = self._now()
+        if self._prepared is None or state != self._state:
+            seal(self._typed(), self.sources)
+            self._prepare()
+            self._state = state
+        return self
 
     @property
     def why(self) -> tuple[str, ...]:
@@ -138,3 +158,8 @@ class ScaledLayer(torch.nn.Module):
     def __getstate__(self) -> dict[str, object]:
         """What a copy or a pickle keeps: not what was prepared, which shares memory with these parameters."""
         return {**self.__dict__, **self._forgotten()}
+
+
+def data_of(param: TypedParameter | None) -> torch.Tensor | None:
+    """The tensor of a parameter, sharing its memory; None where it is absent."""
+    return None if param is None else param.detach()

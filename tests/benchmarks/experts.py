@@ -26,7 +26,8 @@ from triton.testing import do_bench
 from fp8load.dtypes import DType
 from fp8load.runtime.activation import Activation
 from fp8load.runtime.backend import Yes, device_of
-from fp8load.runtime.grouped import GroupedChoice, OneByOne
+from fp8load.runtime.choose import Choice
+from fp8load.runtime.grouped import OneByOne
 from fp8load.runtime.layers import FusedExperts
 from fp8load.runtime.routing import Routing
 from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerGroup, PerToken, QuantSpec
@@ -111,7 +112,7 @@ def of_bf16(x: torch.Tensor, share: torch.Tensor, ids: torch.Tensor, weights: tu
 def through(layer: FusedExperts, backend: Any) -> None:
     """Let a backend run both products."""
     for stack in (layer.w13, layer.w2):
-        stack._choice, stack._prepared = GroupedChoice(backend, ()), None
+        stack._choice, stack._prepared = Choice(backend, ()), None
     layer.finalize()
 
 

@@ -354,3 +354,23 @@ def test_without_matplotlib_the_picture_is_an_error_before_anything_is_measured(
     assert result.code == 2
     assert "error[USE014] --plot needs matplotlib" in result.err
     assert "pip install 'fp8load[plot]'" in result.err
+
+
+def test_a_layer_that_does_not_fit_into_memory_is_said_and_others_are_measured(run):
+    huge = "1x4000000x4000000"
+    result = run("bench", "gemm", "--shapes", f"{huge},1x32x32", "--scheme", "tensor", "--no-peers", "--json")
+    report = json.loads(result.out)
+
+    assert result.code == 0
+    assert {row["module"] for row in report["rows"]} == {"32x32"}
+    assert [one["reason"] for one in report["refused"] if one["backend"] == "4000000x4000000"] == [
+        "operands and the float64 product do not fit into the memory of this device"
+    ]
+
+
+@pytest.mark.parametrize("text", ["0x32", "64x", "l9b", "from", "1x2x3x4"])
+def test_2_shapes_that_there_are_not_are_told_what_there_is(run, text):
+    result = run("bench", "gemm", "--shapes", text)
+
+    assert (result.code, result.out) == (2, "")
+    assert "NxK, MxNxK, a checkpoint, or built-in layers: l8b, l70b, ds3, small, or one: l8b.qkv" in result.err

@@ -101,3 +101,33 @@ def test_1_the_choice_of_kernels_needs_torch():
 
     assert done.returncode == 1
     assert b"error[BKD803] the choice of kernels needs torch" in done.stderr
+
+
+def test_several_backends_are_named_by_commas_or_one_by_one(run):
+    words = ("plan", "fixtures/checkpoints/hf-qwen3moe-fp8-block32", "--device", "sm90")
+    comma = run(*words, "--backend", "triton_block,triton_grouped")
+    twice = run(*words, "--backend", "triton_block", "--backend", "triton_grouped")
+
+    assert comma.out == twice.out
+    assert "triton_block, triton_grouped were asked for" in comma.out
+
+
+def test_2_an_empty_device_is_not_this_machine(run):
+    result = run("plan", CLEAN, "--device", "")
+
+    assert result.code == 2
+    assert "no such GPU architecture" in result.err
+
+
+def test_2_an_empty_list_of_backends_is_not_every_backend(run):
+    for words in (("plan", CLEAN, "--device", "sm90"), ("bench", "gemm", "--shapes", "small.square")):
+        empty = run(*words, "--backend", ",")
+        assert empty.code == 2
+        assert "--backend names nothing" in empty.err
+
+
+def test_1_a_backend_of_experts_does_not_measure_layers(run):
+    result = run("bench", "gemm", "--shapes", "small.square", "--backend", "triton_grouped")
+
+    assert (result.code, result.out) == (1, "")
+    assert "it runs stacks of experts, and products of single layers are measured here" in result.err

@@ -37,8 +37,8 @@ from fp8load.scheme import (
     Storage,
 )
 from fp8load_kernels.bench.accuracy import MOST_TOKENS
+from fp8load_kernels.bench.exact import exact_input, exact_weight
 from fp8load_kernels.bench.operands import random_weights
-from fp8load_kernels.quantize import quantize_input
 from kernels.grids import E2M1
 
 PACKED = Storage(elements_per_byte=2)
@@ -260,39 +260,30 @@ def addresses(held: Prepared | LinearWeights, path: str = "prepared") -> Iterato
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a layer has to compute, in float64, from its weight as a decoder of our own reads it.
-
-    static, multiplier  the largest of the parts' scales of the input, and of their global ones as factors
-    """
+    """What a layer has to compute, in float64, from its weight as a decoder of our own reads it."""
 
     weights: LinearWeights
     w_NK: torch.Tensor
     bias: torch.Tensor | None
-    static: torch.Tensor | None
-    multiplier: torch.Tensor | None
 
     @staticmethod
     def of(weights: LinearWeights, *, bias: bool = True, large: bool = False) -> Expected:
-        """`large`: decoded on the device, by `LinearWeights.dequantize`, which small ones are a check of."""
-        given, second = weights.input_global_scale, weights.scheme.input_global
-        numbers = [] if given is None else [1 / number if second and second.divides else number for number in given]
+        """`large`: decoded on the device, by `exact_weight`."""
+        parts = range(len(weights.parts))
         return Expected(
             weights=weights,
-            w_NK=weights.dequantize().double() if large else decoded(weights).to(weights.weight.device),
+            w_NK=torch.cat([exact_weight(weights, i) for i in parts])
+            if large
+            else decoded(weights).to(weights.weight.device),
             bias=bias_of(weights).double() if bias else None,
-            static=None if weights.input_scale is None else max(weights.input_scale).reshape(1),
-            multiplier=max(numbers).reshape(1) if numbers else None,
         )
 
     def errors(self, x_MK: torch.Tensor, y_MN: torch.Tensor) -> tuple[float, float]:
         """How far y is from the product of the input as the scheme quantizes it, and as it is: relative Frobenius."""
         rows = torch.linspace(0, len(x_MK) - 1, min(len(x_MK), MOST_TOKENS)).round().long().to(x_MK.device)
-        scheme, found = self.weights.scheme, []
-        for quantized in (True, False):
-            values = x_MK.double()
-            if quantized and scheme.input is not None:
-                values = quantize_input(x_MK.float(), scheme, self.static, self.multiplier).dequantize().double()
-            truth = values[rows] @ self.w_NK.T + (0 if self.bias is None else self.bias)
+        found = []
+        for values in (exact_input(x_MK.float(), self.weights, rows), x_MK[rows].double()):
+            truth = values @ self.w_NK.T + (0 if self.bias is None else self.bias)
             found.append(float((y_MN[rows].double() - truth).norm() / truth.norm()))
         return found[0], found[1]
 

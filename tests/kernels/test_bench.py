@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isnan
 
 import pytest
 import torch
 
 from fp8load.dtypes import DType
-from fp8load.errors import BackendError, UsageError
+from fp8load.errors import BackendError
 from fp8load.runtime.backend import Device, No, Yes, backends_for, backends_named
+from fp8load.runtime.grouped import OneByOne
 from fp8load.scheme import (
     LinearScheme,
     PerChannel,
@@ -23,7 +25,7 @@ from fp8load.scheme import (
 )
 from fp8load_kernels.backends.emulated import Emulated
 from fp8load_kernels.backends.reference import Reference
-from fp8load_kernels.bench.accuracy import TOLERANCE, Truth, trial
+from fp8load_kernels.bench.accuracy import TOLERANCE, Truth, trial, trial_stack
 from fp8load_kernels.bench.clock import Clock
 from fp8load_kernels.bench.gemm import GemmBench, baselines, check_forced
 from fp8load_kernels.bench.limits import PEAKS, Limits, measured_limits
@@ -32,6 +34,7 @@ from fp8load_kernels.bench.peer_list import all_peers
 from fp8load_kernels.bench.peers.bf16 import BF16
 from fp8load_kernels.bench.schemes import COMMON, SCHEMES
 from fp8load_kernels.bench.shapes import NAMED, named, sized
+from fp8load_kernels.grouped.triton_grouped import TritonGrouped
 
 CPU = torch.device("cpu")
 H200 = Device(kind="cuda", capability=(9, 0), name="NVIDIA H200")
@@ -110,6 +113,29 @@ def test_backends_are_near_the_truth(scheme: LinearScheme, backend) -> None:
     assert trial(backend, scheme, CPU) < (3e-3 if backend.name == "emulated" else 1e-5)
 
 
+@pytest.mark.parametrize("kind", COMMON)
+@pytest.mark.parametrize("backend", [Emulated(), Reference()], ids=lambda backend: backend.name)
+def test_stacks_of_experts_are_near_the_truth(kind: str, backend) -> None:
+    assert trial_stack(OneByOne(backend), COMMON[kind], CPU) < (3e-3 if backend.name == "emulated" else 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["per tensor", "per channel", "128x128 blocks"])
+def test_the_grouped_kernel_is_near_the_truth(kind: str) -> None:
+    assert trial_stack(TritonGrouped(), COMMON[kind], CPU, tokens=(9,)) < TOLERANCE
+
+
+class Shuffled(OneByOne):
+    """Experts in another order."""
+
+    def prepare(self, weights, previous=None):
+        found = super().prepare(weights, previous)
+        return replace(found, each=found.each[::-1])
+
+
+def test_rows_of_another_expert_are_far_from_the_truth() -> None:
+    assert trial_stack(Shuffled(Emulated()), COMMON["per channel"], CPU) > TOLERANCE
+
+
 class Broken(Reference):
     """A backend that is wrong in one way."""
 
@@ -123,6 +149,11 @@ class Broken(Reference):
 def last_row_lost(y: torch.Tensor) -> torch.Tensor:
     y[-1] = 0
     return y
+
+
+def test_a_product_for_many_tokens_is_tried_too() -> None:
+    assert trial(Broken(lambda y: y if len(y) <= 64 else y * 1.05), SCHEMES["block"], CPU) > TOLERANCE
+    assert isnan(trial(Broken(lambda y: y if len(y) > 64 else y * float("nan")), SCHEMES["block"], CPU))
 
 
 @pytest.mark.parametrize("wrong", [lambda y: y * 1.05, lambda y: y.flip(0), last_row_lost, torch.zeros_like])
@@ -282,10 +313,11 @@ def test_a_backend_that_was_asked_for_and_takes_nothing_is_an_error() -> None:
     check_forced(["torch_scaled_mm"], asked, [block, channel], here)
     with pytest.raises(BackendError) as refused:
         check_forced(["torch_scaled_mm"], asked, [block], here)
-    with pytest.raises(UsageError) as unknown:
-        backends_named(["cutlass"], here)
+    with pytest.raises(BackendError) as grouped:
+        check_forced(["torch_scaled_mm", "triton_grouped"], asked, [channel], here)
 
-    assert (refused.value.code, unknown.value.code) == ("BKD801", "BKD800")
+    assert (refused.value.code, grouped.value.code) == ("BKD801", "BKD801")
+    assert "triton_grouped was requested" in str(grouped.value)
     assert "not per block 128 x 128" in refused.value.expected
 
 

@@ -17,8 +17,9 @@ from fp8load.errors import BackendError, UsageError
 from fp8load.runtime import grouped
 from fp8load.runtime.activation import activated, parse_activation
 from fp8load.runtime.backend import Device, No, Yes
+from fp8load.runtime.choose import choose_grouped
 from fp8load.runtime.experts import ScaledLinearStack
-from fp8load.runtime.grouped import OneByOne, choose_grouped
+from fp8load.runtime.grouped import OneByOne
 from fp8load.runtime.layers import FusedExperts
 from fp8load.runtime.routing import route
 from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor, PerToken, Role

@@ -92,9 +92,12 @@ def test_results_do_not_share_memory() -> None:
 
 def test_inputs_of_another_stride_dtype_or_place_are_calls_of_their_own() -> None:
     made, wide = prepared(ROW), torch.randn(4, 1040, generator=torch.Generator().manual_seed(0)).bfloat16().to(DEVICE)
-    for x in (wide[:, :1024], wide[:, 8:1032], wide[:, 1:1025], wide[::2, :1024], wide[:, :1024].float()):
+    wider = torch.cat([wide, wide[:, :16]], dim=1)
+    same = (wide[:, :1024], wide[:, 8:1032])  # both begin at a multiple of 16 bytes
+    for x in (*same, wide[:, 1:1025], wide[::2, :1024], wide[:, :1024].float(), wider[:, :1024]):
         for _ in range(2):
             assert torch.equal(few_by_rows(made, x, None), by_rows(made, x.contiguous(), None))
+    assert len(made.replays) == 5
 
 
 def test_no_tokens_are_not_noted() -> None:

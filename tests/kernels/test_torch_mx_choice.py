@@ -9,8 +9,9 @@ import torch
 
 import fp8load
 from fp8load.dtypes import DType
-from fp8load.runtime.backend import Device, No, Yes, choose
+from fp8load.runtime.backend import Device, No, Yes
 from fp8load.runtime.choices import kernels_of
+from fp8load.runtime.choose import choose
 from fp8load.runtime.devices import parse_device
 from fp8load.scheme import LinearScheme, PerGroup, PerTensor, QuantSpec, ScaleLayout, SecondLevel, Storage, Transform
 from fp8load_kernels.backends import torch_mx

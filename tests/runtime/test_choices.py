@@ -97,6 +97,64 @@ def test_experts_are_asked_about_as_they_are_loaded() -> None:
     assert choose_for(layer, parse_device("cpu"), "emulated").backend.name == "emulated"
 
 
+MIXTURE = "fixtures/checkpoints/hf-qwen3moe-fp8-block32"
+
+
+@pytest.mark.parametrize(("backend", "layers", "stacks"), [
+    ("triton_block", "triton_block", "triton_block"),
+    ("triton_grouped", "triton_block", "triton_grouped"),
+    (("triton_grouped", "emulated"), "emulated", "triton_grouped"),
+    (["emulated", "triton_block"], "emulated", "emulated"),
+    (("reference", "triton_grouped"), "reference", "triton_grouped"),
+])  # fmt: skip
+def test_layers_and_stacks_of_experts_take_the_names_of_their_kind(backend, layers: str, stacks: str) -> None:
+    found = kernels_of(plan(MIXTURE), parse_device("sm90"), backend)
+
+    assert {one.backend for one in found.chosen if len(one.shape) == 2} == {layers}
+    assert {one.backend for one in found.chosen if len(one.shape) == 3} == {stacks}
+    assert found.forced == (backend if isinstance(backend, str) else ", ".join(backend))
+
+
+def test_of_several_names_each_layer_takes_the_first_that_runs_it() -> None:
+    found = kernels_of(plan(EXPERTS), parse_device("sm90"), ("torch_scaled_mm", "weight_only"))
+
+    assert {one.backend for one in found.chosen} == {"torch_scaled_mm", "weight_only"}
+    assert {(one.backend, one.reason[:13]) for one in found.refused} == {("torch_scaled_mm", "takes weights")}
+
+
+@pytest.mark.parametrize(("source", "backend", "reason"), [
+    (BLOCKS, "triton_grouped", "triton_grouped: runs stacks of experts, and there are none"),
+    (BLOCKS, ("triton_block", "triton_grouped"), "triton_grouped: runs stacks of experts, and there are none"),
+    (MIXTURE, ("triton_block", "deepgemm"), "deepgemm: takes blocks of 128 x 128, not block 32 x 32"),
+    (MIXTURE, ("triton_block", "torch_grouped"), "torch_grouped: takes weights scaled per tensor or per row"),
+])  # fmt: skip
+def test_a_name_that_no_layer_can_take_is_an_error(source: str, backend, reason: str) -> None:
+    with pytest.raises(BackendError) as refused:
+        kernels_of(plan(source), parse_device("sm90"), backend)
+
+    assert refused.value.code == "BKD801"
+    assert refused.value.expected.startswith(reason)
+
+
+def test_an_unknown_name_is_an_error_that_lists_both_kinds() -> None:
+    with pytest.raises(UsageError) as unknown:
+        kernels_of(plan(MIXTURE), parse_device("sm90"), ("triton_block", "triton_gruped"))
+
+    assert unknown.value.problem.got == "triton_gruped"
+    assert {"triton_block", "triton_grouped"} <= set(unknown.value.expected.replace(",", " ").split())
+    assert unknown.value.problem.hint == ("for stacks of experts only: torch_grouped, deepgemm_grouped, triton_grouped")
+
+
+def test_loading_takes_several_names_and_refuses_before_it_reads() -> None:
+    read: list[int] = []
+    model = plan(EXPERTS).load(backend=("emulated", "reference"))
+
+    assert {layer.why[-1].partition(":")[0] for layer in model.values()} == {"emulated"}
+    with pytest.raises(BackendError, match="triton_grouped was requested and cannot run here"):
+        plan(EXPERTS).load(backend=("emulated", "triton_grouped"), progress=lambda done, total: read.append(done))
+    assert read == []
+
+
 def test_a_forced_backend_refuses_or_does_not_exist() -> None:
     with pytest.raises(BackendError) as refused:
         kernels_of(plan(), parse_device("sm80"), "triton_block")

@@ -9,7 +9,8 @@ from fp8load.errors import BackendError, UsageError
 from fp8load.runtime import grouped
 from fp8load.runtime.activation import activated, parse_activation
 from fp8load.runtime.backend import Device, No, Yes
-from fp8load.runtime.grouped import GroupedPrepared, OneByOne, choose_grouped, grouped_providers
+from fp8load.runtime.choose import choose, choose_grouped
+from fp8load.runtime.grouped import GroupedPrepared, OneByOne, grouped_providers
 from fp8load.runtime.layers import FusedExperts
 from fp8load.runtime.routing import combined, route
 from runtime.cases import CHANNEL, WEIGHT_ONLY
@@ -140,6 +141,22 @@ def test_a_forced_backend_is_the_one_or_an_error(monkeypatch: pytest.MonkeyPatch
         choose_grouped(WEIGHT_ONLY, (4, 64, 64), CPU, forced="no_such")
     assert unknown.value.code == "BKD800"
     assert {"batched", "reference", "torch_scaled_mm"} <= set(unknown.value.expected.replace(",", " ").split())
+
+
+def test_of_several_names_grouped_ones_come_first_and_layers_do_not_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    announce(monkeypatch, Batched())
+    names = ("torch_scaled_mm", "emulated", "batched")
+
+    one_by_one = choose_grouped(CHANNEL, (4, 64, 64), CPU, forced=names)
+
+    assert choose_grouped(WEIGHT_ONLY, (4, 64, 64), CPU, forced=names).why == ("batched: forced",)
+    assert one_by_one.why == (
+        "batched: is for weight-only schemes",
+        "torch_scaled_mm: forced, one expert after the other",
+    )
+    assert choose(WEIGHT_ONLY, (64, 64), CPU, forced=names).backend.name == "emulated"
+    with pytest.raises(BackendError, match="batched: runs stacks of experts, and this is one layer"):
+        choose(WEIGHT_ONLY, (64, 64), CPU, forced="batched")
 
 
 def test_this_packages_backends_are_announced() -> None:

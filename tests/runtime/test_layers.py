@@ -22,6 +22,7 @@ from fp8load.runtime.parameters import make_parameters
 from fp8load.scheme import (
     LinearScheme,
     PerBlock,
+    PerChannel,
     PerGroup,
     PerTensor,
     PerToken,
@@ -226,6 +227,21 @@ def test_an_unknown_backend_is_a_usage_error_that_lists_the_names() -> None:
     made = merged(BLOCK, 256, [128], backend="cutlas")
     with pytest.raises(UsageError, match="triton_block, torch_mx, weight_only, emulated, reference"):
         made.finalize()
+
+
+@pytest.mark.parametrize("backend", [None, ("torch_scaled_mm", "reference")])
+def test_the_result_has_the_inputs_dtype_where_reference_is_only_what_is_left(backend) -> None:
+    int8 = LinearScheme(
+        weight=QuantSpec(dtype=DType.I8, granularity=PerChannel(), scale_dtype=DType.F32),
+        input=QuantSpec(dtype=DType.I8, granularity=PerToken()),
+    )
+    made = MergedColumnParallelLinear(16, [8], scheme=int8, name="m", backend=backend)
+    for param in made.parameters():
+        param.weight_loader(param, torch.ones(param.shape, dtype=param.dtype), 0)
+    x = torch.ones(3, 16, dtype=torch.bfloat16)
+
+    assert made.backend.name == "reference"
+    assert made(x).dtype == torch.compile(made, fullgraph=True, backend="aot_eager")(x).dtype == torch.bfloat16
 
 
 def test_why_keeps_every_refusal() -> None:

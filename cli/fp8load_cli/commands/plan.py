@@ -10,7 +10,7 @@ import typer
 from fp8load.errors import ExitCode, Problem, UsageError
 from fp8load_cli.help import HUB_ENVIRONMENT
 from fp8load_cli.opening import opened
-from fp8load_cli.options import AllowUnscaled, Source, command
+from fp8load_cli.options import AllowUnscaled, Source, chosen_list, command
 from fp8load_cli.run import Run
 
 if TYPE_CHECKING:
@@ -51,9 +51,12 @@ _Device = Annotated[
     ),
 ]
 _Backend = Annotated[
-    str | None,
-    typer.Option("--backend", metavar="NAME", help="This one, or say why it cannot.", rich_help_panel=_KERNELS),
-]
+    list[str] | None,
+    typer.Option(
+        "--backend", metavar="NAMES", help="These alone, or say why they cannot; first come first.",
+        rich_help_panel=_KERNELS,
+    ),
+]  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -108,7 +111,9 @@ def plan(  # noqa: PLR0913 - its options
                                  hint="--explain follows one tensor, --module lists layers"))  # fmt: skip
     if module is not None:
         checked_glob(module)
-    kernels = None if device is None and backend is None else Kernels.of(device or "auto", backend)
+    backends = chosen_list("--backend", backend)
+    asked = device is not None or backend is not None
+    kernels = Kernels.of("auto" if device is None else device, backends) if asked else None
     with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
         reports = [_report(checkpoint, member, explain, module, kernels) for member in ranks]
     first = reports[0]

@@ -1,22 +1,25 @@
 """How far a product is from the truth: the float64 product of the dequantized operands.
 
 A backend may honour the scheme's quantization of the input, as engines do, or multiply the input as it is, as
-`reference` and an unquantized peer do. Each is measured against its own truth; what is near neither is wrong.
+`reference` and an unquantized peer do. Each is measured against its own truth; what is near neither is wrong. Both
+truths are computed by `exact`, which shares nothing with backends: a fault of the quantizer that they share is seen.
 
 Shape letters: M tokens, R of them that are looked at, N output rows, K input columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import torch
 
 from fp8load.runtime.backend import Backend, LinearWeights
+from fp8load.runtime.grouped import GroupedBackend, GroupedPrepared, StackWeights
 from fp8load.scheme import LinearScheme, Transform
+from fp8load_kernels.bench.exact import exact_input, exact_weight, residual_of
 from fp8load_kernels.bench.operands import random_input, random_weights
-from fp8load_kernels.derive import largest_input_global, largest_input_scale
-from fp8load_kernels.quantize import quantize_input
 
 TOLERANCE = 1e-2
 """Relative Frobenius norm of the difference: tensor cores of Hopper add FP8 products with fewer bits than float32."""
@@ -25,7 +28,15 @@ MOST_TOKENS = 256
 """Tokens whose products are looked at, evenly spread, the first and the last among them: rows do not depend on others,
 except through the scale of a dynamically quantized tensor, which is of all."""
 
-TRIAL_PARTS, TRIAL_COLS, TRIAL_TOKENS = (("a", 256), ("b", 128)), 512, 17
+TRIAL_PARTS, TRIAL_COLS = (("a", 256), ("b", 128)), 512
+
+TRIAL_TOKENS = (17, 130)
+"""Backends have another product for few tokens than for many: one number of each, neither a multiple of four."""
+
+TRIAL_EXPERTS = ((0, 2), (2, 0), (3, 2), (2, 3))
+"""The experts of tokens of a trial, in turn, of `TRIAL_STACK`; one has no token."""
+
+TRIAL_STACK = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +53,14 @@ class Truth:
         num_tokens = x_MK.shape[0]
         count = min(num_tokens, MOST_TOKENS)
         rows = torch.linspace(0, num_tokens - 1, count, dtype=torch.float64).round().long().to(x_MK.device)
-        plain = x_MK[rows].double() @ weights.dequantize().double().T
-        scheme = weights.scheme
-        return Truth(rows, plain if scheme.input is None else _quantized(weights, x_MK.float(), rows), plain)
+        w_NK = torch.cat([exact_weight(weights, i) for i in range(len(weights.parts))])
+        plain = x_MK[rows].double() @ w_NK.T
+        if weights.scheme.input is None:
+            return Truth(rows, plain, plain)
+        if not weights.scheme.transforms:
+            return Truth(rows, exact_input(x_MK.float(), weights, rows) @ w_NK.T, plain)
+        parts = [_of_part(weights, x_MK.float(), rows, i) for i in range(len(weights.parts))]
+        return Truth(rows, torch.cat(parts, dim=1), plain)
 
     def error(self, y_MN: torch.Tensor) -> float:
         """Relative Frobenius norm of the difference from the nearer truth; NaN where the product has one."""
@@ -53,29 +69,85 @@ class Truth:
         return min(float(error.item()) for error in found)
 
 
-def _quantized(weights: LinearWeights, x_MK: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The product of the input as the scheme quantizes it, part by part where each scales its own."""
-    scheme = weights.scheme
-    static, multiplier = largest_input_scale(weights), largest_input_global(weights)
-    if not scheme.transforms:
-        values = quantize_input(x_MK, scheme, static, multiplier).dequantize()[rows]
-        return values.double() @ weights.dequantize().double().T
-    found = []
-    for i in range(len(weights.parts)):
-        factor, residual = weights.input_factor(i), weights.residual(i)
-        scaled = x_MK if factor is None else x_MK * factor
-        values = quantize_input(scaled, scheme, static, multiplier).dequantize()[rows]
-        y_RN = values.double() @ weights.stored(i).double().T
-        if residual is not None and Transform.LOW_RANK_RESIDUAL in scheme.transforms:
-            y_RN += scaled[rows].double() @ residual[0].double().T @ residual[1].double().T
-        found.append(y_RN)
-    return torch.cat(found, dim=1)
+def _of_part(weights: LinearWeights, x_MK: torch.Tensor, rows: torch.Tensor, part: int) -> torch.Tensor:
+    """The product of a part that scales the input its own way: of it quantized, and the residual of it as it is."""
+    transforms = weights.scheme.transforms
+    if Transform.PRE_QUANT_SCALE in transforms and weights.pre_quant_scale is not None:
+        x_MK = x_MK * weights.pre_quant_scale[part]
+    y_RN = exact_input(x_MK, weights, rows) @ exact_weight(weights, part, transformed=False).T
+    if Transform.LOW_RANK_RESIDUAL in transforms:
+        a_rK, b_Nr = residual_of(weights, part)
+        y_RN += x_MK[rows].double() @ a_rK.T @ b_Nr.T
+    return y_RN
 
 
-def trial(backend: Backend, scheme: LinearScheme, device: torch.device, seed: int = 0) -> float:
-    """Run a backend on a small layer of two parts, random operands; its error. Raises whatever the backend raises."""
+def trial(
+    backend: Backend, scheme: LinearScheme, device: torch.device, tokens: Sequence[int] = TRIAL_TOKENS, seed: int = 0
+) -> float:
+    """Run a backend on a small layer of two parts, random operands, few tokens and many; its largest error, NaN where
+    there is one. Raises whatever the backend raises."""
     generator = torch.Generator(device).manual_seed(seed)
     weights = random_weights(scheme, TRIAL_PARTS, TRIAL_COLS, generator)
-    x = random_input(TRIAL_TOKENS, TRIAL_COLS, generator)
-    y = backend.apply(backend.prepare(weights), x)
-    return Truth.of(weights, x).error(y)
+    prepared, errors = backend.prepare(weights), []
+    for num_tokens in tokens:
+        x = random_input(num_tokens, TRIAL_COLS, generator)
+        errors.append(Truth.of(weights, x).error(backend.apply(prepared, x)))
+    return _largest(errors)
+
+
+def trial_stack(
+    backend: GroupedBackend,
+    scheme: LinearScheme,
+    device: torch.device,
+    tokens: Sequence[int] = TRIAL_TOKENS,
+    seed: int = 0,
+) -> float:
+    """As `trial`, for a grouped backend: the rows of each token for its experts, as the backend routes them."""
+    generator = torch.Generator(device).manual_seed(seed)
+    each = [random_weights(scheme, TRIAL_PARTS, TRIAL_COLS, generator) for _ in range(TRIAL_STACK)]
+    prepared, errors = backend.prepare(_stacked(each)), []
+    for num_tokens in tokens:
+        x = random_input(num_tokens, TRIAL_COLS, generator)
+        errors.append(_error_of_rows(backend, prepared, each, x))
+    return _largest(errors)
+
+
+def _largest(errors: Sequence[float]) -> float:
+    """NaN where one is."""
+    return next((error for error in errors if isnan(error)), max(errors))
+
+
+def _error_of_rows(
+    backend: GroupedBackend, prepared: GroupedPrepared, each: Sequence[LinearWeights], x: torch.Tensor
+) -> float:
+    """The error of the rows of every token for its experts."""
+    num_tokens, stack, device = len(x), prepared.weights, x.device
+    ids = torch.tensor([TRIAL_EXPERTS[at % len(TRIAL_EXPERTS)] for at in range(num_tokens)], device=device)
+    routing = backend.route(ids, range(TRIAL_STACK), backend.alignment(ids.numel(), stack.shape))
+    y_PN = backend.apply(prepared, x, routing)
+    truths = [Truth.of(weights, x) for weights in each]
+    token = torch.arange(num_tokens, device=device)[:, None].expand_as(ids)
+    quantized, plain = (torch.stack(found)[ids, token].flatten(0, 1) for found in (
+        [truth.quantized for truth in truths], [truth.plain for truth in truths],
+    ))  # fmt: skip
+    return Truth(torch.arange(ids.numel(), device=device), quantized, plain).error(y_PN[routing.position.flatten()])
+
+
+def _stacked(each: Sequence[LinearWeights]) -> StackWeights:
+    """Layers alike as a stack, in its own memory."""
+    first = each[0]
+
+    def stack(tensors: list[torch.Tensor | None]) -> torch.Tensor | None:
+        found = [tensor.view(torch.uint8) for tensor in tensors if tensor is not None]
+        return torch.stack(found).view(tensors[0].dtype) if tensors[0] is not None else None
+
+    weight = stack([one.weight for one in each])
+    if weight is None:
+        raise AssertionError("every layer has a weight")
+    return StackWeights(
+        scheme=first.scheme, shape=(len(each), *first.shape), parts=first.parts, weight=weight,
+        weight_scale=stack([one.weight_scale for one in each]),
+        weight_global_scale=stack([one.weight_global_scale for one in each]),
+        input_scale=stack([one.input_scale for one in each]),
+        input_global_scale=stack([one.input_global_scale for one in each]),
+    )  # fmt: skip

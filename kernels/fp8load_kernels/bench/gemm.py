@@ -14,7 +14,7 @@ from math import isfinite
 import torch
 
 from fp8load.errors import BackendError, Problem
-from fp8load.runtime.backend import Backend, Device, LinearWeights, No, Refusal, device_of
+from fp8load.runtime.backend import Backend, Device, LinearWeights, No, Refusal, Yes, device_of
 from fp8load_kernels.bench.accuracy import Truth
 from fp8load_kernels.bench.clock import Clock, Run
 from fp8load_kernels.bench.limits import Limits, measured_limits
@@ -74,6 +74,8 @@ class Failed:
     reason: str
 
 
+NO_MEMORY = "operands and the float64 product do not fit into the memory of this device"
+
 Progress = Callable[[int, int, str], None]
 """Called with cells done, cells in all, and what comes next."""
 
@@ -111,18 +113,23 @@ class GemmBench:
         here = device_of(self.device)
         generator = torch.Generator(self.device).manual_seed(self.seed)
         for case in cases:
-            reason = refuses_operands(case.scheme)
-            weights = None if reason else random_weights(case.scheme, case.parts, case.num_cols, generator)
+            reason, weights = refuses_operands(case.scheme), None
             for num_tokens in tokens:
                 if progress is not None:
                     progress(done, total, f"{case.name}, M {num_tokens}")
                 done += 1
-                if weights is None:
+                if reason:
                     self.refused[Refusal(case.name, reason)] += 1
                     continue
-                x = random_input(num_tokens, case.num_cols, generator)
-                contenders = _Contenders(case, weights, x, here)
-                self._cell(contenders, [*contenders.ours(backends, self), *contenders.theirs(peers, self)])
+                try:
+                    weights = weights or random_weights(case.scheme, case.parts, case.num_cols, generator)
+                    x = random_input(num_tokens, case.num_cols, generator)
+                    contenders = _Contenders(case, weights, x, here)
+                    self._cell(contenders, [*contenders.ours(backends, self), *contenders.theirs(peers, self)])
+                except RuntimeError as error:
+                    if not _is_memory(error):
+                        raise
+                    self.refused[Refusal(case.name, NO_MEMORY)] += 1
 
     def _cell(self, cell: _Contenders, contenders: Sequence[_Contender]) -> None:
         """Every contender forth and back, and the mean of both: a device that has long been busy gets slower."""
@@ -228,17 +235,27 @@ class _Contenders:
         return partial(backend.apply, backend.prepare(self.weights), self.x)
 
 
+def _is_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate; on a CPU it says so in words alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def check_forced(names: Sequence[str], backends: Sequence[Backend], cases: Sequence[Case], here: Device) -> None:
-    """Raise `BackendError` BKD801 for a backend that was asked for and takes none of the layers."""
-    for backend in backends:
-        verdicts = [backend.supports(case.scheme, case.shape, here) for case in cases]
-        reasons = dict.fromkeys(verdict.reason for verdict in verdicts if isinstance(verdict, No))
-        if backend.name in names and all(isinstance(verdict, No) for verdict in verdicts):
-            raise BackendError(Problem(
-                code="BKD801", message=f"{backend.name} was requested and cannot run here", expected="; ".join(reasons),
-                got=f"{cases[0].name}, {cases[0].scheme}, {list(cases[0].shape)}, on {here}",
-                hint="`fp8load doctor` lists what runs; leave --backend out to measure all that do",
-            ))  # fmt: skip
+    """Raise `BackendError` BKD801 for a name that takes none of the layers: all refuse it, or it is none of `backends`,
+    which run layers."""
+    by_name = {backend.name: backend for backend in backends}
+    for name in names:
+        reasons = {"it runs stacks of experts, and products of single layers are measured here": None}
+        if name in by_name:
+            verdicts = [by_name[name].supports(case.scheme, case.shape, here) for case in cases]
+            if any(isinstance(verdict, Yes) for verdict in verdicts):
+                continue
+            reasons = dict.fromkeys(verdict.reason for verdict in verdicts if isinstance(verdict, No))
+        raise BackendError(Problem(
+            code="BKD801", message=f"{name} was requested and cannot run here", expected="; ".join(reasons),
+            got=f"{cases[0].name}, {cases[0].scheme}, {list(cases[0].shape)}, on {here}",
+            hint="`fp8load doctor` lists what runs; leave --backend out to measure all that do",
+        ))  # fmt: skip
 
 
 def baselines(rows: Sequence[Measured]) -> dict[tuple[Case, int], float]:

@@ -42,6 +42,11 @@ class Case:
         return sum(rows for _, rows in self.parts), self.num_cols
 
 
+def groups() -> list[str]:
+    """The names of groups of built-in shapes, and how one of a group is called."""
+    return [*dict.fromkeys(name.partition(".")[0] for name in NAMED), "or one: " + next(iter(NAMED))]
+
+
 def named(pattern: str, kind: str) -> list[Case]:
     """The built-in shapes of this name ("l8b.qkv") or group ("l8b", "small"); none where there is none."""
     return [

@@ -85,50 +85,36 @@ class Kernel:
         numbers: tuple[int | float, ...],
         constants: Constants,
     ) -> None:
-        """Run on the device of the first tensor."""
+        """Run on the device of the first tensor; where there is no GPU, interpreted."""
         first = tensors[0]
         if not first.is_cuda:
-            self._interpret(grid, tensors, numbers, constants)
-        elif one_device() or first.get_device() == torch.cuda.current_device():
-            self._launch(grid, tensors, numbers, constants)
-        else:
+            run, rest = self._interpreted(grid, constants), tuple[Any, ...]()
+            run(*tensors, *numbers)
+        elif not one_device() and first.get_device() != torch.cuda.current_device():
             with torch.cuda.device(first.device):
-                self._launch(grid, tensors, numbers, constants)
-
-    def _launch(
-        self,
-        grid: tuple[int, int, int],
-        tensors: tuple[torch.Tensor, ...],
-        numbers: tuple[int | float, ...],
-        constants: Constants,
-    ) -> None:
-        facts = [(each.dtype, each.data_ptr() % 16) for each in tensors]
-        key = (constants, grid, numbers, tensors[0].get_device(), *facts)
-        found = self.variants.get(key)
-        if found is None:
-            compiled = self.function[grid](*tensors, *numbers, **constants.given)
-            if len(self.variants) >= MOST_VARIANTS:
-                self.variants.clear()
-            found = (compiled[grid], tuple(constants.given[name] for name in self.constants))
-            self.variants[key] = found
+                self(grid, tensors, numbers, constants)
+            return
         else:
-            found[0](*tensors, *numbers, *found[1])
+            facts = [(each.dtype, each.data_ptr() % 16) for each in tensors]
+            key = (constants, grid, numbers, first.get_device(), *facts)
+            found = self.variants.get(key)
+            if found is not None:
+                run, rest = found
+                run(*tensors, *numbers, *rest)
+            else:
+                compiled = self.function[grid](*tensors, *numbers, **constants.given)
+                if len(self.variants) >= MOST_VARIANTS:
+                    self.variants.clear()
+                run, rest = compiled[grid], tuple(constants.given[name] for name in self.constants)
+                self.variants[key] = run, rest
         if _recording.launches is not None:
-            _recording.launches.append(Launched(found[0], tensors, (*numbers, *found[1])))
+            _recording.launches.append(Launched(run, tensors, (*numbers, *rest)))
 
-    def _interpret(
-        self,
-        grid: tuple[int, int, int],
-        tensors: tuple[torch.Tensor, ...],
-        numbers: tuple[int | float, ...],
-        constants: Constants,
-    ) -> None:
+    def _interpreted(self, grid: tuple[int, int, int], constants: Constants) -> Callable[..., None]:
         def run(*given: Any) -> None:
             self.function[grid](*given, **constants.given)
 
-        run(*tensors, *numbers)
-        if _recording.launches is not None:
-            _recording.launches.append(Launched(run, tensors, numbers))
+        return run
 
 
 def kernel(function: Any) -> Kernel:

@@ -14,7 +14,7 @@ def kernels_document(kernels: KernelsReport, *, title: str = "Kernels") -> Docum
     schemes = {one.scheme for one in kernels.chosen}
     remark = kernels.device + (f", {kernels.title}" if kernels.title else "")
     if kernels.forced is not None:
-        remark += f"; {kernels.forced} was asked for"
+        remark += f"; {kernels.forced} {'were' if ', ' in kernels.forced else 'was'} asked for"
     if not kernels.chosen:
         return [Heading(title, remark), line("no quantized layer", indent=2)]
     if len(schemes) == 1:

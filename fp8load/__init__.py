@@ -9,6 +9,7 @@ Everything after `open` is a method on the object that has the data; there are n
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from fp8load.errors import ExitCode, Fp8LoadError, Severity
 from fp8load.version import VERSION
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from fp8load.checkpoint import Checkpoint
     from fp8load.fusion import Progress
     from fp8load.runtime.model import LoadedModel
@@ -27,6 +30,13 @@ __all__ = ["ExitCode", "Fp8LoadError", "Severity", "__version__", "load", "open"
 __version__ = VERSION
 
 logging.getLogger("fp8load").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`fp8load.transformers`, imported when it is asked for: it takes torch, and an extra."""
+    if name == "transformers":
+        return importlib.import_module("fp8load.transformers")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open(source: str | Path | Source, *, allow_unscaled: bool = False) -> Checkpoint:

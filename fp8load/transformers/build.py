@@ -18,8 +18,8 @@ from fp8load.errors import LoadError, Problem
 from fp8load.fusion import Progress
 from fp8load.runtime.experts import ScaledExperts
 from fp8load.runtime.model import Layer
-from fp8load.transformers.families import renames_of
-from fp8load.transformers.fit import places, state
+from fp8load.transformers.families import known
+from fp8load.transformers.fit import places, state, without_predictors
 from fp8load.transformers.modules import RoutedExperts, in_dtype
 from fp8load.transformers.quantizer import LayersConfig
 
@@ -40,8 +40,8 @@ def build(
     checkpoint: Checkpoint, wanted: Wanted, *, requantize: str | None, progress: Progress | None
 ) -> PreTrainedModel:
     """See `fp8load.transformers.from_pretrained`. What does not fit is found before a weight is read."""
-    renames = renames_of(checkpoint)
-    plan = checkpoint.plan(fuse=False)
+    known_as, renames = known(checkpoint)
+    plan = without_predictors(checkpoint.plan(fuse=False), known_as)
     config = _config(checkpoint.index.config)
     chosen = {} if wanted.attn_implementation is None else {"attn_implementation": wanted.attn_implementation}
     with torch.device("meta"):
@@ -50,12 +50,10 @@ def build(
         )
     at = places(plan, skeleton, renames)
     loaded = plan.load(device=str(wanted.device), backend=wanted.backend, requantize=requantize, progress=progress)
-    if checkpoint.model is None:
-        raise AssertionError("a family that is listed has a model")
     model, info = type(skeleton).from_pretrained(
         None,
         config=config,
-        state_dict=dict(state(loaded, checkpoint.model, at, renames)),
+        state_dict=dict(state(loaded, known_as, at, renames)),
         dtype=wanted.dtype,
         quantization_config=LayersConfig(at.values()),
         generation_config=_generation(checkpoint),
@@ -66,7 +64,7 @@ def build(
     model.to(wanted.device)
     for name, place in at.items():
         model.set_submodule(place, _adapted(loaded[name], wanted))
-    model.requires_grad_(False)
+    model.eval().requires_grad_(False)
     model.name_or_path = model.config.name_or_path = checkpoint.source.info.id
     _refuse_meta(model)
     return cast(PreTrainedModel, model)

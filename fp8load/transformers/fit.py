@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import prod
 
 import torch
 
@@ -12,7 +14,7 @@ from fp8load.archs.published import Stacked
 from fp8load.errors import LoadError, Problem
 from fp8load.formats.kv_names import KV_ROLES
 from fp8load.fusion import FusionPlan
-from fp8load.plan.plan import LayerSpec
+from fp8load.plan.plan import LayerSpec, Skip
 from fp8load.runtime.linear import ScaledLinear
 from fp8load.runtime.model import LoadedModel
 
@@ -20,6 +22,27 @@ Named = tuple[str, torch.Tensor]
 
 STACKS = {"w13": "gate_up_proj", "w2": "down_proj"}
 """The two products of experts, and what transformers calls their stacked parameters."""
+
+
+def without_predictors(plan: FusionPlan, model: Model) -> FusionPlan:
+    """The plan without layers for multi-token prediction, which transformers' models do not have."""
+    predictor = model.arch.predictor if model.predicted else None
+    starts = (*(model.at(layer) for layer in model.mtp),
+              *([] if predictor is None else [f"{model.prefix}{predictor.within}."]))  # fmt: skip
+    left = {name for name in plan.params if name.startswith(starts)}
+    if not left:
+        return plan
+    reason = "transformers' model has no layers for multi-token prediction"
+    skips = dict.fromkeys(copy.source for copy in plan.copies if copy.param in left)
+    layout = replace(
+        plan.layout,
+        layers={name: layer for name, layer in plan.layers.items() if not name.startswith(starts)},
+        params={name: spec for name, spec in plan.params.items() if name not in left},
+        copies=tuple(copy for copy in plan.copies if copy.param not in left),
+        skips=(*plan.skips, *(Skip(source, reason) for source in skips)),
+    )
+    num_elements = plan.num_elements - sum(prod(plan.params[name].shape) for name in left)
+    return replace(plan, layout=layout, num_elements=num_elements)
 
 
 def places(plan: FusionPlan, skeleton: torch.nn.Module, renames: Mapping[str, str]) -> dict[str, str]:

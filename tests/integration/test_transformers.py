@@ -18,7 +18,7 @@ from fp8load.errors import LoadError, UsageError
 from fp8load.runtime.experts import ScaledExperts
 from fp8load.runtime.linear import ScaledLinear
 from fp8load.transformers.families import MODEL_TYPES
-from integration.tiny_models import in_blocks, plain_model, quantized, relative, shapes
+from integration.tiny_models import plain_model, quantized, quantized_embedding, relative, shapes
 from oracle import decoder
 from oracle.catalog import DECODER_NAMES, FOLDER, config_of, reference_logits
 from oracle.microscaling import NAMES as MICRO
@@ -228,21 +228,16 @@ def test_a_tensor_that_stays_on_the_meta_device_is_named() -> None:
         _refuse_meta(module)
 
 
-def test_a_quantized_embedding_is_dequantized_for_its_rows(tmp_path: Path) -> None:
-    folder = quantized("qwen3", tmp_path / "quantized")
-    tensors = load_file(folder / "model.safetensors")
-    name = "model.embed_tokens.weight"
-    tensors.update(in_blocks(name, tensors[name]))
-    save_file(tensors, folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"]["modules_to_not_convert"].remove("model.embed_tokens")
-    (folder / "config.json").write_text(json.dumps(config))
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_quantized_embedding_is_dequantized_for_its_rows(tied: bool, tmp_path: Path) -> None:
+    folder = quantized_embedding("qwen3", tmp_path / "quantized", tied=tied)
 
     model = hf.from_pretrained(folder, backend="reference")
 
     assert isinstance(model.get_input_embeddings(), torch.nn.Embedding)
     expected = fp8load.open(folder).dequantize("model.embed_tokens").bfloat16()
     assert torch.equal(model.get_input_embeddings().weight, expected)
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
 
 
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss", "mixtral"])

@@ -35,6 +35,21 @@ def quantized(model_type: str, folder: Path) -> Path:
     return folder
 
 
+def quantized_embedding(model_type: str, folder: Path, *, tied: bool = False) -> Path:
+    """The same, and its embedding in FP8 too; `tied`: the head is the embedding."""
+    quantized(model_type, folder)
+    tensors, name = load_file(folder / "model.safetensors"), "model.embed_tokens.weight"
+    tensors.update(in_blocks(name, tensors[name]))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["modules_to_not_convert"].remove("model.embed_tokens")
+    if tied:
+        del tensors["lm_head.weight"]
+        config["tie_word_embeddings"] = True
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def in_blocks(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
     """A weight [N, K] as FP8 codes, and the scale of each block."""
     num_rows, num_cols = weight.shape

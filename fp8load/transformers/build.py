@@ -6,12 +6,14 @@ tables, the generation config, eval mode. Only modules that fp8load runs are kep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from fp8load.checkpoint import Checkpoint
 from fp8load.errors import LoadError, Problem
@@ -50,16 +52,17 @@ def build(
         )
     at = places(plan, skeleton, renames)
     loaded = plan.load(device=str(wanted.device), backend=wanted.backend, requantize=requantize, progress=progress)
-    model, info = type(skeleton).from_pretrained(
-        None,
-        config=config,
-        state_dict=dict(state(loaded, known_as, at, renames)),
-        dtype=wanted.dtype,
-        quantization_config=LayersConfig(at.values()),
-        generation_config=_generation(checkpoint),
-        output_loading_info=True,
-        **chosen,
-    )
+    with _without_bar():
+        model, info = type(skeleton).from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(state(loaded, known_as, at, renames)),
+            dtype=wanted.dtype,
+            quantization_config=LayersConfig(at.values()),
+            generation_config=_generation(checkpoint),
+            output_loading_info=True,
+            **chosen,
+        )
     _refuse_gaps(info)
     model.to(wanted.device)
     for name, place in at.items():
@@ -93,6 +96,18 @@ def _adapted(layer: Layer, wanted: Wanted) -> torch.nn.Module:
     if wanted.dtype is not torch.float32 and wanted.backend == "reference":
         layer.register_forward_hook(in_dtype)
     return layer
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """No progress bar for the few tensors that are handed over: those of the checkpoint are there already."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _refuse_gaps(info: Mapping[str, Any]) -> None:

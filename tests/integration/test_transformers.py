@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 import fp8load
 import fp8load.transformers as hf
 from checkpoints.test_logits import LoadedWeights
+from fp8load.archs.base import Linear
+from fp8load.archs.find import families
 from fp8load.errors import LoadError, UsageError
 from fp8load.runtime.experts import ScaledExperts
 from fp8load.runtime.linear import ScaledLinear
@@ -135,6 +138,33 @@ def test_every_weight_is_held_once(name: str) -> None:
     plan = fp8load.open(FOLDER / name).plan()
     unused = sum(4 for spec in plan.params.values() if spec.name.endswith((".k_scale", ".v_scale")))
     assert sum(param.nbytes for param in model.parameters()) == plan.nbytes - unused
+
+
+def test_nothing_is_drawn(capfd: pytest.CaptureFixture[str]) -> None:
+    hf.from_pretrained(FOLDER / "ct-llama128-fp8-static")
+
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_family_that_is_listed_has_rows_in_another_order_than_its_model() -> None:
+    """Fused rows in groups are [q; k; v] in a plan: transformers' module would run them, and be wrong."""
+    grouped = {
+        model_type
+        for arch in families()
+        if any(isinstance(entry, Linear) and entry.groups is not None for entry in arch.every())
+        for model_type in arch.model_types
+    }
+
+    assert "bloom" in grouped
+    assert not grouped & set(MODEL_TYPES)
+
+
+def test_a_copy_of_a_model_is_a_model_of_its_own() -> None:
+    model = float32("mo-qwen3moe-nvfp4")
+
+    again = copy.deepcopy(model)
+
+    assert torch.equal(again(prompt("mo-qwen3moe-nvfp4")).logits, model(prompt("mo-qwen3moe-nvfp4")).logits)
 
 
 def test_nothing_wants_a_gradient_so_that_a_call_needs_no_context() -> None:

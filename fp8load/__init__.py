@@ -9,6 +9,7 @@ Everything after `open` is a method on the object that has the data; there are n
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from fp8load.errors import ExitCode, Fp8LoadError, Severity
 from fp8load.version import VERSION
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from fp8load.checkpoint import Checkpoint
     from fp8load.fusion import Progress
     from fp8load.runtime.model import LoadedModel
@@ -29,6 +32,13 @@ __all__ = ["ExitCode", "Fp8LoadError", "Severity", "__version__", "load", "open"
 __version__ = VERSION
 
 logging.getLogger("fp8load").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`fp8load.transformers`, imported when it is asked for: it takes torch, and an extra."""
+    if name == "transformers":
+        return importlib.import_module("fp8load.transformers")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open(source: str | Path | Source, *, allow_unscaled: bool = False) -> Checkpoint:

@@ -201,8 +201,13 @@ class Checkpoint:
     def _legal_tp(self) -> tuple[int, ...]:
         return (1,) if self.model is None else tuple(legal_sizes(self.model, self.lowered))
 
-    def plan(self, *, tp_rank: int = 0, tp_size: int = 1, ep_rank: int = 0, ep_size: int = 1) -> FusionPlan:
+    def plan(
+        self, *, tp_rank: int = 0, tp_size: int = 1, ep_rank: int = 0, ep_size: int = 1, fuse: bool = True
+    ) -> FusionPlan:
         """The proved plan for one rank.
+
+        `fuse=False` is for models whose q, k and v, gate and up are modules of their own: each linear layer keeps the
+        name that it has on disk. Experts are stacked all the same.
 
         Raises the first fault that makes loading wrong, and `PlanError` for a size that does not split, with the sizes
         that do.
@@ -214,7 +219,7 @@ class Checkpoint:
         raise_first(self.problems)
         try:
             with quiet_gc():
-                layout = build(self.model, self.lowered, rank)
+                layout = build(self.model, self.lowered, rank, fuse=fuse)
         except SplitError as error:
             sizes = ", ".join(str(size) for size in self.legal_tp()) or "none"
             hint = f"tp sizes that work for every layer: {sizes}"

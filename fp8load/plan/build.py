@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -20,9 +20,10 @@ from fp8load.plan.shard import Shard, UnevenSplitError, even_span, vocab_span
 from fp8load.scheme import Role
 
 
-def build(model: Model | None, lowered: Lowered, rank: Rank) -> Layout:
+def build(model: Model | None, lowered: Lowered, rank: Rank, *, fuse: bool = True) -> Layout:
     """The layout for one rank. Raises `SplitError` for a layer that this rank count cannot split.
 
+    `fuse=False`: parts that are stored by themselves stay layers of their own; experts are stacked all the same.
     Without a family (`model` None) every module is a layer of its own, and tensor parallelism is refused: how an
     unknown family splits is not a thing to guess.
     """
@@ -34,10 +35,20 @@ def build(model: Model | None, lowered: Lowered, rank: Rank) -> Layout:
         _generic(builder)
     else:
         for at, entry in model.entries():
-            _entry(builder, model, at, entry)
+            for one in (entry,) if fuse else _apart(entry, at, lowered.modules):
+                _entry(builder, model, at, one)
     for (attention, role), meta in lowered.kv.items():
         builder.tensor(meta, name=f"{attention}.{role}", role=role)
     return builder.layout()
+
+
+def _apart(entry: Entry, at: str, modules: Mapping[str, ModuleInfo]) -> Iterator[Entry]:
+    """The entry, or a linear layer for each of its parts where these are stored by themselves."""
+    if not isinstance(entry, Linear) or len(entry.parts) == 1 or is_fused_on_disk(entry, at, modules):
+        yield entry
+        return
+    for part in entry.parts:
+        yield replace(entry, target=part.module, parts=(part,))
 
 
 def build_entry(model: Model, lowered: Lowered, at: str, entry: Entry, rank: Rank) -> None:

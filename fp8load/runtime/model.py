@@ -75,8 +75,10 @@ class LoadedModel(Mapping[str, Layer]):
         """Place everything in `module` by name: layers replace submodules, tensors become parameters or buffers.
 
         The module has the fused names (qkv_proj, gate_up_proj) and may lie on the meta device; memory is shared, not
-        copied. `strict`: a name without a place, or a parameter that would stay as it is, raises `LoadError` before
-        anything is changed.
+        copied. A parameter that several modules share gets its tensor, or its layer, in all of them. `strict`: a name
+        without a place, a parameter that would stay as it is, or a buffer of the module's state that would stay on the
+        meta device, raises `LoadError` FILL711; so does, strict or not, a name that something else has. Nothing is
+        changed then. Buffers that are computed (rotary tables) are the module's own affair.
         """
         place(self._layers, self.tensors, module, strict=strict)
 

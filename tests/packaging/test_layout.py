@@ -86,3 +86,19 @@ def test_every_format_file_is_documented_with_its_source() -> None:
     for module in format_modules():
         assert module.__doc__
         assert any(word in module.__doc__ for word in ("Source", "transformers", "Written by")), module.NAME
+
+
+def test_transformers_is_imported_when_it_is_asked_for_and_not_before() -> None:
+    code = (
+        "import sys, fp8load\n"
+        "assert not {'torch', 'transformers', 'fp8load.transformers'} & sys.modules.keys()\n"
+        "import torch\n"
+        "fp8load.transformers.from_pretrained\n"
+        "assert 'transformers' not in sys.modules, 'only the call needs it'\n"
+        "try: fp8load.nothing\n"
+        "except AttributeError as error: assert 'nothing' in str(error)\n"
+    )
+
+    done = python(code)
+
+    assert done.returncode == 0, done.stderr

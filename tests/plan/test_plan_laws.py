@@ -177,3 +177,17 @@ def test_an_unknown_family_is_planned_whole_and_refuses_to_split() -> None:
     assert "model.layers.0.self_attn.q_proj" in checkpoint.plan().layers
     with pytest.raises(PlanError, match="family is not known"):
         checkpoint.plan(tp_size=2)
+
+
+@settings(deadline=None, max_examples=40)
+@given(llamas().map(without_phi_bias), st.integers(1, 4))
+def test_layers_that_stay_apart_hold_every_element_equally_often_too(llama: Llama, tp_size: int) -> None:
+    checkpoint = llama.open()
+    assume(tp_size in checkpoint.legal_tp())
+
+    plans = [checkpoint.plan(tp_rank=rank, tp_size=tp_size, fuse=False) for rank in range(tp_size)]
+
+    prove_ranks([plan.layout for plan in plans], checkpoint.index.tensors)
+    assert all(len(layer.parts) == 1 or layer.fused_on_disk for plan in plans for layer in plan.layers.values())
+    quantized = {name for name, info in checkpoint.lowered.modules.items() if info.scheme is not None}
+    assert all(plan.layers.keys() == quantized for plan in plans)

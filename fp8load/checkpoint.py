@@ -34,6 +34,7 @@ from fp8load.units import size
 if TYPE_CHECKING:
     import torch
 
+    from fp8load.contract import Contract
     from fp8load.engines.stored import Stored
     from fp8load.fixes import Fixes
     from fp8load.report import InspectReport, VerifyReport
@@ -141,6 +142,14 @@ class Checkpoint:
         with quiet_gc():
             return inspect_report(self)
 
+    def contract(self) -> Contract:
+        """What a sender of new weights has to deliver: `fp8load inspect --contract`. Raises the first fault."""
+        from fp8load.contract_of import contract_of
+
+        raise_first(self.problems)
+        with quiet_gc():
+            return contract_of(self.source, self.index, self.lowered)
+
     @cached_property
     def stored(self) -> Stored:
         """What the files hold, as rules about engines look at it."""
@@ -229,6 +238,7 @@ class Checkpoint:
             num_elements=num_elements,
             arch=self.arch.name if self.arch else None,
             tensors=self.tensors,
+            lowered=self.lowered,
         )
 
     def dequantize(self, module: str) -> torch.Tensor:

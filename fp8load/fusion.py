@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fp8load.dtypes import BITS
 from fp8load.errors import Problem, UsageError
+from fp8load.formats.lowered import Lowered
 from fp8load.index.index import Index, TensorMeta
 from fp8load.patterns import fold
 from fp8load.plan.plan import Copy, LayerSpec, Layout, ParamSpec, Rank, Skip
@@ -17,6 +18,7 @@ from fp8load.source.base import Source
 from fp8load.units import size
 
 if TYPE_CHECKING:
+    from fp8load.contract import Contract
     from fp8load.runtime.model import LoadedModel
 
 MAX_SLOTS = 4
@@ -31,7 +33,7 @@ class FusionPlan:
     """Which parameters one rank makes and which bytes of which file fill each of their elements.
 
     Proved when it was made: `num_elements` elements, each written exactly once. `tensors` are the index's, as what they
-    hold: F4 [N, K] where the header says U8 [N, K/2].
+    hold: F4 [N, K] where the header says U8 [N, K/2]. `lowered` is every module of the checkpoint, on any rank.
     """
 
     source: Source
@@ -40,6 +42,7 @@ class FusionPlan:
     num_elements: int
     arch: str | None
     tensors: Mapping[str, TensorMeta]
+    lowered: Lowered
 
     @property
     def rank(self) -> Rank:
@@ -70,6 +73,13 @@ class FusionPlan:
     def digest(self) -> str:
         """What identifies the headers that the plan was made from, 64 hexadecimal digits."""
         return self.index.digest()
+
+    @cached_property
+    def contract(self) -> Contract:
+        """What a sender of new weights has to deliver: the same for every rank."""
+        from fp8load.contract_of import contract_of
+
+        return contract_of(self.source, self.index, self.lowered)
 
     @cached_property
     def nbytes(self) -> int:

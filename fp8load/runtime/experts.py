@@ -75,14 +75,19 @@ class ScaledLinearStack(ScaledLayer):
         state = self._now()
         if self._prepared is not None and state == self._state:
             return self
-        seal(self._typed(), self.sources)
+        seal(self.typed(), self.sources)
         self._prepared = self.backend.prepare(self._weights(), self._prepared)
         self._state = state
         return self
 
+    def refresh(self) -> None:
+        """Prepare again, in place, what was prepared before; what was not is prepared when it is used."""
+        if self._prepared is not None:
+            self.finalize()
+
     def dequantize(self) -> torch.Tensor:
         """The weights as float32 [E, N, K], parts in fused order. Raises `UnfilledSlotError`."""
-        seal(self._typed(), self.sources)
+        seal(self.typed(), self.sources)
         weights = self._weights()
         return torch.stack([weights.expert(at).dequantize() for at in range(len(self.experts))])
 

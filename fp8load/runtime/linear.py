@@ -107,17 +107,22 @@ class ScaledLinear(ScaledLayer):
         state = self._now()
         if self._prepared is not None and state == self._state:
             return self
-        seal(self._typed(), self.sources)
+        seal(self.typed(), self.sources)
         self._prepared = self.backend.prepare(self._weights(), self._prepared)
         self._state = state
         return self
+
+    def refresh(self) -> None:
+        """Prepare again, in place, what was prepared before; what was not is prepared when it is used."""
+        if self._prepared is not None:
+            self.finalize()
 
     def dequantize(self) -> torch.Tensor:
         """The weight as float32 [N, K], logical size, parts in fused order, as it acts on an input that was not scaled.
 
         Raises `UnfilledSlotError`.
         """
-        seal(self._typed(), self.sources)
+        seal(self.typed(), self.sources)
         return self._weights().dequantize()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

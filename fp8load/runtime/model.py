@@ -16,10 +16,13 @@ from fp8load.runtime.choices import choose_for
 from fp8load.runtime.devices import torch_device
 from fp8load.runtime.execute import execute
 from fp8load.runtime.experts import ScaledExperts, experts_of
+from fp8load.runtime.intake import MAX_HELD_NBYTES
 from fp8load.runtime.layers import ScaledLinear
+from fp8load.runtime.live import Live
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.parameters import TypedParameter, make_parameter
 from fp8load.runtime.place import place
+from fp8load.runtime.reload import Reloaded, Reloader, Update
 from fp8load.runtime.requantize import checked, requantize_to_max_
 from fp8load.runtime.seal import seal
 from fp8load.runtime.segments import segments
@@ -39,10 +42,18 @@ class LoadedModel(Mapping[str, Layer]):
     plan      what was loaded
     """
 
-    def __init__(self, plan: FusionPlan, layers: dict[str, Layer], tensors: dict[str, torch.Tensor]) -> None:
+    def __init__(
+        self,
+        plan: FusionPlan,
+        layers: dict[str, Layer],
+        tensors: dict[str, torch.Tensor],
+        *,
+        requantize_max: bool = False,
+    ) -> None:
         self.plan = plan
         self.tensors: Mapping[str, torch.Tensor] = tensors
         self._layers = layers
+        self._reloader = Reloader(Live(plan, layers, tensors, requantize_max=requantize_max))
 
     def __getitem__(self, name: str) -> Layer:
         layer = self._layers.get(name)
@@ -75,6 +86,26 @@ class LoadedModel(Mapping[str, Layer]):
         """
         place(self._layers, self.tensors, module, strict=strict)
 
+    def reload(self, update: Update, *, max_held_nbytes: int = MAX_HELD_NBYTES) -> Reloaded:
+        """New weights into the parameters that are there: addresses stay, and what was derived follows.
+
+        `update` is a checkpoint (a `Checkpoint`, a path or a repository), a mapping or an iterable of (name, tensor),
+        or an iterator of chunks, each of them a mapping or a list of pairs. Names, shapes and dtypes are those of files
+        (`plan.contract`), tensors are whole, and this rank takes its piece; a part of the model is enough. A weight
+        comes with its scales, or alone in 16 or 32 bits, and is quantized to its layer's scheme. docs/reload.md has the
+        rules.
+
+        What does not fit is refused before anything is written: with a mapping, all of it; with chunks, what came in
+        whole groups before is new, and `mixed` says so. Chunks may hold back `max_held_nbytes` of what is incomplete.
+        Raises `LoadError` (FILL720 to FILL729), and for a checkpoint what `open` and `plan` raise.
+        """
+        return self._reloader.reload(update, max_held_nbytes)
+
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """The layers, and other tensors, that are newer than the rest, after an update that broke off; usually none."""
+        return self._reloader.mixed
+
     def __repr__(self) -> str:
         return f"LoadedModel({self.plan.rank}: {len(self)} quantized layers, {len(self.tensors)} other tensors)"
 
@@ -106,7 +137,7 @@ def load_plan(
         for layer in (*single.values(), *(stack for pair in experts.values() for stack in (pair.w13, pair.w2))):
             requantize_to_max_(layer)
     layers: dict[str, Layer] = {**single, **experts}
-    return LoadedModel(plan, layers, tensors)
+    return LoadedModel(plan, layers, tensors, requantize_max=to == "max")
 
 
 def _choose_early(plan: FusionPlan, where: torch.device, backend: str | None) -> None:

@@ -1,9 +1,9 @@
 """Weights of 16 or 32 bits as codes and scales: what a trainer's tensors become in a layer that holds FP8.
 
-real = code * scale. The scale is the largest magnitude over the dtype's largest finite number, divided in float32; codes
-are of value / scale in float32, to the nearest, ties to even. So the largest magnitude of each block has the largest
-code. Powers of two are rounded up, so that nothing saturates. A block of zeros has the scale 1, because a zero erases
-its block (F8L702); a scale is never subnormal, so that a GPU does not flush it.
+real = code * scale. The scale is the largest magnitude over the dtype's largest finite number, divided in float32;
+codes are of value / scale in float32, to the nearest, ties to even. So the largest magnitude of each block has the
+largest code. Powers of two are rounded up, so that nothing saturates. A block of zeros has the scale 1, because a zero
+erases its block (F8L702); a scale is never subnormal, so that a GPU does not flush it.
 
 Shape letters: N rows, K columns, n x k the grid of scales, bn x bk a block.
 """
@@ -41,8 +41,8 @@ def quantize_weight(
 
     Scales are [1], [N, 1], [ceil(N/bn), ceil(K/bk)] or [N, ceil(K/g)]: F32, or the bytes of exponents where that is the
     spec's scale dtype. Other float dtypes of scales are those of files, and F32 in memory. `rounding` says whether they
-    are powers of two; exponents always are. `name` is for messages. Raises `LoadError` FILL726 for a NaN or an infinity,
-    and `ValueError` for a spec that is not of FP8 with one scale dtype.
+    are powers of two; exponents always are. `name` is for messages. Raises `LoadError` FILL726 for a NaN or an
+    infinity, and `ValueError` for a spec that is not of FP8 with one scale dtype.
     """
     exponents = spec.scale_dtype in _EXPONENTS
     if spec.dtype not in LARGEST_FINITE or not spec.dtype.is_fp8 or spec.scale_dtype is None:
@@ -57,6 +57,12 @@ def quantize_weight(
         codes[rows] = (w_NK[rows].float() / factors).clamp_(-largest, largest).to(codes.dtype)
     scale = s_nk.reshape(scale_shape(spec.granularity, tuple(w_NK.shape)))
     return QuantizedWeight(codes, _as_exponents(scale, spec.scale_dtype) if exponents else scale)
+
+
+def refuse_not_finite(w: torch.Tensor, name: str) -> None:
+    """Raise `LoadError` FILL726 where a weight [..., N, K] has a NaN or an infinity. Looks at a band at a time."""
+    flat = w.detach().reshape(-1, w.shape[-1])
+    _amax(flat, PerBlock(max(len(flat), 1), max(flat.shape[1], 1)), name)
 
 
 def _block(spec: QuantSpec, w_NK: torch.Tensor) -> PerBlock:

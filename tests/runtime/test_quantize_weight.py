@@ -1,4 +1,4 @@
-"""Laws of the weight quantizer: bounds, the largest code, idempotence; against an encoder that shares nothing with it."""
+"""Laws of the weight quantizer: bounds, the largest code, idempotence; against another encoder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def weights(draw: st.DrawFn) -> torch.Tensor:
 
 
 KINDS = st.tuples(st.sampled_from(GRANULARITIES), st.sampled_from([DType.F8_E4M3, DType.F8_E5M2]))
-SCALES = st.sampled_from([(DType.F32, False), (DType.BF16, False), (DType.F32, True), (DType.F8_E8M0, True), (DType.U8, True)])
+SCALES = st.sampled_from(
+    [(DType.F32, False), (DType.BF16, False), (DType.F32, True), (DType.F8_E8M0, True), (DType.U8, True)]
+)
 
 
 @given(weights(), KINDS, SCALES)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, SkipValidation
+from pydantic import ConfigDict, Field
 
 from fp8load.dtypes import DType
 from fp8load.errors import LoadError, Problem
@@ -103,7 +103,7 @@ class Contract(Report):
     source: SourceReport
     digest: str
     schemes: list[ContractScheme]
-    tensors: SkipValidation[list[ContractTensor]]
+    tensors: list[ContractTensor]
 
     def __repr__(self) -> str:
         return f"Contract({self.source.id}: {len(self.tensors):,} tensors)"
@@ -111,8 +111,7 @@ class Contract(Report):
     @cached_property
     def terms(self) -> Mapping[str, ContractTensor]:
         """Tensors by name."""
-        made = (ContractTensor(**one) if isinstance(one, dict) else one for one in self.tensors)
-        return {term.name: replace(term, shape=tuple(term.shape)) for term in made}
+        return {term.name: term for term in self.tensors}
 
     @cached_property
     def groups(self) -> Mapping[str, Sequence[str]]:

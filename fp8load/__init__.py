@@ -55,10 +55,14 @@ def load(  # noqa: PLR0913 - the options of open, plan and load, by name
     ep_size: int = 1,
     backend: str | None = None,
     requantize: str | None = None,
+    quantize: str | None = None,
     progress: Progress | None = None,
     allow_unscaled: bool = False,
 ) -> LoadedModel:
-    """Open, plan and load one rank: `open(source).plan(...).load(...)`, with their errors."""
+    """Open, plan and load one rank: `open(source).plan(...).load(...)`, with their errors.
+
+    `quantize` ("fp8-tensor", "fp8-channel", "fp8-block"): an unquantized checkpoint becomes FP8 layers as it is read.
+    """
     with open(source, allow_unscaled=allow_unscaled) as checkpoint:
-        plan = checkpoint.plan(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size)
+        plan = checkpoint.plan(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size, quantize=quantize)
         return plan.load(device=device, backend=backend, requantize=requantize, progress=progress)

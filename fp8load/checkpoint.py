@@ -25,6 +25,7 @@ from fp8load.index.index import Index, TensorMeta
 from fp8load.index.quiet_gc import quiet_gc
 from fp8load.plan.build import build
 from fp8load.plan.linear import SplitError
+from fp8load.plan.online import Online, online
 from fp8load.plan.plan import Rank
 from fp8load.plan.prove import prove
 from fp8load.plan.sizes import legal_sizes
@@ -210,35 +211,52 @@ class Checkpoint:
     def _legal_tp(self) -> tuple[int, ...]:
         return (1,) if self.model is None else tuple(legal_sizes(self.model, self.lowered))
 
-    def plan(self, *, tp_rank: int = 0, tp_size: int = 1, ep_rank: int = 0, ep_size: int = 1) -> FusionPlan:
+    def plan(
+        self, *, tp_rank: int = 0, tp_size: int = 1, ep_rank: int = 0, ep_size: int = 1, quantize: str | None = None
+    ) -> FusionPlan:
         """The proved plan for one rank.
 
-        Raises the first fault that makes loading wrong, and `PlanError` for a size that does not split, with the sizes
-        that do.
+        `quantize` ("fp8-tensor", "fp8-channel", "fp8-block"): linear layers and experts of an unquantized checkpoint
+        become FP8 while they are loaded; embeddings, heads, norms and routers do not. Raises the first fault that makes
+        loading wrong, and `PlanError` for a size that does not split, with the sizes that do.
         """
         try:
             rank = Rank(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size)
         except (ValueError, TypeError) as error:
             raise UsageError(Problem(code="USE012", message=str(error))) from error
         raise_first(self.problems)
+        held = Online(self.lowered, self.index, self.tensors)
+        if quantize is None:
+            return self._planned(held, rank)
+        with quiet_gc():
+            narrow = online(self.model, held, quantize)
+        return replace(self._planned(narrow, rank), base=self._planned(held, rank))
+
+    def _planned(self, held: Online, rank: Rank) -> FusionPlan:
+        """The proved plan of a checkpoint as it is, or as it will be."""
+        lowered, index, tensors = held.lowered, held.index, held.tensors
         try:
             with quiet_gc():
-                layout = build(self.model, self.lowered, rank)
+                layout = build(self.model, lowered, rank)
         except SplitError as error:
-            sizes = ", ".join(str(size) for size in self.legal_tp()) or "none"
+            legal = (
+                self._legal_tp if self.model is None or lowered is self.lowered else legal_sizes(self.model, lowered)
+            )
+            sizes = ", ".join(str(size) for size in legal) or "none"
             hint = f"tp sizes that work for every layer: {sizes}"
-            tensor = stored_name(error.problem.tensor, self.lowered.pieces)
+            hint += '; quantize="fp8-channel" has no blocks to cut' if lowered is not self.lowered else ""
+            tensor = stored_name(error.problem.tensor, lowered.pieces)
             raise PlanError(replace(error.problem, tensor=tensor, hint=hint)) from error
         with quiet_gc():
-            num_elements = prove(layout, self.tensors)
+            num_elements = prove(layout, tensors)
         return FusionPlan(
             source=self.source,
-            index=self.index,
+            index=index,
             layout=layout,
             num_elements=num_elements,
             arch=self.arch.name if self.arch else None,
-            tensors=self.tensors,
-            lowered=self.lowered,
+            tensors=tensors,
+            lowered=lowered,
         )
 
     def dequantize(self, module: str) -> torch.Tensor:

@@ -34,6 +34,7 @@ class FusionPlan:
 
     Proved when it was made: `num_elements` elements, each written exactly once. `tensors` are the index's, as what they
     hold: F4 [N, K] where the header says U8 [N, K/2]. `lowered` is every module of the checkpoint, on any rank.
+    `base`: weights are quantized while they are loaded, and this is the plan of what the files hold.
     """
 
     source: Source
@@ -43,6 +44,7 @@ class FusionPlan:
     arch: str | None
     tensors: Mapping[str, TensorMeta]
     lowered: Lowered
+    base: FusionPlan | None = None
 
     @property
     def rank(self) -> Rank:
@@ -89,6 +91,8 @@ class FusionPlan:
     @cached_property
     def nbytes_read(self) -> int:
         """Bytes of the files that this rank keeps; a box that is read for several slots counts once."""
+        if self.base is not None:
+            return self.base.nbytes_read
         boxes = {(copy.source, copy.src) for copy in self.copies}
         return sum(src.num_elements * BITS[self.tensors[source].dtype] // 8 for source, src in boxes)
 
@@ -126,8 +130,13 @@ class FusionPlan:
         yield f"  stacked  {len(pieces)} pieces, one for each expert{here}; the first:"
         yield from self._explained((held or pieces)[0])
 
+    def _on_disk(self, meta: TensorMeta) -> str:
+        """What a file holds of a tensor, which may become another while it is loaded."""
+        found = meta if self.base is None else self.base.tensors.get(meta.name)
+        return f"{meta}    made while loading" if found is None else f"{found}    {found.file} @ {found.begin:,}"
+
     def _explained(self, meta: TensorMeta) -> Iterator[str]:
-        yield f"{meta.name}    {meta}    {meta.file} @ {meta.begin:,}"
+        yield f"{meta.name}    {self._on_disk(meta)}"
         skipped = next((skip for skip in self.skips if skip.source == meta.name), None)
         if skipped is not None:
             yield f"  skipped  {skipped.reason}"

@@ -19,6 +19,7 @@ from fp8load.runtime.experts import ScaledExperts, experts_of
 from fp8load.runtime.intake import MAX_HELD_NBYTES
 from fp8load.runtime.layers import ScaledLinear
 from fp8load.runtime.live import Live
+from fp8load.runtime.load_online import read_online
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.parameters import TypedParameter, make_parameter
 from fp8load.runtime.place import place
@@ -120,7 +121,10 @@ def load_plan(
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
     tensors = {name: storage[name] for name, spec in plan.params.items() if spec.module not in typed}
     kv = {name for name in tensors if plan.params[name].role in KV_ROLES}
-    execute(plan, segments(iter(plan.copies), plan.tensors, storage), progress)
+    if plan.base is None:
+        execute(plan, segments(iter(plan.copies), plan.tensors, storage), progress)
+    else:
+        read_online(plan, plan.base, storage, progress)
     by_name = {param.full_name: param for params in typed.values() for param in params.values()}
     for copy in plan.copies:
         if copy.param in by_name:

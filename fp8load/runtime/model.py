@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from weakref import ref
 
 import torch
 
@@ -22,7 +23,7 @@ from fp8load.runtime.live import Live
 from fp8load.runtime.load_online import read_online
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.parameters import TypedParameter, make_parameter
-from fp8load.runtime.place import place
+from fp8load.runtime.place import place, refuse_moved
 from fp8load.runtime.reload import Reloaded, Reloader, Update
 from fp8load.runtime.requantize import checked, requantize_to_max_
 from fp8load.runtime.seal import seal
@@ -54,6 +55,7 @@ class LoadedModel(Mapping[str, Layer]):
         self.plan = plan
         self.tensors: Mapping[str, torch.Tensor] = tensors
         self._layers = layers
+        self._placed: list[ref[torch.nn.Module]] = []
         self._reloader = Reloader(Live(plan, layers, tensors, requantize_max=requantize_max))
 
     def __getitem__(self, name: str) -> Layer:
@@ -86,6 +88,7 @@ class LoadedModel(Mapping[str, Layer]):
         anything is changed.
         """
         place(self._layers, self.tensors, module, strict=strict)
+        self._placed.append(ref(module))
 
     def reload(self, update: Update, *, max_held_nbytes: int = MAX_HELD_NBYTES) -> Reloaded:
         """New weights into the parameters that are there: addresses stay, and what was derived follows.
@@ -100,6 +103,8 @@ class LoadedModel(Mapping[str, Layer]):
         whole groups before is new, and `mixed` says so. Chunks may hold back `max_held_nbytes` of what is incomplete.
         Raises `LoadError` (FILL720 to FILL729), and for a checkpoint what `open` and `plan` raise.
         """
+        for module in filter(None, (placed() for placed in self._placed)):
+            refuse_moved(self.tensors, module)
         return self._reloader.reload(update, max_held_nbytes)
 
     @property

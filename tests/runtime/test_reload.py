@@ -335,3 +335,33 @@ def test_the_lossy_choice_is_made_again() -> None:
 
     scale = held(model)[f"{name}.weight_scale"]
     assert (scale == scale[0]).all()
+
+
+class Norms(torch.nn.Module):
+    """A module that has places for two of the tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = torch.nn.Module()
+        self.model.norm = torch.nn.LayerNorm(128, bias=False, dtype=torch.bfloat16)
+
+
+def test_a_module_that_the_model_was_placed_in_has_the_new_weights() -> None:
+    model, module = load(LLAMA), Norms()
+    model.into(module, strict=False)
+
+    model.reload(newer(stored(FOLDER / LLAMA)))
+
+    assert torch.equal(module.model.norm.weight, newer(stored(FOLDER / LLAMA))["model.norm.weight"])
+
+
+def test_a_module_that_has_memory_of_its_own_by_now_is_no_silent_loss() -> None:
+    model, module = load(LLAMA), Norms()
+    model.into(module, strict=False)
+    before = frozen(model)
+    module.float()
+
+    with pytest.raises(LoadError, match=r"FILL712[\s\S]*model\.norm\.weight"):
+        model.reload(newer(stored(FOLDER / LLAMA)))
+
+    assert frozen(model) == before

@@ -67,19 +67,20 @@ def load(  # noqa: PLR0913 - the options of open, plan and load, by name
     ep_size: int = 1,
     backend: str | Sequence[str] | None = None,
     requantize: str | None = None,
+    quantize: str | None = None,
     progress: Progress | None = None,
     allow_unscaled: bool = False,
     group: Group | None = None,
 ) -> LoadedModel:
     """Open, plan and load one rank: `open(source).plan(...).load(...)`, with their errors.
 
-    A device mesh as `group`, with dimensions named "tp" or "ep", says the rank as well.
+    A device mesh as `group`, with dimensions named "tp" or "ep", says the rank as well. `quantize` ("fp8-tensor",
+    "fp8-channel", "fp8-block"): an unquantized checkpoint becomes FP8 layers as it is read.
     """
     with open(source, allow_unscaled=allow_unscaled) as checkpoint:
-        rank = {"tp_rank": tp_rank, "tp_size": tp_size, "ep_rank": ep_rank, "ep_size": ep_size}
         if group is not None and (tp_size, ep_size) == (1, 1):
-            from fp8load.runtime.sharing import ranks_of
+            from fp8load.runtime.sharing import rank_of
 
-            rank |= ranks_of(group)
-        plan = checkpoint.plan(**rank)
+            (tp_rank, tp_size), (ep_rank, ep_size) = rank_of(group)
+        plan = checkpoint.plan(tp_rank=tp_rank, tp_size=tp_size, ep_rank=ep_rank, ep_size=ep_size, quantize=quantize)
         return plan.load(device=device, backend=backend, requantize=requantize, progress=progress, group=group)

@@ -25,6 +25,7 @@ from fp8load.index.index import Index, TensorMeta
 from fp8load.index.quiet_gc import quiet_gc
 from fp8load.plan.build import build
 from fp8load.plan.linear import SplitError
+from fp8load.plan.online import Online, online
 from fp8load.plan.plan import Rank
 from fp8load.plan.prove import prove
 from fp8load.plan.sizes import legal_sizes
@@ -34,6 +35,7 @@ from fp8load.units import size
 if TYPE_CHECKING:
     import torch
 
+    from fp8load.contract import Contract
     from fp8load.engines.stored import Stored
     from fp8load.fixes import Fixes
     from fp8load.report import InspectReport, VerifyReport
@@ -141,6 +143,14 @@ class Checkpoint:
         with quiet_gc():
             return inspect_report(self)
 
+    def contract(self) -> Contract:
+        """What a sender of new weights has to deliver: `fp8load inspect --contract`. Raises the first fault."""
+        from fp8load.contract_of import contract_of
+
+        raise_first(self.problems)
+        with quiet_gc():
+            return contract_of(self.source, self.index, self.lowered)
+
     @cached_property
     def stored(self) -> Stored:
         """What the files hold, as rules about engines look at it."""
@@ -202,12 +212,21 @@ class Checkpoint:
         return (1,) if self.model is None else tuple(legal_sizes(self.model, self.lowered))
 
     def plan(
-        self, *, tp_rank: int = 0, tp_size: int = 1, ep_rank: int = 0, ep_size: int = 1, fuse: bool = True
+        self,
+        *,
+        tp_rank: int = 0,
+        tp_size: int = 1,
+        ep_rank: int = 0,
+        ep_size: int = 1,
+        fuse: bool = True,
+        quantize: str | None = None,
     ) -> FusionPlan:
         """The proved plan for one rank.
 
         `fuse=False` is for models whose q, k and v, gate and up are modules of their own: each linear layer keeps the
-        name that it has on disk. Experts are stacked all the same.
+        name that it has on disk. Experts are stacked all the same. `quantize` ("fp8-tensor", "fp8-channel",
+        "fp8-block"): linear layers and experts of an unquantized checkpoint become FP8 while they are loaded;
+        embeddings, heads, norms and routers do not.
 
         Raises the first fault that makes loading wrong, and `PlanError` for a size that does not split, with the sizes
         that do.
@@ -217,23 +236,39 @@ class Checkpoint:
         except (ValueError, TypeError) as error:
             raise UsageError(Problem(code="USE012", message=str(error))) from error
         raise_first(self.problems)
+        held = Online(self.lowered, self.index, self.tensors)
+        if quantize is None:
+            return self._planned(held, rank, fuse=fuse)
+        with quiet_gc():
+            narrow = online(self.model, held, quantize)
+        base = self._planned(held, rank, fuse=fuse)
+        return replace(self._planned(narrow, rank, fuse=fuse), base=base)
+
+    def _planned(self, held: Online, rank: Rank, *, fuse: bool) -> FusionPlan:
+        """The proved plan of a checkpoint as it is, or as it will be."""
+        lowered, index, tensors = held.lowered, held.index, held.tensors
         try:
             with quiet_gc():
-                layout = build(self.model, self.lowered, rank, fuse=fuse)
+                layout = build(self.model, lowered, rank, fuse=fuse)
         except SplitError as error:
-            sizes = ", ".join(str(size) for size in self.legal_tp()) or "none"
+            legal = (
+                self._legal_tp if self.model is None or lowered is self.lowered else legal_sizes(self.model, lowered)
+            )
+            sizes = ", ".join(str(size) for size in legal) or "none"
             hint = f"tp sizes that work for every layer: {sizes}"
-            tensor = stored_name(error.problem.tensor, self.lowered.pieces)
+            hint += '; quantize="fp8-channel" has no blocks to cut' if lowered is not self.lowered else ""
+            tensor = stored_name(error.problem.tensor, lowered.pieces)
             raise PlanError(replace(error.problem, tensor=tensor, hint=hint)) from error
         with quiet_gc():
-            num_elements = prove(layout, self.tensors)
+            num_elements = prove(layout, tensors)
         return FusionPlan(
             source=self.source,
-            index=self.index,
+            index=index,
             layout=layout,
             num_elements=num_elements,
             arch=self.arch.name if self.arch else None,
-            tensors=self.tensors,
+            tensors=tensors,
+            lowered=lowered,
         )
 
     def dequantize(self, module: str) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fp8load.dtypes import BITS
 from fp8load.errors import Problem, UsageError
+from fp8load.formats.lowered import Lowered
 from fp8load.index.index import Index, TensorMeta
 from fp8load.patterns import fold
 from fp8load.plan.plan import Copy, LayerSpec, Layout, ParamSpec, Rank, Skip
@@ -17,6 +18,7 @@ from fp8load.source.base import Source
 from fp8load.units import size
 
 if TYPE_CHECKING:
+    from fp8load.contract import Contract
     from fp8load.runtime.model import LoadedModel
     from fp8load.runtime.sharing import Group
 
@@ -32,7 +34,8 @@ class FusionPlan:
     """Which parameters one rank makes and which bytes of which file fill each of their elements.
 
     Proved when it was made: `num_elements` elements, each written exactly once. `tensors` are the index's, as what they
-    hold: F4 [N, K] where the header says U8 [N, K/2].
+    hold: F4 [N, K] where the header says U8 [N, K/2]. `lowered` is every module of the checkpoint, on any rank.
+    `base`: weights are quantized while they are loaded, and this is the plan of what the files hold.
     """
 
     source: Source
@@ -41,6 +44,8 @@ class FusionPlan:
     num_elements: int
     arch: str | None
     tensors: Mapping[str, TensorMeta]
+    lowered: Lowered
+    base: FusionPlan | None = None
 
     @property
     def rank(self) -> Rank:
@@ -73,6 +78,13 @@ class FusionPlan:
         return self.index.digest()
 
     @cached_property
+    def contract(self) -> Contract:
+        """What a sender of new weights has to deliver: the same for every rank."""
+        from fp8load.contract_of import contract_of
+
+        return contract_of(self.source, self.index, self.lowered)
+
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of memory that the parameters of this rank take."""
         return sum(prod(spec.shape) * BITS[spec.dtype] // 8 for spec in self.params.values())
@@ -80,8 +92,21 @@ class FusionPlan:
     @cached_property
     def nbytes_read(self) -> int:
         """Bytes of the files that this rank keeps; a box that is read for several slots counts once."""
+        if self.base is not None:
+            return self.base.nbytes_read
         boxes = {(copy.source, copy.src) for copy in self.copies}
         return sum(src.num_elements * BITS[self.tensors[source].dtype] // 8 for source, src in boxes)
+
+    @cached_property
+    def copied_of_files(self) -> Mapping[str, Sequence[TensorMeta]]:
+        """The tensors that are copied out of each file, as its header has them."""
+        found: dict[str, dict[str, TensorMeta]] = {}
+        stored = self.index.tensors
+        for source in dict.fromkeys(copy.source for copy in self.copies):
+            # A piece of a tensor that holds all experts is not in the file's header: the tensor is.
+            meta = stored[source if source in stored else source.rpartition("[")[0]]
+            found.setdefault(meta.file, {})[meta.name] = meta
+        return {file: tuple(metas.values()) for file, metas in found.items()}
 
     def copies_of(self, tensor: str) -> Iterator[Copy]:
         """The copies that read `tensor`."""
@@ -117,8 +142,13 @@ class FusionPlan:
         yield f"  stacked  {len(pieces)} pieces, one for each expert{here}; the first:"
         yield from self._explained((held or pieces)[0])
 
+    def _on_disk(self, meta: TensorMeta) -> str:
+        """What a file holds of a tensor, which may become another while it is loaded."""
+        found = meta if self.base is None else self.base.tensors.get(meta.name)
+        return f"{meta}    made while loading" if found is None else f"{found}    {found.file} @ {found.begin:,}"
+
     def _explained(self, meta: TensorMeta) -> Iterator[str]:
-        yield f"{meta.name}    {meta}    {meta.file} @ {meta.begin:,}"
+        yield f"{meta.name}    {self._on_disk(meta)}"
         skipped = next((skip for skip in self.skips if skip.source == meta.name), None)
         if skipped is not None:
             yield f"  skipped  {skipped.reason}"

@@ -16,7 +16,6 @@ import torch
 
 from fp8load.dtypes import BITS
 from fp8load.fusion import FusionPlan, Progress
-from fp8load.index.index import TensorMeta
 from fp8load.runtime.batches import Batch, batches
 from fp8load.runtime.files import Files
 from fp8load.runtime.lanes import BATCH_NBYTES, GAP_NBYTES, DeviceLane, HostLane, Lane
@@ -47,11 +46,10 @@ def execute(plan: FusionPlan, found: Iterable[Segment], device: torch.device, pr
     `progress` gets the bytes that are kept so far, and those of the whole plan. Memory in flight is bounded: two
     batches for each thread, see `lanes`. An error of any thread stops the others and is raised when they have ended.
     """
-    threads, total = num_threads(plan.source, device), nbytes_kept(plan)
+    threads, total = num_threads(plan.source, device), 0 if progress is None else nbytes_kept(plan)
     straight = in_place(device)
     work = batches(found, CHUNK_NBYTES) if straight else batches(found, BATCH_NBYTES, GAP_NBYTES)
-    with Files(plan.source, past_cache=not straight) as files:
-        open_files(plan, files)
+    with Files(plan, past_cache=not straight) as files:
         lanes = _Lanes(device)
         try:
             with ThreadPoolExecutor(threads, thread_name_prefix="fp8load-read") as pool:
@@ -67,12 +65,6 @@ def execute(plan: FusionPlan, found: Iterable[Segment], device: torch.device, pr
 def nbytes_kept(plan: FusionPlan) -> int:
     """Bytes of files that end in parameters; one that fills several slots counts for each."""
     return sum(copy.src.num_elements * BITS[plan.tensors[copy.source].dtype] // 8 for copy in plan.copies)
-
-
-def open_files(plan: FusionPlan, files: Files) -> None:
-    """Open what is read, and refuse what is not as it was planned."""
-    for file, planned in _by_file(plan).items():
-        files.open(plan.index.files[file], planned)
 
 
 class _Lanes:
@@ -97,21 +89,6 @@ class _Lanes:
         """Wait for all."""
         for lane in self._all:
             lane.finish()
-
-
-def _by_file(plan: FusionPlan) -> dict[str, list[TensorMeta]]:
-    """The tensors that are copied out of each file that is read: not one of which only empty tensors are wanted."""
-    stored = plan.index.tensors
-    sources = dict.fromkeys(copy.source for copy in plan.copies)
-    tensors: dict[str, list[TensorMeta]] = {
-        plan.tensors[copy.source].file: [] for copy in plan.copies if copy.src.num_elements
-    }
-    # A piece of a tensor that holds all experts is not in the file's header: the tensor is.
-    for name in dict.fromkeys(name if name in stored else name.rpartition("[")[0] for name in sources):
-        meta = stored[name]
-        if meta.file in tensors:
-            tensors[meta.file].append(meta)
-    return tensors
 
 
 def _bounded(pool: ThreadPoolExecutor, lanes: _Lanes, files: Files, work: Iterable[Batch], limit: int) -> Iterator[int]:

@@ -73,7 +73,7 @@ class ScaledLinearStack(ScaledLayer):
 
     def dequantize(self) -> torch.Tensor:
         """The weights as float32 [E, N, K], parts in fused order. Raises `UnfilledSlotError`."""
-        seal(self._typed(), self.sources)
+        seal(self.typed(), self.sources)
         weights = self._weights()
         return torch.stack([weights.expert(at).dequantize() for at in range(len(self.experts))])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -12,24 +13,26 @@ from pathlib import Path
 import torch
 
 from fp8load.errors import ChangedError, HeaderError, NotFoundError, Problem, SourceError
+from fp8load.fusion import FusionPlan
 from fp8load.index.header import header_length, parse_header
 from fp8load.index.index import FileMeta, TensorMeta
 from fp8load.runtime.batches import Batch
 from fp8load.runtime.cold import ColdReads
-from fp8load.source.base import Source
 
 PAGE = 4096
 """Reads past the page cache begin and end at multiples of this, in files and in memory."""
 
 
 class Files:
-    """Open file descriptors of a source's local files; what has no local file is read through the source.
+    """The files of a plan, opened when they are first read; what has no local file is read through the source.
 
-    A context: descriptors are closed at its end. `past_cache`: `read_into` may read past the page cache.
+    A context: descriptors are closed at its end. `past_cache`: `read_into` may read past the page cache. Safe to use
+    from several threads.
     """
 
-    def __init__(self, source: Source, *, past_cache: bool = False) -> None:
-        self._source, self._stack, self._past_cache = source, ExitStack(), past_cache
+    def __init__(self, plan: FusionPlan, *, past_cache: bool = False) -> None:
+        self._plan, self._stack, self._past_cache = plan, ExitStack(), past_cache
+        self._opening = threading.Lock()
         self._descriptors: dict[str, int | None] = {}
         self._direct: dict[str, int | None] = {}
         self._cold = ColdReads()
@@ -40,13 +43,19 @@ class Files:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def open(self, meta: FileMeta, planned: Collection[TensorMeta]) -> None:
+    def _opened(self, file: str) -> int | None:
+        """The file's descriptor, None where it has no local file."""
+        with self._opening:
+            if file not in self._descriptors:
+                self._descriptors[file] = self._open(self._plan.index.files[file])
+            return self._descriptors[file]
+
+    def _open(self, meta: FileMeta) -> int | None:
         """Open a file and refuse one whose size, or the place of a planned tensor, is not what the plan saw."""
         file = meta.name
-        path = self._source.path(file)
+        path = self._plan.source.path(file)
         if path is None:
-            self._descriptors[file] = None
-            return
+            return None
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -56,10 +65,10 @@ class Files:
         size = os.fstat(descriptor).st_size
         if size != meta.nbytes:
             raise _changed(file, f"{meta.nbytes:,} bytes, as when the plan was made", f"{size:,} bytes")
-        _refuse_another_header(descriptor, meta, planned)
-        self._descriptors[file] = descriptor
+        _refuse_another_header(descriptor, meta, self._plan.copied_of_files[file])
         if self._past_cache:
             self._direct[file] = self._open_direct(path)
+        return descriptor
 
     def _open_direct(self, path: Path) -> int | None:
         """A descriptor that reads past the page cache; None where the file system has none."""
@@ -74,11 +83,11 @@ class Files:
 
     def read(self, batch: Batch, buffers: Sequence[memoryview]) -> None:
         """Fill the buffers, in order, from the batch's range. Raises `ChangedError` where the file ends too early."""
-        descriptor = self._descriptors[batch.file]
+        descriptor = self._opened(batch.file)
         if descriptor is not None:
             _read_fully(descriptor, batch, buffers, batch.begin)
             return
-        data = memoryview(self._source.read(batch.file, batch.begin, batch.end))
+        data = memoryview(self._plan.source.read(batch.file, batch.begin, batch.end))
         if len(data) != batch.nbytes:
             raise _changed(batch.file, f"{batch.nbytes:,} bytes at {batch.begin:,}", f"{len(data):,} bytes")
         at = 0
@@ -93,7 +102,7 @@ class Files:
         in turn, and what turns out faster is kept: that differs from machine to machine.
         """
         memory = buffer.numpy().data
-        descriptor, past = self._descriptors[batch.file], self._direct.get(batch.file)
+        descriptor, past = self._opened(batch.file), self._direct.get(batch.file)
         small = batch.nbytes < ColdReads.LEAST_NBYTES
         if descriptor is None or past is None or small or _is_cached(descriptor, batch.begin):
             self.read(batch, [memory[: batch.nbytes]])

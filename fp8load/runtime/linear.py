@@ -104,7 +104,7 @@ class ScaledLinear(ScaledLayer):
 
         Raises `UnfilledSlotError`.
         """
-        seal(self._typed(), self.sources)
+        seal(self.typed(), self.sources)
         return self._weights().dequantize()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,7 @@ def _all_on_device(specs: Sequence[ParamSpec], device: torch.device) -> dict[str
     except torch.OutOfMemoryError as error:
         missing = next(spec for spec in specs if spec.name not in storage)
         raise LoadError(Problem(
-            code="FILL712", message=f"the memory of {device} is not enough for the parameters", tensor=missing.name,
+            code="FILL731", message=f"the memory of {device} is not enough for the parameters", tensor=missing.name,
             expected=f"room for {size(sum(map(_nbytes, specs)))}",
             got=f"room for {size(sum(map(_nbytes, specs[: len(storage)])))}",
             hint="a larger tp_size or ep_size; `fp8load plan --device` tells beforehand",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import torch
 
@@ -18,10 +19,14 @@ from fp8load.runtime.choose import Asked
 from fp8load.runtime.devices import torch_device
 from fp8load.runtime.execute import execute
 from fp8load.runtime.experts import ScaledExperts, experts_of
+from fp8load.runtime.intake import MAX_HELD_NBYTES
 from fp8load.runtime.layers import ScaledLinear
+from fp8load.runtime.live import Live
+from fp8load.runtime.load_online import read_online
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.parameters import TypedParameter, make_parameter
-from fp8load.runtime.place import place
+from fp8load.runtime.place import place, refuse_moved
+from fp8load.runtime.reload import Reloaded, Reloader, Update
 from fp8load.runtime.requantize import Requantize, checked, requantize_to_max_
 from fp8load.runtime.seal import seal
 from fp8load.runtime.segments import Segment, segments
@@ -44,10 +49,19 @@ class LoadedModel(Mapping[str, Layer]):
     plan      what was loaded
     """
 
-    def __init__(self, plan: FusionPlan, layers: dict[str, Layer], tensors: dict[str, torch.Tensor]) -> None:
+    def __init__(
+        self,
+        plan: FusionPlan,
+        layers: dict[str, Layer],
+        tensors: dict[str, torch.Tensor],
+        *,
+        requantize_max: bool = False,
+    ) -> None:
         self.plan = plan
         self.tensors: Mapping[str, torch.Tensor] = tensors
         self._layers = layers
+        self._placed: list[ref[torch.nn.Module]] = []
+        self._reloader = Reloader(Live(plan, layers, tensors, requantize_max=requantize_max))
 
     def __getitem__(self, name: str) -> Layer:
         layer = self._layers.get(name)
@@ -81,6 +95,29 @@ class LoadedModel(Mapping[str, Layer]):
         changed then. Buffers that are computed (rotary tables) are the module's own affair.
         """
         place(self._layers, self.tensors, module, strict=strict)
+        self._placed.append(ref(module))
+
+    def reload(self, update: Update, *, max_held_nbytes: int = MAX_HELD_NBYTES) -> Reloaded:
+        """New weights into the parameters that are there: addresses stay, and what was derived follows.
+
+        `update` is a checkpoint (a `Checkpoint`, a path or a repository), a mapping or an iterable of (name, tensor),
+        or an iterator of chunks, each of them a mapping or a list of pairs. Names, shapes and dtypes are those of files
+        (`plan.contract`), tensors are whole, and this rank takes its piece; a part of the model is enough. A weight
+        comes with its scales, or alone in 16 or 32 bits, and is quantized to its layer's scheme. docs/reload.md has the
+        rules.
+
+        What does not fit is refused before anything is written: with a mapping, all of it; with chunks, what came in
+        whole groups before is new, and `mixed` says so. Chunks may hold back `max_held_nbytes` of what is incomplete.
+        Raises `LoadError` (FILL720 to FILL729), and for a checkpoint what `open` and `plan` raise.
+        """
+        for module in filter(None, (placed() for placed in self._placed)):
+            refuse_moved(self.tensors, module)
+        return self._reloader.reload(update, max_held_nbytes)
+
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """The layers, and other tensors, that are newer than the rest, after an update that broke off; usually none."""
+        return self._reloader.mixed
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.plan.rank}: {len(self)} quantized layers, {len(self.tensors)} other tensors)"
@@ -97,28 +134,38 @@ def load_plan(
 ) -> LoadedModel:
     """Allocate, poison, read, seal, prepare. See `FusionPlan.load`."""
     where, to = torch_device(device), checked(requantize)
+
+    def load(read: Callable[[Iterable[Segment]], None]) -> LoadedModel:
+        return _loaded(plan, where, read, backend=backend, requantize=to, progress=progress)
+
     if group is None:
-        return _loaded(plan, where, backend, to, lambda found: execute(plan, found, where, progress))
+        return load(lambda found: execute(plan, found, where, progress))
     from fp8load.runtime.sharing import Host, execute_together
 
     host = Host(group, where)
     with host.together():
-        return _loaded(plan, where, backend, to, lambda found: execute_together(plan, found, where, host, progress))
+        return load(lambda found: execute_together(plan, found, where, host, progress))
 
 
 def _loaded(
     plan: FusionPlan,
     where: torch.device,
+    read: Callable[[Iterable[Segment]], None],
+    *,
     backend: Asked,
     requantize: Requantize | None,
-    read: Callable[[Iterable[Segment]], None],
+    progress: Progress | None,
 ) -> LoadedModel:
+    """`read` reads what is stored as it will be held; what is quantized first is read alone on every rank."""
     choose_all(plan, device_of(where), backend)  # a backend that refuses is known before the first byte is read
     storage = allocate(plan.params.values(), where)
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
     tensors = {name: storage[name] for name, spec in plan.params.items() if spec.module not in typed}
     kv = {name for name in tensors if plan.params[name].role in KV_ROLES}
-    read(segments(plan.copies, plan.tensors, storage))
+    if plan.base is None:
+        read(segments(plan.copies, plan.tensors, storage))
+    else:
+        read_online(plan, plan.base, storage, progress)
     by_name = {param.full_name: param for params in typed.values() for param in params.values()}
     for copy in plan.copies:
         if copy.param in by_name:
@@ -137,7 +184,7 @@ def _loaded(
         for layer in (*single.values(), *(stack for pair in experts.values() for stack in (pair.w13, pair.w2))):
             requantize_to_max_(layer)
     layers: dict[str, Layer] = {**single, **experts}
-    return LoadedModel(plan, layers, tensors)
+    return LoadedModel(plan, layers, tensors, requantize_max=requantize == "max")
 
 
 def _parameters(plan: FusionPlan, layer: LayerSpec, storage: Mapping[str, torch.Tensor]) -> dict[Role, TypedParameter]:

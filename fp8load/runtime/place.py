@@ -75,6 +75,23 @@ def _parent(module: torch.nn.Module, name: str) -> torch.nn.Module | None:
     return parent if leaf in known else None
 
 
+def refuse_moved(tensors: Mapping[str, torch.Tensor], module: torch.nn.Module) -> None:
+    """Refuse a module whose parameters no longer share the memory of the tensors that were placed in it.
+
+    `module.to(device)` gives each parameter memory of its own: what is written into the model would not be seen. Raises
+    `LoadError` FILL712.
+    """
+    for name, tensor in tensors.items():
+        parent, leaf = _parent(module, name), name.rpartition(".")[2]
+        now = None if parent is None else parent._parameters.get(leaf, parent._buffers.get(leaf))
+        if now is not None and now.data_ptr() != tensor.data_ptr():
+            raise LoadError(Problem(
+                code="FILL712", message="the module that the model was placed in has memory of its own by now",
+                tensor=name, expected=f"the model's, on {tensor.device}", got=f"another place, on {now.device}",
+                hint="load the model on the device where it shall run, and place it there",
+            ))  # fmt: skip
+
+
 def _shared(module: torch.nn.Module) -> dict[str, list[str]]:
     """Parameter name -> the other names of the same parameter (a tied head)."""
     names: dict[int, list[str]] = {}

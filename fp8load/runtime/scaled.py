@@ -89,10 +89,15 @@ class ScaledLayer(torch.nn.Module):
         """
         state = self._now()
         if self._prepared is None or state != self._state:
-            seal(self._typed(), self.sources)
+            seal(self.typed(), self.sources)
             self._prepare()
             self._state = state
         return self
+
+    def refresh(self) -> None:
+        """Prepare again, in place, what was prepared before; what was not is prepared when it is used."""
+        if self._prepared is not None:
+            self.finalize()
 
     @property
     def why(self) -> tuple[str, ...]:
@@ -106,18 +111,19 @@ class ScaledLayer(torch.nn.Module):
     def _forget(self) -> None:
         self.__dict__.update(self._forgotten())
 
-    def _typed(self) -> list[TypedParameter]:
+    def typed(self) -> list[TypedParameter]:
+        """The parameters that the layer has."""
         scales = (self.weight_scale, self.weight_global_scale, self.input_scale, self.input_global_scale)
         transforms = (self.pre_quant_scale, self.low_rank_a, self.low_rank_b)
         return [param for param in (self.weight, *scales, *transforms, self.bias) if param is not None]
 
     def _now(self) -> tuple[int, ...]:
         """What tells whether anything was written since `finalize`."""
-        return tuple(param.num_writes for param in self._typed())
+        return tuple(param.num_writes for param in self.typed())
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """Move, but never convert: `layer.half()` would turn codes and scales into something else, unseen."""
-        for param in self._typed():
+        for param in self.typed():
             made = fn(torch.empty(0, dtype=param.dtype, device=param.device))
             if made.dtype != param.dtype:
                 raise UsageError(Problem(
@@ -143,7 +149,7 @@ class ScaledLayer(torch.nn.Module):
         Raises `LoadError` FILL702 for a tensor of another dtype, before anything of the layer is changed: torch would
         cast it. `assign=True` copies too, because a plain tensor does not know its slots.
         """
-        loaded = [param for param in self._typed() if prefix + param.param_layout.role in state_dict]
+        loaded = [param for param in self.typed() if prefix + param.param_layout.role in state_dict]
         for param in loaded:
             key = prefix + param.param_layout.role
             fit = param.checked(state_dict[key], param.param_layout.sources)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from fp8load.errors import Fp8LoadError, LoadError, Problem
+from fp8load.errors import LoadError, Problem
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.runtime.batches import Batch
-from fp8load.runtime.execute import execute, nbytes_kept, num_threads, open_files
+from fp8load.runtime.execute import execute, nbytes_kept, num_threads
 from fp8load.runtime.files import PAGE, Files
 from fp8load.runtime.lanes import BATCH_NBYTES, GAP_NBYTES, place, stream_of
 from fp8load.runtime.schedule import Window, divided, needs_of, rounds, windows
@@ -80,7 +80,7 @@ class Host:
         if failed is not None:
             self._is_over = True
             raise LoadError(Problem(
-                code="FILL713", message="another rank could not load its part", got=failed.message,
+                code="FILL732", message="another rank could not load its part", got=failed.message,
                 expected="every rank of the group to load", module=f"rank {failed.rank} of {self.size} on this host",
                 hint="nothing is loaded on any rank: mend what that rank says, and load again on all",
             ))  # fmt: skip
@@ -113,15 +113,13 @@ def host_id() -> str:
     return f"{socket.gethostname()} {boot.read_text().strip() if boot.exists() else ''}"
 
 
-def ranks_of(group: Group) -> dict[str, int]:
-    """The options of a plan that a mesh with dimensions named "tp" or "ep" says; none for a process group."""
+def rank_of(group: Group) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rank and size of the dimensions of a mesh that are named "tp" and "ep"; 0 of 1 where there is none."""
     if isinstance(group, dist.ProcessGroup):
-        return {}
-    found: dict[str, int] = {}
-    for at, name in enumerate(group.mesh_dim_names or ()):
-        if name in ("tp", "ep"):
-            found |= {f"{name}_rank": group.get_local_rank(name), f"{name}_size": group.size(at)}
-    return found
+        return (0, 1), (0, 1)
+    names = group.mesh_dim_names or ()
+    where = {name: (group.get_local_rank(name), group.size(at)) for at, name in enumerate(names)}
+    return where.get("tp", (0, 1)), where.get("ep", (0, 1))
 
 
 def _process_group(group: Group) -> ProcessGroup:
@@ -149,7 +147,7 @@ class _translated:  # noqa: N801 - a context
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, RuntimeError):
             raise LoadError(Problem(
-                code="FILL714", message="a rank of the group does not answer", got=str(error).strip().splitlines()[0],
+                code="FILL733", message="a rank of the group does not answer", got=str(error).strip().splitlines()[0],
                 expected="every rank of the group to load at the same time",
                 hint="its own output says why it ended; nothing is loaded here",
             )) from error  # fmt: skip
@@ -206,13 +204,9 @@ class _Rounds:
         placed: list[Callable[[], None]] = []
         done = 0
         with (
-            Files(self._plan.source, past_cache=True) as files,
+            Files(self._plan, past_cache=True) as files,
             ThreadPoolExecutor(self._threads, thread_name_prefix="fp8load-read") as pool,
         ):
-            try:
-                open_files(self._plan, files)
-            except Fp8LoadError as error:
-                failed = failed or error
             reads: dict[int, Future[torch.Tensor]] = {}
 
             def read(at: int) -> None:

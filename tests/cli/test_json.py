@@ -19,6 +19,7 @@ QUESTIONS = {
     "inspect": ("inspect", CLEAN),
     "verify": ("verify", BROKEN),
     "plan": ("plan", CLEAN),
+    "contract": ("inspect", CLEAN, "--contract"),
     "plans": ("plan", CLEAN, "--tp", "2", "--rank", "all"),
     "rule": ("rule", "--all"),
     "error": ("inspect", "./no-such-folder"),

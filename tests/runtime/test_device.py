@@ -45,7 +45,7 @@ def test_too_little_memory_is_an_error_and_gives_back_what_was_taken() -> None:
     before = torch.cuda.memory_allocated()
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
-        with pytest.raises(LoadError, match="FILL712"):
+        with pytest.raises(LoadError, match="FILL731"):
             plan.load(device="cuda")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

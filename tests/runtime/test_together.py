@@ -62,7 +62,7 @@ def test_a_disk_error_of_one_rank_is_an_error_of_all_that_names_file_and_rank(tm
 
     assert "Input/output error" in two["error"]
     assert "model-00001-of-00004.safetensors" in two["error"]
-    assert one["code"] == "FILL713"
+    assert one["code"] == "FILL732"
     assert "rank 1" in one["error"]
     assert "SRC006" in one["error"]
 
@@ -72,5 +72,5 @@ def test_a_rank_that_dies_ends_the_others_within_seconds(tmp_path: Path) -> None
     one, two = run(tmp_path, 2, "ct-llama128-fp8-static", "a rank dies")
 
     assert "digest" not in two
-    assert one["code"] == "FILL714"
+    assert one["code"] == "FILL733"
     assert time.monotonic() - start < 60

@@ -27,6 +27,9 @@ _LOOK = "What to show"
 _Tree = Annotated[bool, typer.Option("--tree", help="Tensors as a tree of dotted names.", rich_help_panel=_LOOK)]
 _Tensors = Annotated[bool, typer.Option("--tensors", help="Every tensor with its place.", rich_help_panel=_LOOK)]
 _Skeleton = Annotated[bool, typer.Option("--skeleton", help="The headers as a .skel.", rich_help_panel=_LOOK)]
+_Contract = Annotated[
+    bool, typer.Option("--contract", help="What a sender of new weights must deliver, as JSON.", rich_help_panel=_LOOK)
+]
 _Module = Annotated[
     str | None,
     typer.Option(
@@ -66,6 +69,7 @@ def inspect(  # noqa: PLR0913 - its options
     tree: _Tree = False,
     tensors: _Tensors = False,
     skeleton: _Skeleton = False,
+    contract: _Contract = False,
     plot: _Plot = None,
     module: _Module = None,
     sort: _Sort = None,
@@ -79,15 +83,14 @@ def inspect(  # noqa: PLR0913 - its options
     narrowed: dict[str, object] = {"--tree": tree, "--tensors": tensors, "--module": module, "--sort": sort}
     _check_options(run, narrowed, depth=depth)
     if skeleton:
-        _check_skeleton(run, {**narrowed, "--plot": plot})
+        _check_skeleton(run, {**narrowed, "--plot": plot, "--contract": contract})
+    if contract:
+        _check_contract(run, {**narrowed, "--plot": plot})
     if plot is not None:
         _check_plot(run, plot, narrowed)
     with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
-        if skeleton:
-            from fp8load.index.skeleton import write_skeleton
-
-            run.out.report(write_skeleton(checkpoint.index))
-            return ExitCode.OK
+        if skeleton or contract:
+            return _write_whole(run, checkpoint, contract=contract)
         if run.settings.format == "html":
             return _draw_page(run, checkpoint, narrowed, values=plot is not None)
         if plot is not None:
@@ -126,6 +129,26 @@ def _check_skeleton(run: Run, others: dict[str, object]) -> None:
     for option, value in others.items():
         if value:
             raise _useless(option, "excludes --skeleton, which is the whole checkpoint")
+
+
+def _check_contract(run: Run, others: dict[str, object]) -> None:
+    """A contract is the whole checkpoint, and JSON in any case."""
+    if run.settings.format not in ("text", "json"):
+        raise _useless("--format", f"{run.settings.format} excludes --contract, which is JSON")
+    for option, value in others.items():
+        if value:
+            raise _useless(option, "excludes --contract, which is of the whole checkpoint")
+
+
+def _write_whole(run: Run, checkpoint: Checkpoint, *, contract: bool) -> ExitCode:
+    """The checkpoint as a text that other programs read: its contract, or its skeleton."""
+    if contract:
+        run.out.report(checkpoint.contract().to_json() + "\n")
+        return ExitCode.OK
+    from fp8load.index.skeleton import write_skeleton
+
+    run.out.report(write_skeleton(checkpoint.index))
+    return ExitCode.OK
 
 
 def _check_plot(run: Run, plot: str, others: dict[str, object]) -> None:

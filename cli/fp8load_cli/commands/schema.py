@@ -15,7 +15,7 @@ from fp8load_cli.run import Run
 if TYPE_CHECKING:
     from fp8load.report import Report
 
-NAMES = ("inspect", "verify", "plan", "plans", "error", "rule", "doctor", "bench-gemm")
+NAMES = ("inspect", "verify", "plan", "plans", "contract", "error", "rule", "doctor", "bench-gemm")
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +38,8 @@ def schema(
 ) -> ExitCode:
     """Print the JSON Schema of a report.
 
-    `plans` is what plan --rank all prints, `error` what --json prints when a question could not be answered.
+    `plans` is what plan --rank all prints, `contract` what inspect --contract prints, `error` what --json prints when a
+    question could not be answered.
     """
     if report is not None and report not in NAMES:
         raise UsageError(Problem(code="USE010", message="no such report", expected=", ".join(NAMES), got=report))
@@ -53,11 +54,12 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def _models() -> dict[str, type[Report]]:
+    from fp8load.contract import Contract
     from fp8load.report import ErrorReport, InspectReport, PlanReport, VerifyReport
     from fp8load_cli.reports import BenchGemmReport, DoctorReport, PlansReport, RuleReport
 
     return {
         "inspect": InspectReport, "verify": VerifyReport, "plan": PlanReport, "plans": PlansReport,
-        "error": ErrorReport, "rule": RuleReport, "doctor": DoctorReport,
+        "contract": Contract, "error": ErrorReport, "rule": RuleReport, "doctor": DoctorReport,
         "bench-gemm": BenchGemmReport,
     }  # fmt: skip

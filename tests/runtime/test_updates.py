@@ -1,0 +1,126 @@
+"""Updates between processes: gloo on the CPU, one trainer and one engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from under_test import pythonpath
+
+PRELUDE = """
+import sys, datetime, torch, torch.distributed as dist
+import fp8load
+from fp8load.errors import LoadError
+from fp8load.runtime import updates
+from runtime.updating import FOLDER, newer, stored, frozen
+rank, file = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method="file://" + file, rank=rank, world_size=2,
+                        timeout=datetime.timedelta(seconds=60))
+NAME = "ct-phi3-fp8-static-kv"
+tensors = newer(stored(FOLDER / NAME))
+"""
+
+CASES = {
+    "every tensor arrives as it was sent, in chunks that are bounded": """
+if rank == 0:
+    updates.send(tensors, src=0, max_nbytes=20_000)
+else:
+    model, sizes = fp8load.load(FOLDER / NAME, tp_rank=1, tp_size=2), []
+    def chunks():
+        for chunk in updates.receive(src=0):
+            sizes.append((len(chunk), sum(tensor.nbytes for _, tensor in chunk)))
+            yield chunk
+    model.reload(chunks())
+    twin = fp8load.load(FOLDER / NAME, tp_rank=1, tp_size=2)
+    twin.reload(tensors)
+    assert frozen(model) == frozen(twin)
+    assert len(sizes) > 5 and all(count == 1 or size <= 20_000 for count, size in sizes), sizes
+""",
+    "scalars, empty tensors and every dtype": """
+sent = {"scalar": torch.tensor(3.5), "empty": torch.empty(0, 4), "last": torch.ones(3, dtype=torch.bfloat16),
+        **{str(dtype): torch.arange(5).to(dtype) for dtype in (torch.uint8, torch.int8, torch.float16, torch.int64)},
+        "fp8": torch.randn(7, generator=torch.Generator().manual_seed(1)).to(torch.float8_e4m3fn),
+        "columns": torch.arange(6.0).view(2, 3).T,
+        "e8m0": torch.tensor([1, 2, 255], dtype=torch.uint8).view(torch.float8_e8m0fnu)}
+if rank == 0:
+    updates.send(iter(sent.items()), src=0)
+    updates.send({}, src=0)
+else:
+    got = {name: tensor for chunk in updates.receive(src=0) for name, tensor in chunk}
+    assert list(got) == list(sent)
+    for name, tensor in sent.items():
+        assert got[name].dtype == tensor.dtype and got[name].shape == tensor.shape
+        if tensor.dtype.itemsize == 1:
+            tensor, got[name] = tensor.view(torch.uint8), got[name].view(torch.uint8)
+        assert torch.equal(got[name], tensor), name
+    assert list(updates.receive(src=0)) == []
+""",
+    "a receiver that refuses a tensor keeps in step, and keeps its old weights": """
+if rank == 0:
+    updates.send([("nonsense", torch.ones(1)), *tensors.items()], src=0, max_nbytes=10_000)
+else:
+    model = fp8load.load(FOLDER / NAME)
+    before = frozen(model)
+    try:
+        model.reload(updates.receive(src=0))
+    except LoadError as error:
+        assert error.code == "FILL720", error
+    else:
+        raise AssertionError("nothing was refused")
+    assert frozen(model) == before
+answer = torch.tensor([rank])
+dist.broadcast(answer, 0)
+assert answer.item() == 0
+""",
+    "a sender that fails tells its receivers": """
+def broken():
+    yield "model.norm.weight", tensors["model.norm.weight"]
+    raise ZeroDivisionError("the step diverged")
+if rank == 0:
+    try:
+        updates.send(broken(), src=0, max_nbytes=1)
+    except ZeroDivisionError:
+        pass
+else:
+    model = fp8load.load(FOLDER / NAME)
+    try:
+        model.reload(updates.receive(src=0))
+    except LoadError as error:
+        assert error.code == "FILL727" and "rank 0" in str(error), error
+    else:
+        raise AssertionError("nobody was told")
+dist.barrier()
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
+    """What both processes said, and what went wrong; they start once, because that takes longest."""
+    folder = tmp_path_factory.mktemp("processes")
+    script = folder / "cases.py"
+    done = "".join(f"{code}\nprint({case!r}, flush=True)\n" for case, code in CASES.items())
+    script.write_text(f"{PRELUDE}\n{done}\ndist.destroy_process_group()\n")
+    tests = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join([pythonpath(folder), tests])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), str(folder / "rendezvous")],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=180) for process in ranks]
+    return "\n".join(errors for _, errors in said), [out for out, _ in said]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_between_two_processes(case: str, answers: tuple[str, list[str]]) -> None:
+    errors, said = answers
+
+    assert all(case in out.splitlines() for out in said), errors

@@ -57,8 +57,8 @@ def from_pretrained(
     backend. The model is for inference: nothing in it wants a gradient, and `save_pretrained` refuses.
 
     Raises `UsageError` USE030 for a family that is not known to run here, USE031 where transformers is not installed,
-    USE032 for a dtype that no model computes in; `LoadError` FILL712 where checkpoint and model do not fit; and what
-    `Checkpoint.plan` and `FusionPlan.load` raise.
+    or too old, USE032 for a dtype that no model computes in, USE033 for a revision of what has none; `LoadError`
+    FILL712 where checkpoint and model do not fit; and what `Checkpoint.plan` and `FusionPlan.load` raise.
     """
     if find_spec("transformers") is None:
         raise UsageError(Problem(

@@ -12,11 +12,19 @@ from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    __version__,
+)
 from transformers.utils import logging
 
 from fp8load.checkpoint import Checkpoint
-from fp8load.errors import LoadError, Problem
+from fp8load.errors import LoadError, Problem, UsageError
 from fp8load.fusion import Progress
 from fp8load.runtime.experts import ScaledExperts
 from fp8load.runtime.model import Layer
@@ -79,6 +87,12 @@ def _config(document: Mapping[str, Any]) -> PretrainedConfig:
     for key, value in kept.items():
         if isinstance(value, Mapping):
             kept[key] = {inner: held for inner, held in value.items() if inner not in _LEFT_OUT}
+    if kept["model_type"] not in CONFIG_MAPPING:
+        raise UsageError(Problem(
+            code="USE031", message="this version of transformers does not have the family",
+            expected=f"one that has model_type {kept['model_type']}", got=f"transformers {__version__}",
+            hint="pip install --upgrade transformers",
+        ))  # fmt: skip
     config: PretrainedConfig = AutoConfig.for_model(**kept)
     return config
 

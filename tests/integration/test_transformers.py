@@ -206,6 +206,13 @@ def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
         hf.from_pretrained(FOLDER / "ct-llama128-fp8-static")
 
 
+def test_a_family_that_the_installed_transformers_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fp8load.transformers.build.CONFIG_MAPPING", {})
+
+    with pytest.raises(UsageError, match=r"USE031.*\n(.*\n)*.*model_type llama"):
+        hf.from_pretrained(FOLDER / "ct-llama128-fp8-static")
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.float64])
 def test_a_dtype_that_no_model_computes_in_is_refused(dtype: torch.dtype) -> None:
     with pytest.raises(UsageError, match="USE032"):

@@ -39,14 +39,14 @@ def num_threads(source: Source, device: torch.device | None = None) -> int:
     return min(HOST_THREADS if device is None or in_place(device) else DEVICE_THREADS, os.cpu_count() or 1)
 
 
-def execute(plan: FusionPlan, found: Sequence[Segment], progress: Progress | None) -> None:
-    """Read every segment into its place; when this returns, all bytes are there.
+def execute(plan: FusionPlan, found: Sequence[Segment], progress: Progress | None) -> int:
+    """Read every segment into its place; when this returns, all bytes are there, and it says how many.
 
     Memory in flight is bounded: two chunks for each thread, see `lanes`. An error of any thread stops the others and is
     raised when they have ended.
     """
     if not found:
-        return
+        return 0
     device = found[0].target.device
     threads = num_threads(plan.source, device)
     total = sum(segment.end - segment.begin for segment in found)
@@ -66,6 +66,7 @@ def execute(plan: FusionPlan, found: Sequence[Segment], progress: Progress | Non
                         progress(done, total)
         finally:  # also after an error: a device must not write into memory that was given back
             lanes.finish()
+    return total
 
 
 class _Lanes:

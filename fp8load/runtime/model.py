@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from fp8load.runtime.place import place
 from fp8load.runtime.requantize import checked, requantize_to_max_
 from fp8load.runtime.seal import seal
 from fp8load.runtime.segments import segments
+from fp8load.runtime.stats import LoadStats
 from fp8load.scheme import LinearScheme, Role
 
 Layer = ScaledLinear | ScaledExperts
@@ -37,10 +39,13 @@ class LoadedModel(Mapping[str, Layer]):
     tensors   every tensor of this rank that is no part of a quantized layer, by name: embeddings, norms, unquantized
               linear layers (fused where the family fuses them), KV-cache scales (float32 [1], "<attention>.k_scale")
     plan      what was loaded
+    stats     how many bytes that were, and how long it took
     """
 
-    def __init__(self, plan: FusionPlan, layers: dict[str, Layer], tensors: dict[str, torch.Tensor]) -> None:
-        self.plan = plan
+    def __init__(
+        self, plan: FusionPlan, layers: dict[str, Layer], tensors: dict[str, torch.Tensor], stats: LoadStats
+    ) -> None:
+        self.plan, self.stats = plan, stats
         self.tensors: Mapping[str, torch.Tensor] = tensors
         self._layers = layers
 
@@ -83,13 +88,15 @@ def load_plan(
     plan: FusionPlan, *, device: str, backend: str | None, requantize: str | None, progress: Progress | None
 ) -> LoadedModel:
     """Allocate, poison, read, seal, prepare. See `FusionPlan.load`."""
-    where, to = torch_device(device), checked(requantize)
+    start, where, to = time.perf_counter(), torch_device(device), checked(requantize)
     _choose_early(plan, where, backend)
     storage = allocate(plan.params.values(), where)
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
     tensors = {name: storage[name] for name, spec in plan.params.items() if spec.module not in typed}
     kv = {name for name in tensors if plan.params[name].role in KV_ROLES}
-    execute(plan, segments(iter(plan.copies), plan.tensors, storage), progress)
+    start_read = time.perf_counter()
+    nbytes = execute(plan, segments(iter(plan.copies), plan.tensors, storage), progress)
+    seconds_read = time.perf_counter() - start_read
     by_name = {param.full_name: param for params in typed.values() for param in params.values()}
     for copy in plan.copies:
         if copy.param in by_name:
@@ -106,7 +113,8 @@ def load_plan(
         for layer in (*single.values(), *(stack for pair in experts.values() for stack in (pair.w13, pair.w2))):
             requantize_to_max_(layer)
     layers: dict[str, Layer] = {**single, **experts}
-    return LoadedModel(plan, layers, tensors)
+    stats = LoadStats(nbytes=nbytes, seconds_read=seconds_read, seconds=time.perf_counter() - start)
+    return LoadedModel(plan, layers, tensors, stats)
 
 
 def _choose_early(plan: FusionPlan, where: torch.device, backend: str | None) -> None:

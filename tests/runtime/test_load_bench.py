@@ -94,6 +94,15 @@ class Backwards:
         self._places.put(name, data.view(tensor.dtype).reshape(tensor.shape))
 
 
+class Idle(LoadFile):
+    """Does nothing, into memory that may hold what the loader before it has left."""
+
+    name = "peer idle"
+
+    def load(self, paths: Sequence[Path], device: torch.device, places: Places) -> None:
+        pass
+
+
 class Raises(LoadFile):
     """Fails as a library that was built for another torch does."""
 
@@ -114,10 +123,11 @@ class Refuses(LoadFile):
 
 def test_peers_that_are_wrong_raise_or_refuse_have_no_figures() -> None:
     bench = bench_of("ct-llama128-fp8-static", num_runs=2)
-    bench.measure([Wrong(), Raises(), Refuses(), SafeOpen()])
+    bench.measure([Wrong(), Raises(), Refuses(), SafeOpen(), Idle()])
 
     assert [row.name for row in bench.rows] == [OURS, OURS, SafeOpen.name]
     assert "has other bytes than the files" in bench.failed[Wrong.name]
+    assert "has other bytes than the files" in bench.failed[Idle.name]
     assert bench.failed[Raises.name] == "OSError: libfoo.so: undefined symbol"
     assert bench.refused == {Refuses.name: "not installed"}
 

@@ -23,8 +23,21 @@ from fp8load.runtime.execute import num_threads
 OURS = "fp8load"
 IN_PLACE, PREPARED = "bytes in place", "sealed, prepared model"
 
+LIMIT_RUNS = 3
+"""The best of so many is a limit, however often loaders are measured."""
+
 FEW_NBYTES = 64 << 20
 """Of less than this, starting threads and allocating memory is what takes the time."""
+
+FEW = "{:.1f} MB are too few: this is the time to start threads and to get memory, and the rates mean nothing"
+ELSEWHERE = (
+    "{} of {} files are not on this machine: every run fetches them, and what is measured is where they come from; "
+    "there is no limit beside that, and no peer"
+)
+LARGE = (
+    "{:.1f} GB of files, {:.1f} GB of free memory: the disk is measured too, and the limit is that of the page cache"
+)
+"""What is said of a checkpoint of which the figures mean something else."""
 
 GRACE_SECONDS = 0.5
 """How long an interruption waits for a peer."""
@@ -86,13 +99,10 @@ class LoadBench:
     def measure(self, peers: Sequence[Peer]) -> None:
         """Warm the page cache, measure the limits, then everyone in turn, `num_runs` times."""
         if self.nbytes < FEW_NBYTES:
-            self.remarks.append(
-                f"{self.nbytes / 1e6:.1f} MB are too few: this is the time to start threads and to get memory, and no rate "
-                "means anything"
-            )
+            self.remarks.append(FEW.format(self.nbytes / 1e6))
         paths = self._paths()
         self._warm(paths)
-        self.limits = measured_limits(self.device, paths, self.num_runs, self._progress("limits"))
+        self.limits = measured_limits(self.device, paths, min(self.num_runs, LIMIT_RUNS), self._progress("limits"))
         release(self.device)
         asked = [peer for peer in peers if self._accepts(peer, paths)]
         expected = Expected.of_one(self.plan) if asked else None
@@ -115,20 +125,14 @@ class LoadBench:
         found = [path for path in map(source.path, files) if path is not None]
         if len(found) == len(files):
             return found
-        self.remarks.append(
-            f"{len(files) - len(found)} of {len(files)} files are not on this machine: every run fetches them, and what "
-            "is measured is where they come from; there is no limit and no peer beside that"
-        )
+        self.remarks.append(ELSEWHERE.format(len(files) - len(found), len(files)))
         return []
 
     def _warm(self, paths: Sequence[Path]) -> None:
         """Read everything once, so that no one pays for the disk."""
         total, available = sum(path.stat().st_size for path in paths), available_nbytes()
         if available is not None and total > available:
-            self.remarks.append(
-                f"{total / 1e9:.1f} GB of files do not fit into {available / 1e9:.1f} GB of free memory: the disk is "
-                "measured too, and the limit is that of the page cache"
-            )
+            self.remarks.append(LARGE.format(total / 1e9, available / 1e9))
             return
         count = num_threads(self.plan.source, self.device)
         buffers = [memoryview(bytearray(CHUNK_NBYTES)) for _ in range(count)]
@@ -155,6 +159,8 @@ class LoadBench:
         peaks = Peaks(self.device)
         state = _State(self._progress(f"{peer.name}, {nth}"), self.nbytes, self._stop)
         places = Places(self.plan, self.device, state.put)
+        if expected is not None:
+            expected.spoil(places.params)
 
         def work() -> None:
             if self.device.type == "cuda":
@@ -185,8 +191,8 @@ class LoadBench:
                 state.error = f"{type(error).__name__}: {error}".splitlines()[0]
 
         thread = threading.Thread(target=run, name="fp8load-peer", daemon=True)
-        thread.start()
         try:
+            thread.start()
             while thread.is_alive():
                 thread.join(POLL_SECONDS)
         except BaseException:

@@ -15,8 +15,9 @@ from fp8load.runtime.dtypes import as_bytes
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.segments import Direct, Segment, segments
 
-CHECKED_NBYTES = 256 << 20
-"""The parameter whose bytes are compared is at most this large, if there is such a one."""
+CHECKED_NBYTES = 64 << 20
+"""The parameter whose bytes are compared is at most this large, if there is such a one: it is written once more, which
+must not be seen in the time."""
 
 
 class Places:
@@ -80,6 +81,10 @@ class Expected:
             sources.setdefault(copy.param, set()).add(copy.source)
         specs = [plan.params[name] for name in sources]
         return cls(plan, max(specs, key=lambda it: _worth(it, len(sources[it.name]))).name) if specs else None
+
+    def spoil(self, params: Mapping[str, torch.Tensor]) -> None:
+        """Make every byte wrong: memory that was just given back may hold what another loader had put there."""
+        as_bytes(params[self.param]).copy_(~self._data)
 
     def is_in(self, params: Mapping[str, torch.Tensor]) -> bool:
         """Whether a loader's parameter has these bytes."""

@@ -180,11 +180,13 @@ def make(folder: Path, shape: Shape, num_shards: int = NUM_SHARDS) -> int:
     """Write the checkpoint: shards of about the same size, index and config. Returns the bytes of its tensors."""
     folder.mkdir(parents=True)
     listed = list(shape.tensors())
-    total, shards, so_far = sum(each.nbytes for each in listed), [[] for _ in range(num_shards)], 0
+    shards: list[list[Stored]] = [[] for _ in range(num_shards)]
+    total, so_far = sum(each.nbytes for each in listed), 0
     for each in listed:
         shards[min(so_far * num_shards // total, num_shards - 1)].append(each)
         so_far += each.nbytes
-    names = [f"model-{at + 1:05d}-of-{num_shards:05d}.safetensors" for at in range(num_shards)]
+    shards = [shard for shard in shards if shard]  # one tensor may be larger than a shard should be
+    names = [f"model-{at + 1:05d}-of-{len(shards):05d}.safetensors" for at in range(len(shards))]
     weight_map = {each.name: name for name, shard in zip(names, shards, strict=True) for each in shard}
     for name, shard in zip(names, shards, strict=True):
         _write(folder / name, shard)
@@ -208,7 +210,7 @@ def _pools(seed: int) -> dict[str, bytes]:
 
 
 def _write(path: Path, tensors: Sequence[Stored]) -> None:
-    """A safetensors file. Its data is one random pool again and again, by several threads: making it is not the subject."""
+    """A safetensors file. Its data is one random pool again and again: making it is not the subject."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for each in tensors:

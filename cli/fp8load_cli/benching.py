@@ -58,15 +58,9 @@ class Question:
         seed: int | None,
     ) -> Question:
         """The question. Raises `UsageError` for a value that there is not, `BackendError` for a device or torch."""
-        need_torch("measuring")
-        import torch
-
-        from fp8load.runtime.devices import torch_device
+        where = device_to_measure(device)
         from fp8load_kernels.bench.schemes import SCHEMES
 
-        where = torch_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if where.type not in ("cuda", "cpu"):
-            raise _no_such("--device", "cuda or cpu", str(device))
         if graph and where.type != "cuda":
             raise _no_such("--graph", "a CUDA device", str(where))
         wanted = tuple(chosen_list("--scheme", schemes)) or KINDS
@@ -83,6 +77,19 @@ class Question:
             backends=tuple(chosen_list("--backend", backends)), peers=peers, graph=graph,
             seed=int.from_bytes(os.urandom(4), "big") if seed is None else seed,
         )  # fmt: skip
+
+
+def device_to_measure(text: str | None) -> torch.device:
+    """The device of `--device`, or the GPU, if there is one. Raises `BackendError` without torch, or without it."""
+    need_torch("measuring")
+    import torch
+
+    from fp8load.runtime.devices import torch_device
+
+    where = torch_device(text or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if where.type not in ("cuda", "cpu"):
+        raise _no_such("--device", "cuda or cpu", str(text))
+    return where
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +203,7 @@ def _report(bench: GemmBench, question: Question, sources: list[str]) -> BenchGe
     return BenchGemmReport(
         device=here.name or here.kind,
         capability=None if here.capability is None else ".".join(map(str, here.capability)),
-        versions={"torch": torch.__version__, "cuda": torch.version.cuda, "triton": _version("triton")},
+        versions={"torch": torch.__version__, "cuda": torch.version.cuda, "triton": version_of("triton")},
         timing=bench.clock.method, limit=bench.limits.note, bandwidth_gb_s=bench.limits.bandwidth / 1e3,
         peak_fp8_tflops=peak and peak.fp8, peak_bf16_tflops=peak and peak.bf16, peers_quantize=quantizer_name(),
         seed=bench.seed, sources=sources, tp_size=question.tp, rows=rows,
@@ -220,7 +227,8 @@ def _row(row: Measured, plain_us: float | None) -> GemmRow:
     )  # fmt: skip
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """What is installed of a package, or None."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

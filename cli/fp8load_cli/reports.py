@@ -130,6 +130,69 @@ class BenchGemmReport(Report):
     failed: list[GemmFailure]
 
 
+class LoadLimit(Report):
+    """What this machine does at most, GB/s. `link`: it bounds whatever threads read; of the others the fastest does."""
+
+    what: str
+    threads: int
+    link: bool
+    gb_s: float
+
+
+class LoadRow(Report):
+    """One loader that was measured.
+
+    until    "bytes in place" (in the fused parameters) or "sealed, prepared model"
+    gb_s     10^9 bytes that this rank keeps, a second; of the median of `runs`, which is `seconds`
+    share    gb_s of the limit's; null where that is not known
+    extra_*  peak of memory beyond what is held at the end, and on a GPU beyond the parameters, the largest of all runs;
+             null where it is not known, or there is no GPU. Both rows of fp8load have that of its whole run
+    """
+
+    loader: str
+    until: str
+    peer: bool
+    gb_s: float
+    seconds: float
+    runs: list[float]
+    share: float | None
+    extra_host_nbytes: int | None
+    extra_device_nbytes: int | None
+
+
+class LoadRefusal(Report):
+    """A loader without a row, and why. `failed`: it raised, or ended with other bytes; else it was not asked."""
+
+    loader: str
+    reason: str
+    failed: bool
+
+
+class BenchLoadReport(Report):
+    """How fast a checkpoint is loaded on this machine (`fp8load bench load --json`).
+
+    nbytes      of the files, that this rank keeps
+    limit_gb_s  the smaller of the link and of what threads copy out of the page cache; null where one is not known
+    remarks     what the figures are not, where that is so
+    """
+
+    schema_: Literal["fp8load.bench-load/1"] = Field(default="fp8load.bench-load/1", alias="schema")
+    tool: Tool = Tool()
+    source: SourceReport
+    device: str
+    capability: str | None
+    versions: dict[str, str | None]
+    tp_size: int
+    tp_rank: int
+    nbytes: int
+    timing: str
+    limits: list[LoadLimit]
+    limit_gb_s: float | None
+    rows: list[LoadRow]
+    not_measured: list[LoadRefusal]
+    remarks: list[str]
+
+
 class CheckReport(Report):
     """One line of `doctor`. `state` is "ok", "warn", "no" (not available here) or "broken"."""
 

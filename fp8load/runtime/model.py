@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from fp8load.runtime.backend import device_of
 from fp8load.runtime.choices import asked_of, choose_all
 from fp8load.runtime.choose import Asked
 from fp8load.runtime.devices import torch_device
-from fp8load.runtime.execute import execute
+from fp8load.runtime.execute import execute, nbytes_kept
 from fp8load.runtime.experts import ScaledExperts, experts_of
 from fp8load.runtime.intake import MAX_HELD_NBYTES
 from fp8load.runtime.layers import ScaledLinear
@@ -30,6 +31,7 @@ from fp8load.runtime.reload import Reloaded, Reloader, Update
 from fp8load.runtime.requantize import Requantize, checked, requantize_to_max_
 from fp8load.runtime.seal import seal
 from fp8load.runtime.segments import Segment, segments
+from fp8load.runtime.stats import LoadStats
 from fp8load.scheme import Role
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class LoadedModel(Mapping[str, Layer]):
     tensors   every tensor of this rank that is no part of a quantized layer, by name: embeddings, norms, unquantized
               linear layers (fused where the family fuses them), KV-cache scales (float32 [1], "<attention>.k_scale")
     plan      what was loaded
+    stats     how many bytes that were, and how long it took
     """
 
     def __init__(
@@ -55,9 +58,10 @@ class LoadedModel(Mapping[str, Layer]):
         layers: dict[str, Layer],
         tensors: dict[str, torch.Tensor],
         *,
+        stats: LoadStats,
         requantize_max: bool = False,
     ) -> None:
-        self.plan = plan
+        self.plan, self.stats = plan, stats
         self.tensors: Mapping[str, torch.Tensor] = tensors
         self._layers = layers
         self._placed: list[ref[torch.nn.Module]] = []
@@ -157,15 +161,18 @@ def _loaded(
     progress: Progress | None,
 ) -> LoadedModel:
     """`read` reads what is stored as it will be held; what is quantized first is read alone on every rank."""
+    start = time.perf_counter()
     choose_all(plan, device_of(where), backend)  # a backend that refuses is known before the first byte is read
     storage = allocate(plan.params.values(), where)
     typed = {layer.name: _parameters(plan, layer, storage) for layer in plan.layers.values()}
     tensors = {name: storage[name] for name, spec in plan.params.items() if spec.module not in typed}
     kv = {name for name in tensors if plan.params[name].role in KV_ROLES}
+    start_read = time.perf_counter()
     if plan.base is None:
         read(segments(plan.copies, plan.tensors, storage))
     else:
         read_online(plan, plan.base, storage, progress)
+    seconds_read = time.perf_counter() - start_read
     by_name = {param.full_name: param for params in typed.values() for param in params.values()}
     for copy in plan.copies:
         if copy.param in by_name:
@@ -184,7 +191,10 @@ def _loaded(
         for layer in (*single.values(), *(stack for pair in experts.values() for stack in (pair.w13, pair.w2))):
             requantize_to_max_(layer)
     layers: dict[str, Layer] = {**single, **experts}
-    return LoadedModel(plan, layers, tensors, requantize_max=requantize == "max")
+    stats = LoadStats(
+        nbytes=nbytes_kept(plan.base or plan), seconds_read=seconds_read, seconds=time.perf_counter() - start
+    )
+    return LoadedModel(plan, layers, tensors, stats=stats, requantize_max=requantize == "max")
 
 
 def _parameters(plan: FusionPlan, layer: LayerSpec, storage: Mapping[str, torch.Tensor]) -> dict[Role, TypedParameter]:

@@ -53,6 +53,7 @@ WORDS = {
     "plan": ("plan", CLEAN, "--module", "**"),
     "kernels": ("plan", CLEAN, "--device", "sm80"),
     "bench": ("bench", "gemm", "--shapes", "64x128", "--tokens", "2", "--device", "cpu", "--backend", "emulated"),
+    "load": ("bench", "load", "fixtures/checkpoints/ct-llama128-fp8-static", "--device", "cpu", "--runs", "1"),
     "rules": ("rule", "--all"),
     "error": ("inspect", "./no-such-folder"),
 }

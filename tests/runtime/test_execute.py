@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,17 @@ def test_progress_ends_with_every_byte_read() -> None:
 
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1][0] == seen[-1][1] == plan.index.nbytes
+
+
+def test_a_model_says_how_many_bytes_it_took_and_how_long() -> None:
+    plan = fp8load.open(FOLDER / "ct-llama128-fp8-static").plan()
+
+    before = time.perf_counter()
+    stats = plan.load().stats
+    passed = time.perf_counter() - before
+
+    assert stats.nbytes == plan.nbytes_read
+    assert 0 < stats.seconds_read < stats.seconds <= passed
 
 
 @pytest.fixture

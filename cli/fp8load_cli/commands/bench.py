@@ -1,4 +1,4 @@
-"""`fp8load bench`: how fast this machine runs the products of a checkpoint's layers."""
+"""`fp8load bench`: how fast this machine runs the products of a checkpoint's layers, and how fast it loads them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fp8load.errors import ExitCode
+from fp8load_cli.commands import bench_load
 from fp8load_cli.help import HUB_ENVIRONMENT, Group, epilog
 from fp8load_cli.options import GLOBAL_NAMES, command, take_global_options
 from fp8load_cli.run import Run
@@ -82,10 +83,15 @@ def register(app: typer.Typer) -> None:
         context.obj = merge(context.obj or {}, {name: values[name] for name in GLOBAL_NAMES})
 
     take_global_options(callback)
-    group.callback(cls=Group, epilog=epilog(_EXAMPLES, _CODES, _ENVIRONMENT))(callback)
+    examples = (_EXAMPLES[0], *bench_load.EXAMPLES[:2])
+    group.callback(cls=Group, epilog=epilog(examples, {}, {**_ENVIRONMENT, **bench_load.ENVIRONMENT}))(callback)
     command(
         group, formats=("text", "json", "md"), examples=_EXAMPLES, codes=_CODES, environment=_ENVIRONMENT, group="bench"
     )(gemm)
+    command(
+        group, formats=("text", "json", "md"), examples=bench_load.EXAMPLES, codes=bench_load.CODES,
+        environment=bench_load.ENVIRONMENT, group="bench",
+    )(bench_load.load)  # fmt: skip
     app.add_typer(group, name="bench")
 
 

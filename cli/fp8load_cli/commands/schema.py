@@ -15,7 +15,7 @@ from fp8load_cli.run import Run
 if TYPE_CHECKING:
     from fp8load.report import Report
 
-NAMES = ("inspect", "verify", "plan", "plans", "contract", "error", "rule", "doctor", "bench-gemm")
+NAMES = ("inspect", "verify", "plan", "plans", "contract", "error", "rule", "doctor", "bench-gemm", "bench-load")
 
 
 def register(app: typer.Typer) -> None:
@@ -56,10 +56,10 @@ def schema_of(name: str) -> dict[str, Any]:
 def _models() -> dict[str, type[Report]]:
     from fp8load.contract import Contract
     from fp8load.report import ErrorReport, InspectReport, PlanReport, VerifyReport
-    from fp8load_cli.reports import BenchGemmReport, DoctorReport, PlansReport, RuleReport
+    from fp8load_cli.reports import BenchGemmReport, BenchLoadReport, DoctorReport, PlansReport, RuleReport
 
     return {
         "inspect": InspectReport, "verify": VerifyReport, "plan": PlanReport, "plans": PlansReport,
         "contract": Contract, "error": ErrorReport, "rule": RuleReport, "doctor": DoctorReport,
-        "bench-gemm": BenchGemmReport,
+        "bench-gemm": BenchGemmReport, "bench-load": BenchLoadReport,
     }  # fmt: skip

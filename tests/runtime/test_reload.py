@@ -264,11 +264,11 @@ def test_a_disk_that_fails_in_the_middle_is_one_error_that_says_what_is_new(newe
     scales = replace_all.groups(spec for spec in model.plan.params.values() if spec.role in SCALES)
     fails_at = len(scales) + 1 + list(replace_all.groups(model.plan.params.values())).index("model.layers.1")
 
-    def failing(plan: object, found: object, progress: object) -> None:
+    def failing(*given: object) -> None:
         calls.append(1)
         if len(calls) == fails_at:
             raise OSError(5, "Input/output error")
-        read(plan, found, progress)  # type: ignore[arg-type]
+        read(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(replace_all, "execute", failing)
     with pytest.raises(LoadError, match=r"FILL727[\s\S]*Input/output error[\s\S]*new: [\s\S]*old: "):

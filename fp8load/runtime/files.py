@@ -18,9 +18,7 @@ from fp8load.index.header import header_length, parse_header
 from fp8load.index.index import FileMeta, TensorMeta
 from fp8load.runtime.batches import Batch
 from fp8load.runtime.cold import ColdReads
-
-PAGE = 4096
-"""Reads past the page cache begin and end at multiples of this, in files and in memory."""
+from fp8load.runtime.segments import PAGE
 
 
 class Files:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 
 from fp8load.runtime.batches import Batch
-from fp8load.runtime.files import PAGE, Files
-from fp8load.runtime.segments import Direct, Segment, Staged
+from fp8load.runtime.files import Files
+from fp8load.runtime.segments import CHUNK_NBYTES, PAGE, Direct, Segment, Staged
 
-BATCH_NBYTES = 8 << 20
+BATCH_NBYTES = CHUNK_NBYTES
 """Of a read for a device: with 16 threads and two buffers each, 256 MiB of pinned memory."""
 
 GAP_NBYTES = 128 << 10
 """Bytes between two pieces that are read and copied for nothing, where that is cheaper than two reads."""
+
+ALIGNMENT = 64
+"""Of pieces in a buffer: any dtype, and a cache line."""
 
 LARGE_NBYTES = 1 << 20
 """Pieces that are copied one by one on the device; smaller ones go together."""
@@ -34,22 +38,27 @@ class Lane(Protocol):
 
 
 class HostLane:
-    """Straight into parameters in host memory; what has to be cut or turned passes through a buffer."""
+    """Straight into parameters in host memory; what has to be cut or turned passes through a buffer of the lane."""
+
+    def __init__(self) -> None:
+        self._buffer = torch.empty(0, dtype=torch.uint8, device="cpu")
+
+    def _parts(self, sizes: Sequence[int]) -> list[torch.Tensor]:
+        """Memory for each size, side by side and aligned, which the next batch takes again: fresh pages cost more."""
+        begins = list(accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes), initial=0))
+        if len(self._buffer) < begins[-1]:
+            self._buffer = torch.empty(begins[-1], dtype=torch.uint8, device="cpu")
+        return [self._buffer[begin : begin + size] for begin, size in zip(begins, sizes, strict=False)]
 
     def run(self, files: Files, batch: Batch) -> None:
         """Read a batch; place what passed through a buffer."""
-        staged: list[tuple[Staged, torch.Tensor]] = []
-        buffers: list[memoryview] = []
-        for segment in batch.segments:
-            if isinstance(segment, Direct):
-                buffers.append(segment.target.numpy().data)
-            else:
-                buffer = torch.empty(segment.end - segment.begin, dtype=torch.uint8, device="cpu")
-                staged.append((segment, buffer))
-                buffers.append(buffer.numpy().data)
-        files.read(batch, buffers)
-        for segment, buffer in staged:
-            segment.place(buffer)
+        staged = [segment for segment in batch.segments if isinstance(segment, Staged)]
+        parts = self._parts([segment.end - segment.begin for segment in staged])
+        ahead = iter(parts)
+        targets = (each.target if isinstance(each, Direct) else next(ahead) for each in batch.segments)
+        files.read(batch, [target.numpy().data for target in targets])
+        for segment, part in zip(staged, parts, strict=True):
+            segment.place(part)
 
     def finish(self) -> None:
         """Nothing is left to wait for."""

@@ -23,8 +23,12 @@ from fp8load.runtime.dtypes import as_bytes, stored_shape, torch_dtype
 from fp8load.scheme import Repack
 from fp8load.swizzle import TILE_COLS, TILE_ROWS, padded_shape
 
-CHUNK_NBYTES = 8 << 20
-"""Largest single read: small enough that threads stay evenly busy and buffers small, large enough for full speed."""
+PAGE = 4096
+"""Reads past the page cache begin and end at multiples of this, in files and in memory."""
+
+CHUNK_NBYTES = (8 << 20) - 2 * PAGE
+"""Largest single read: small enough that threads stay evenly busy and buffers small, large enough for full speed. With
+a page on either side it fills a buffer of 8 MiB: pinned memory comes in powers of two."""
 
 
 class Direct(NamedTuple):

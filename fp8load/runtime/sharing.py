@@ -22,10 +22,10 @@ from fp8load.errors import LoadError, Problem
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.runtime.batches import Batch
 from fp8load.runtime.execute import execute, nbytes_kept, num_threads
-from fp8load.runtime.files import PAGE, Files
+from fp8load.runtime.files import Files
 from fp8load.runtime.lanes import BATCH_NBYTES, GAP_NBYTES, place, stream_of
 from fp8load.runtime.schedule import Window, divided, needs_of, rounds, windows
-from fp8load.runtime.segments import Segment
+from fp8load.runtime.segments import PAGE, Segment
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -16,8 +16,8 @@ from fp8load.errors import LoadError, SourceError
 from fp8load.runtime import execute, files, lanes, memory
 from fp8load.runtime.batches import MAX_SEGMENTS, Batch, batches
 from fp8load.runtime.cold import ColdReads
-from fp8load.runtime.files import PAGE, Files
-from fp8load.runtime.segments import Direct
+from fp8load.runtime.files import Files
+from fp8load.runtime.segments import PAGE, Direct
 from fp8load.source.memory import MemorySource
 
 FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "checkpoints"

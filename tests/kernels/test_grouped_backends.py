@@ -17,7 +17,7 @@ from fp8load.errors import BackendError, UsageError
 from fp8load.runtime import grouped
 from fp8load.runtime.activation import activated, parse_activation
 from fp8load.runtime.backend import Device, No, Yes
-from fp8load.runtime.choose import choose_grouped
+from fp8load.runtime.choose import Choice, choose_grouped
 from fp8load.runtime.experts import ScaledLinearStack
 from fp8load.runtime.grouped import OneByOne
 from fp8load.runtime.layers import FusedExperts
@@ -345,7 +345,7 @@ def test_what_a_product_of_others_does_not_take_goes_to_the_own_one(backend) -> 
     made = filled(BLOCK if block else CHANNEL, bias=DType.F32)
     x, (share, ids) = torch.randn(6, 256, device=DEVICE), routed(6, "any")
     for stack in (made.w13, made.w2):
-        stack._choice, stack._prepared = grouped.GroupedChoice(backend, ()), None
+        stack._choice, stack._prepared = Choice(backend, ()), None
 
     check(made, x, share, ids)
 

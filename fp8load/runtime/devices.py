@@ -31,7 +31,10 @@ def gpu_of(device: Device) -> Gpu | None:
 
 
 def torch_device(device: str | torch.device) -> torch.device:
-    """The device, if torch knows it and can use it here. Raises `UsageError` or `BackendError`."""
+    """The device, a GPU with its number, if torch knows it and can use it here.
+
+    Raises `UsageError` or `BackendError`.
+    """
     try:
         where = torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -45,4 +48,6 @@ def torch_device(device: str | torch.device) -> torch.device:
         found = f"{torch.cuda.device_count()} CUDA devices, torch {torch.__version__}"
         raise BackendError(Problem(code="BKD802", message="the device is not there", expected=str(where), got=found,
                                    hint="`fp8load doctor` says what runs here; the CPU always does"))  # fmt: skip
+    if where.type == "cuda" and where.index is None:
+        return torch.device("cuda", torch.cuda.current_device())  # torch.cuda.set_device wants a number
     return where

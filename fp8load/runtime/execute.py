@@ -7,18 +7,17 @@ read (`preadv` lets others run meanwhile), and each has a lane of its own to whe
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
+from collections.abc import Iterable
+from contextlib import closing
 
 import torch
 
 from fp8load.dtypes import BITS
 from fp8load.fusion import FusionPlan, Progress
-from fp8load.runtime.batches import Batch, batches
+from fp8load.runtime.batches import batches
 from fp8load.runtime.files import Files
-from fp8load.runtime.lanes import BATCH_NBYTES, GAP_NBYTES, DeviceLane, HostLane, Lane
+from fp8load.runtime.lanes import BATCH_NBYTES, GAP_NBYTES, DeviceLane, HostLane
+from fp8load.runtime.readers import Readers
 from fp8load.runtime.segments import CHUNK_NBYTES, Segment
 from fp8load.source.base import Source
 
@@ -49,60 +48,16 @@ def execute(plan: FusionPlan, found: Iterable[Segment], device: torch.device, pr
     threads, total = num_threads(plan.source, device), 0 if progress is None else nbytes_kept(plan)
     straight = in_place(device)
     work = batches(found, CHUNK_NBYTES) if straight else batches(found, BATCH_NBYTES, GAP_NBYTES)
+    make_lane = HostLane if straight else DeviceLane.maker(device)
     with Files(plan, past_cache=not straight) as files:
-        lanes = _Lanes(device)
-        try:
-            with ThreadPoolExecutor(threads, thread_name_prefix="fp8load-read") as pool:
-                done = 0
-                for nbytes in _bounded(pool, lanes, files, work, 2 * threads):
-                    done += nbytes
-                    if progress is not None:
-                        progress(done, total)
-        finally:  # also after an error: a device must not write into memory that was given back
-            lanes.finish()
+        done = 0
+        with closing(Readers(work, make_lane, files).run(threads)) as finished:
+            for nbytes in finished:
+                done += nbytes
+                if progress is not None:
+                    progress(done, total)
 
 
 def nbytes_kept(plan: FusionPlan) -> int:
     """Bytes of files that end in parameters; one that fills several slots counts for each."""
     return sum(copy.src.num_elements * BITS[plan.tensors[copy.source].dtype] // 8 for copy in plan.copies)
-
-
-class _Lanes:
-    """A lane for each thread, made when it first reads."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._own = threading.local()
-        self._all: list[Lane] = []
-
-    def run(self, files: Files, batch: Batch) -> int:
-        """Read one batch in this thread's lane; the bytes of it that are kept."""
-        lane: Lane | None = self._own.__dict__.get("lane")
-        if lane is None:
-            lane = HostLane() if in_place(self._device) else DeviceLane(self._device)
-            self._own.lane = lane
-            self._all.append(lane)
-        lane.run(files, batch)
-        return sum(segment.nbytes for segment in batch.segments)
-
-    def finish(self) -> None:
-        """Wait for all."""
-        for lane in self._all:
-            lane.finish()
-
-
-def _bounded(pool: ThreadPoolExecutor, lanes: _Lanes, files: Files, work: Iterable[Batch], limit: int) -> Iterator[int]:
-    """Bytes of each finished batch, with at most `limit` of them submitted at a time; an error stops the rest."""
-    waiting = iter(work)
-    running: set[Future[int]] = set()
-    try:
-        while True:
-            running |= {pool.submit(lanes.run, files, batch) for batch in islice(waiting, limit - len(running))}
-            if not running:
-                return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
-    finally:
-        for future in running:
-            future.cancel()

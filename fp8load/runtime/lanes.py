@@ -77,19 +77,18 @@ class Stream(Protocol):
 
 
 class CudaStream:
-    """A side stream, which begins after what the device was already told."""
+    """A side stream, which begins after what was queued on another one: where parameters were made."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, after: torch.cuda.Stream | None = None) -> None:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(torch.cuda.default_stream(device))
-        self._stream.wait_stream(torch.cuda.current_stream(device))
+        self._stream.wait_stream(after or torch.cuda.current_stream(device))
 
     def pinned(self, nbytes: int) -> torch.Tensor:
         """Page-locked memory."""
         return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=True)
 
     def queue(self, work: Callable[[], None]) -> Callable[[], None]:
-        """On the stream, whose thread sleeps while it waits."""
+        """On the stream; who waits sleeps."""
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
             work()
@@ -110,9 +109,9 @@ class NoStream:
         return _nothing
 
 
-def stream_of(device: torch.device) -> Stream:
+def stream_of(device: torch.device, after: torch.cuda.Stream | None = None) -> Stream:
     """A new one."""
-    return CudaStream(device) if device.type == "cuda" else NoStream()
+    return CudaStream(device, after) if device.type == "cuda" else NoStream()
 
 
 def _nothing() -> None:
@@ -126,13 +125,19 @@ class DeviceLane:
     device; a tensor that cannot be cut into rows and is larger takes its own size of both while it is placed.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, after: torch.cuda.Stream | None = None) -> None:
         self._device = device
-        self._stream = stream_of(device)
+        self._stream = stream_of(device, after)
         self._buffers = [self._stream.pinned(BATCH_NBYTES + 2 * PAGE) for _ in range(2)]
         self._free: list[Callable[[], None]] = [_nothing, _nothing]
         self._staging = torch.empty(BATCH_NBYTES, dtype=torch.uint8, device=device)
         self._turn = 0
+
+    @classmethod
+    def maker(cls, device: torch.device) -> Callable[[], DeviceLane]:
+        """What makes lanes in other threads, whose streams begin after what this one has told the device."""
+        after = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        return lambda: cls(device, after)
 
     def run(self, files: Files, batch: Batch) -> None:
         """Wait for a buffer, fill it, and queue the copies out of it."""

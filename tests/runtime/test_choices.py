@@ -12,7 +12,7 @@ from fp8load.errors import BackendError, UsageError
 from fp8load.kernel_report import MemoryReport
 from fp8load.runtime.backend import Device
 from fp8load.runtime.choices import choose_for, explain_kernel, kernels_of
-from fp8load.runtime.devices import gpu_of, parse_device
+from fp8load.runtime.devices import gpu_of, parse_device, torch_device
 
 BLOCKS = "fixtures/skeletons/llama-fp8-block.skel"
 EXPERTS = "fixtures/checkpoints/mo-qwen3moe-auto"
@@ -218,3 +218,12 @@ def test_a_stacked_tensor_is_followed_to_the_kernel_of_its_experts() -> None:
 
     assert lines[0].startswith("  kernel   torch_grouped on sm90, N ")
     assert lines[0].endswith("for each of 4 experts")
+
+
+def test_a_gpu_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.cuda.set_device takes no other."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+
+    assert torch_device("cuda") == torch.device("cuda:1")
+    assert torch_device("cuda:0") == torch.device("cuda:0")

@@ -10,15 +10,18 @@ from fp8load.runtime.backend import Device, device_of
 
 
 def parse_device(text: str) -> Device:
-    """The device that `text` names: "cpu", "auto" (the GPU of this machine, else its CPU), or "sm90", "sm_100a", ...
+    """The device that `text` names: "cpu", "cuda" (the GPU of this machine), "auto" (that, else its CPU), "sm90", ...
 
-    Raises `UsageError` USE021 for another name, and for GPUs that are not NVIDIA's: no backend knows those.
+    Raises `UsageError` USE021 for another name, and for GPUs that are not NVIDIA's: no backend knows those; and
+    `BackendError` BKD802 for "cuda" where there is none.
     """
     wanted = text.strip().lower()
     if wanted == "cpu":
         return Device(kind="cpu")
     if wanted == "auto":
         return device_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if wanted == "cuda":
+        return device_of(torch_device(wanted))
     gpu = find_nvidia(wanted)
     return Device(kind="cuda", capability=(gpu.capability // 10, gpu.capability % 10), name=gpu.name)
 

@@ -374,3 +374,11 @@ def test_2_shapes_that_there_are_not_are_told_what_there_is(run, text):
 
     assert (result.code, result.out) == (2, "")
     assert "NxK, MxNxK, a checkpoint, or built-in layers: l8b, l70b, ds3, small, or one: l8b.qkv" in result.err
+
+
+def test_1_nothing_was_measured(run, monkeypatch):
+    monkeypatch.setattr("fp8load.runtime.backend.backends_for", lambda device: [])
+    result = run(*TINY, "--no-peers")
+
+    assert result.code == 1
+    assert "nothing was measured" in result.err

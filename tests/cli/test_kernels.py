@@ -131,3 +131,21 @@ def test_1_a_backend_of_experts_does_not_measure_layers(run):
 
     assert (result.code, result.out) == (1, "")
     assert "it runs stacks of experts, and products of single layers are measured here" in result.err
+
+
+def test_a_backend_may_come_from_the_environment_and_an_option_goes_before_it(run, monkeypatch):
+    monkeypatch.setenv("FP8LOAD_BACKEND", "emulated,reference")
+
+    assert json.loads(run("plan", CLEAN, "--json").out)["kernels"]["forced"] == "emulated, reference"
+    chosen = json.loads(run("plan", CLEAN, "--backend", "reference", "--json").out)["kernels"]["chosen"]
+    assert {one["backend"] for one in chosen} == {"reference"}
+
+
+def test_1_the_gpu_of_this_machine_where_there_is_none(run, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    result = run("plan", CLEAN, "--device", "cuda")
+
+    assert result.code == 1
+    assert "BKD802" in result.err

@@ -23,7 +23,10 @@ _EXAMPLES = (
     "fp8load bench gemm --shapes l8b,4096x7168 --backend triton_block --no-peers",
     "fp8load bench gemm --graph --plot roofline.png --json > gemm.json",
 )
-_CODES = {1: "a backend is wrong or broken, or was asked for and refuses", 3: "could not answer: as for plan"}
+_CODES = {
+    1: "a backend is wrong or broken, or was asked for and refuses, or nothing runs",
+    3: "could not answer: as for plan",
+}
 _WHAT, _HOW = "What to measure", "How to measure"
 
 _Shapes = Annotated[
@@ -49,8 +52,11 @@ _Tp = Annotated[
 ]
 _Backend = Annotated[
     list[str] | None,
-    typer.Option("--backend", metavar="NAMES", help="Only these; default: all that run.", rich_help_panel=_WHAT),
-]
+    typer.Option(
+        "--backend", metavar="NAMES", envvar="FP8LOAD_BACKEND", show_envvar=False, rich_help_panel=_WHAT,
+        help="Only these; default: all that run (FP8LOAD_BACKEND).",
+    ),
+]  # fmt: skip
 _Peers = Annotated[
     bool,
     typer.Option("--peers/--no-peers", help="bf16, and what is installed of others.", rich_help_panel=_WHAT),
@@ -135,10 +141,13 @@ def gemm(  # noqa: PLR0913 - its options
 
 
 def _verdict(run: Run, report: BenchGemmReport) -> ExitCode:
-    """1 where a backend of ours raised or is wrong; peers are only shown."""
+    """1 where a backend of ours raised or is wrong, or nothing ran; peers are only shown."""
     wrong = {row.backend for row in report.rows if row.wrong and not row.peer}
     broken = {one.backend for one in report.failed if not one.peer}
     if wrong or broken:
         run.out.note(f"wrong or broken: {', '.join(sorted(wrong | broken))}")
+        return ExitCode.NO
+    if not report.rows:
+        run.out.note("nothing was measured")
         return ExitCode.NO
     return ExitCode.OK

@@ -47,14 +47,17 @@ _Module = Annotated[
 _Device = Annotated[
     str | None,
     typer.Option(
-        "--device", metavar="sm90|cpu|auto", help="Choose kernels for this GPU, here or not.", rich_help_panel=_KERNELS
+        "--device",
+        metavar="sm90|cpu|cuda|auto",
+        help="Choose kernels for this GPU, here or not.",
+        rich_help_panel=_KERNELS,
     ),
 ]
 _Backend = Annotated[
     list[str] | None,
     typer.Option(
-        "--backend", metavar="NAMES", help="These alone, or say why they cannot; first come first.",
-        rich_help_panel=_KERNELS,
+        "--backend", metavar="NAMES", envvar="FP8LOAD_BACKEND", show_envvar=False, rich_help_panel=_KERNELS,
+        help="These alone, or say why they cannot; first come first (FP8LOAD_BACKEND).",
     ),
 ]  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import fp8load
 from fp8load.errors import LoadError
+from fp8load.runtime.memory import allocate
 from fp8load.runtime.model import LoadedModel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -41,16 +43,16 @@ def test_a_gpu_gets_the_bytes_that_the_cpu_gets(name: str) -> None:
 
 
 def test_too_little_memory_is_an_error_and_gives_back_what_was_taken() -> None:
+    """The second parameter is larger than any GPU."""
     plan = fp8load.open(FOLDER / "ct-llama128-fp8-static").plan()
-    torch.cuda.empty_cache()
+    first, second, *_ = plan.params.values()
+    huge = second._replace(layout=replace(second.layout, shape=(1 << 42, *second.shape[1:])))
     before = torch.cuda.memory_allocated()
-    torch.cuda.set_per_process_memory_fraction(1e-6)
-    try:
-        with pytest.raises(LoadError, match="FILL731"):
-            plan.load(device="cuda")
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
 
+    with pytest.raises(LoadError, match="FILL731") as refused:
+        allocate([first, huge], torch.device("cuda"))
+
+    assert huge.name in str(refused.value)
+    del refused
     gc.collect()  # the error's traceback holds what had been taken
     assert torch.cuda.memory_allocated() == before
-    plan.load(device="cuda")

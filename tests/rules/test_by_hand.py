@@ -8,6 +8,9 @@ import pytest
 
 from fp8load.errors import Severity
 from fp8load.report import Finding
+from fp8load.scheme import Role
+from mutations.copies import clean, numbers
+from mutations.copies import packed as encoded
 from rules.examples import checkpoint_of
 from rules.test_second_reading import BLOCK, CHANNEL, Files, files_of, loud, packed
 from sketch import Llama
@@ -250,3 +253,24 @@ def test_packed_weights_that_no_configuration_tells_are_explained_by_it() -> Non
     found = Files(config, files.tensors).open().verify("headers").findings
 
     assert {finding.explained_by for finding in found if finding.code == "F8L109"} == {"F8L110"}
+
+
+def test_where_every_scale_is_inverted_those_of_large_weights_are_seen_too() -> None:
+    """448 / 0.6 is 750, which alone might be a scale: beside others of 5,000 it is none."""
+    copy = clean("afp8-llama128-static-kv")
+    names = [name for name in copy.of_role(Role.WEIGHT_SCALE) if copy.stored[name].shape in ((), (1,))]
+    turned = {name: encoded(copy.stored[name].dtype, 1 / numbers(copy.stored[name])) for name in names}
+    ckpt = copy.having(**turned).open()
+    found = ckpt.verify("weights").findings
+
+    assert len(names) == 14
+    assert sorted(of(found, "F8L703").tensors) == sorted(names)
+    assert {finding.explained_by for finding in found if finding.code in ("F8L805", "F8L807")} <= {"F8L703"}
+    assert ckpt.fix(["F8L703"]).num_fixed == 14
+
+
+def test_one_inverted_scale_does_not_turn_those_that_are_above_one() -> None:
+    values = {**SOUND, "layers.1.mlp.down_proj.weight_scale_inv": 5e3, "layers.2.mlp.up_proj.weight_scale_inv": 2.0}
+    found = checkpoint_of(LAYERS, values).verify("scales").findings
+
+    assert of(found, "F8L703").tensors == ["layers.1.mlp.down_proj.weight_scale_inv"]

@@ -1,6 +1,7 @@
 """F8L302: the configuration quantizes a module that is stored in 16 bits."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fp8load.errors import Problem, Severity
 from fp8load.rules.base import Context, Example, Rule
@@ -9,11 +10,22 @@ from fp8load.rules.samples import LISTED, QUANTIZED
 
 
 def check(context: Context) -> Iterator[Problem]:
-    """What lowering found, unless nothing at all is quantized: then F8L102 names the same weights."""
+    """What lowering found, unless nothing at all is quantized: then F8L102 names the same weights. An entry of the
+    ignore list is no cure for a part of a layer that engines fuse."""
     found = list(context.problems("F8L302"))
     claims = empty_claims(context.checkpoint) if found else {}
     said = {weight.name for weights in claims.values() for weight in weights}
-    return (problem for problem in found if problem.tensor not in said)
+    split = context.checkpoint.stored.beside_quantized if found else frozenset()
+    for problem in found:
+        if problem.tensor not in said:
+            yield _of_a_split_layer(problem) if problem.module in split else problem
+
+
+def _of_a_split_layer(problem: Problem) -> Problem:
+    return replace(
+        problem, message="the configuration quantizes a part of a fused layer that is stored unquantized",
+        hint="quantize it as the others are, or dequantize them and add all to the ignore list",
+    )  # fmt: skip
 
 
 RULE = Rule(
@@ -23,7 +35,7 @@ RULE = Rule(
     severity=Severity.ERROR,
     what="A module that the configuration claims, by a target or by not listing it in its ignore list, is quantized.",
     why="An engine that builds an FP8 layer from the configuration finds no scale for it, and runs without one.",
-    fix="Add the module to the ignore list.",
+    fix="Add the module to the ignore list; a part of a layer that engines fuse has to be quantized as the others are.",
     check=check,
     examples=(
         Example(title="up_proj is BF16 and not listed", count=1,

@@ -8,10 +8,13 @@ import pytest
 
 from fp8load.errors import Severity
 from fp8load.report import Finding
+from fp8load.rules.f8l306_mixed_precision_inside_a_fused_group import EXPERTS
+from fp8load.rules.samples import BLOCK as BLOCK_CONFIG
 from fp8load.scheme import Role
 from mutations.copies import clean, numbers
 from mutations.copies import packed as encoded
 from rules.examples import checkpoint_of
+from rules.repair_cases import CASES
 from rules.test_second_reading import BLOCK, CHANNEL, Files, files_of, loud, packed
 from sketch import Llama
 
@@ -274,3 +277,24 @@ def test_one_inverted_scale_does_not_turn_those_that_are_above_one() -> None:
     found = checkpoint_of(LAYERS, values).verify("scales").findings
 
     assert of(found, "F8L703").tensors == ["layers.1.mlp.down_proj.weight_scale_inv"]
+
+
+def test_one_of_three_in_sixteen_bits_is_not_listed_while_the_others_stay_quantized() -> None:
+    """The entry alone would leave a layer that no engine can fuse: nothing is offered, and the reason said."""
+    case = CASES["F8L306"]
+    ckpt = checkpoint_of(case.skeleton, case.values)
+    fixes = ckpt.fix(["F8L302"])
+
+    finding = of(ckpt.verify("headers").findings, "F8L302")
+    assert (finding.fix, "quantize it as the others are" in finding.hint) == (None, True)
+    assert (fixes.num_fixed, fixes.diff()) == (0, "")
+    assert [(code, "F8L306" in why) for code, why, _ in fixes.failed] == [("F8L302", True)]
+
+
+def test_an_expert_in_sixteen_bits_is_not_listed_while_the_others_stay_quantized() -> None:
+    listed = BLOCK_CONFIG.replace('"quant_method"', '"modules_to_not_convert": ["lm_head"], "quant_method"')
+    plain = "m.layers.0.mlp.experts.2.{gate,up}_proj.weight  BF16  [256, 256]\n"
+    found = checkpoint_of(listed + EXPERTS + plain).verify("headers").findings
+
+    assert of(found, "F8L306").count == 2
+    assert of(found, "F8L302").fix is None

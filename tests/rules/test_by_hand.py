@@ -298,3 +298,24 @@ def test_an_expert_in_sixteen_bits_is_not_listed_while_the_others_stay_quantized
 
     assert of(found, "F8L306").count == 2
     assert of(found, "F8L302").fix is None
+
+
+KV = "model.layers.{}.self_attn.{}_scale"
+
+
+def test_of_two_layers_the_one_without_a_cache_scale_is_named_alone() -> None:
+    copy = clean("afp8-llama128-static-kv").having(**{KV.format(0, "k"): None})
+    finding = of(copy.open().verify("headers").findings, "F8L901")
+
+    assert (finding.message, finding.tensors) == ("a KV-cache scale is missing", [KV.format(0, "k")])
+
+
+def test_a_cache_scale_that_may_be_a_leftover_is_told_from_those_that_are_missing() -> None:
+    gone = dict.fromkeys((KV.format(0, "k"), KV.format(0, "v"), KV.format(1, "v")))
+    found = clean("afp8-llama128-static-kv").having(**gone).open().verify("headers").findings
+
+    assert {(f.message, *f.tensors, f.got) for f in found if f.code == "F8L901"} == {
+        ("a KV-cache scale is missing", *gone, "none"),
+        ("a KV-cache scale that other layers do not have: a leftover, or theirs are lost", KV.format(1, "k"),
+         "this layer has one, and 1 of 2 have none"),
+    }  # fmt: skip

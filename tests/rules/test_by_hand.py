@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from fp8load.checkpoint import Checkpoint
 from fp8load.errors import Severity
 from fp8load.report import Finding
 from fp8load.rules.f8l306_mixed_precision_inside_a_fused_group import EXPERTS
@@ -319,3 +320,18 @@ def test_a_cache_scale_that_may_be_a_leftover_is_told_from_those_that_are_missin
         ("a KV-cache scale that other layers do not have: a leftover, or theirs are lost", KV.format(1, "k"),
          "this layer has one, and 1 of 2 have none"),
     }  # fmt: skip
+
+
+def test_a_module_that_only_one_of_modelopts_two_lists_has_is_noted() -> None:
+    copy = clean("mo-qwen3moe-auto")
+    said = json.loads(json.dumps(copy.quantization))
+    said["config_groups"]["group_1"]["targets"].remove("model.layers.1.mlp.experts")
+    said["config_groups"]["group_0"]["targets"].remove("model.layers.0.self_attn.o_proj")
+
+    def noted(ckpt: Checkpoint) -> list[list[str]]:
+        return [f.modules for f in ckpt.verify("headers").findings if f.code == "F8L105" and f.severity == "info"]
+
+    assert noted(copy.open()) == []
+    assert noted(copy.config(quantization_config=said).open()) == [
+        ["model.layers.0.self_attn.o_proj", "model.layers.1.mlp.experts"]
+    ]

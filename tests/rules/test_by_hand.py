@@ -16,7 +16,7 @@ from mutations.copies import clean, numbers
 from mutations.copies import packed as encoded
 from rules.examples import checkpoint_of
 from rules.repair_cases import CASES
-from rules.test_second_reading import BLOCK, CHANNEL, Files, files_of, loud, packed
+from rules.test_second_reading import BLOCK, CHANNEL, VISION, Files, files_of, loud, packed, qwen_vl
 from sketch import Llama
 
 UP = "model.layers.1.mlp.up_proj"
@@ -335,3 +335,34 @@ def test_a_module_that_only_one_of_modelopts_two_lists_has_is_noted() -> None:
     assert noted(copy.config(quantization_config=said).open()) == [
         ["model.layers.0.self_attn.o_proj", "model.layers.1.mlp.experts"]
     ]
+
+
+def test_an_embedding_of_positions_is_no_linear_layer() -> None:
+    files = qwen_vl()
+    seen = Files(files.config, files.tensors + VISION + "visual.pos_embed.weight BF16 [256, 64]\n")
+
+    assert loud(seen.listed("ignore", "lm_head", "re:visual.blocks.*", "re:visual.merger.*").open()) == {}
+
+
+@pytest.mark.parametrize(
+    ("llama", "key", "accusing"),
+    [(BLOCK, "modules_to_not_convert", {"vllm@0.11"}), (CHANNEL, "ignore", set())],
+)
+def test_parts_that_are_listed_under_the_fused_name_are_an_engines_matter(
+    llama: Llama, key: str, accusing: set[str]
+) -> None:
+    files = files_of(llama)
+    kept = [line for line in files.tensors.splitlines() if not any(f".{part}_proj." in line for part in "qkv")]
+    kept += [
+        f"model.layers.{{0..1}}.self_attn.{part}_proj.weight BF16 [{rows}, 64]"
+        for part, rows in (("q", 64), ("k", 32), ("v", 32))
+    ]
+    plain = Files(files.config, "\n".join(kept) + "\n")
+    fused = plain.listed(key, "lm_head", *(f"model.layers.{at}.self_attn.qkv_proj" for at in (0, 1))).open()
+
+    assert loud(plain.listed(key, "lm_head").open()) == {"F8L302": 6}
+    assert loud(fused) == {}
+    assert [f.count for f in fused.verify("headers").findings if f.code == "F8L302"] == [6]
+    for engine in ("vllm@0.11", "vllm@0.33"):
+        found = loud(fused.verify("headers", engine=engine))
+        assert found == ({"F8L307": 6} if engine in accusing else {})

@@ -366,3 +366,33 @@ def test_parts_that_are_listed_under_the_fused_name_are_an_engines_matter(
     for engine in ("vllm@0.11", "vllm@0.33"):
         found = loud(fused.verify("headers", engine=engine))
         assert found == ({"F8L307": 6} if engine in accusing else {})
+
+
+@pytest.mark.parametrize("name", ["quanto-llama128-fp8wo", "ct-llama128-nvfp4", "ao-llamaodd-fp8wo"])
+def test_whatever_stands_in_a_weights_place_is_explained_by_an_unknown_method(name: str) -> None:
+    copy = clean(name)
+    said = {**(copy.quantization or {}), "quant_method": "fp9"}
+    found = copy.config(quantization_config=said).open().verify("headers").findings
+
+    assert {f.code for f in found if f.severity == "error" and f.explained_by is None} == {"F8L110"}
+
+
+@pytest.mark.parametrize("gone", ["norm.weight", "mlp.up_proj.weight"])
+def test_a_lost_tensor_is_not_explained_by_an_unknown_method(gone: str) -> None:
+    copy = clean("afp8-llama128-static-kv")
+    said = {**(copy.quantization or {}), "quant_method": "fp9"}
+    lost = next(name for name in copy.stored if name.endswith(gone))
+    found = copy.config(quantization_config=said).having(**{lost: None}).open().verify("headers").findings
+
+    assert lost in of([f for f in found if f.explained_by is None], "F8L109").tensors
+
+
+def test_gptqs_tensors_are_explained_by_the_method_that_is_not_known() -> None:
+    files = files_of(CHANNEL.but(quantized=False), quantization_config={"quant_method": "gptq"})
+    lines = [line for line in files.tensors.splitlines() if "down_proj" not in line]
+    module = "model.layers.{0..1}.mlp.down_proj"
+    lines += [f"{module}.qweight I32 [12, 64]", f"{module}.qzeros I32 [1, 8]", f"{module}.scales F16 [1, 64]"]
+    lines += [f"{module}.g_idx I32 [96]"]
+    found = Files(files.config, "\n".join(lines) + "\n").open().verify("headers").findings
+
+    assert {f.code for f in found if f.severity == "error" and f.explained_by is None} == {"F8L110"}

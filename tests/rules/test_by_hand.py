@@ -396,3 +396,37 @@ def test_gptqs_tensors_are_explained_by_the_method_that_is_not_known() -> None:
     found = Files(files.config, "\n".join(lines) + "\n").open().verify("headers").findings
 
     assert {f.code for f in found if f.severity == "error" and f.explained_by is None} == {"F8L110"}
+
+
+def beside(lines: str) -> Checkpoint:
+    """A model of two files with an index, and a third that the index does not name."""
+    index = {name: "model-00001-of-00001.safetensors" for name in files_of(CHANNEL).open().index.tensors}
+    document = json.dumps({"weight_map": index}).encode()
+    files = files_of(CHANNEL)
+    inside = "".join(f"{line} @ model-00001-of-00001.safetensors\n" for line in files.tensors.splitlines())
+    outside = "".join(f"{line} @ model.safetensors\n" for line in lines.splitlines())
+    config = f"config {json.dumps(files.config)}\n"
+    return checkpoint_of(config + inside + outside, files={"model.safetensors.index.json": document})
+
+
+def test_a_copy_in_four_bits_under_another_prefix_is_a_second_copy() -> None:
+    lines = "".join(
+        f"language_model.model.layers.{{0..1}}.{name}.weight_packed I32 [{rows}, {cols // 8}]\n"
+        f"language_model.model.layers.{{0..1}}.{name}.weight_scale BF16 [{rows}, {cols // 32}]\n"
+        for name, (rows, cols) in CHANNEL.linears().items()
+    )
+
+    assert loud(beside(lines)) == {"F8L006": 1}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "base_model.model.model.layers.{0..1}.self_attn.{q,k,v,o}_proj.lora_{A,B}.weight BF16 [8, 64]\n",
+        "model.layers.{0..1}.mlp.{gate,up,down}_proj.input_scale F32 []\n"
+        "model.layers.{0..1}.self_attn.{q,k,v,o}_proj.input_scale F32 []\n",
+    ],
+    ids=["adapter", "scales"],
+)
+def test_what_is_no_copy_is_named_by_its_tensors(lines: str) -> None:
+    assert set(loud(beside(lines))) == {"F8L005"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from fp8load.checkpoint import Checkpoint
@@ -14,6 +15,7 @@ from fp8load.rules.samples import BLOCK as BLOCK_CONFIG
 from fp8load.scheme import Role
 from mutations.copies import clean, numbers
 from mutations.copies import packed as encoded
+from oracle.dequantize import Stored
 from rules.examples import checkpoint_of
 from rules.repair_cases import CASES
 from rules.test_second_reading import BLOCK, CHANNEL, VISION, Files, files_of, loud, packed, qwen_vl
@@ -363,6 +365,8 @@ def test_parts_that_are_listed_under_the_fused_name_are_an_engines_matter(
     assert loud(plain.listed(key, "lm_head").open()) == {"F8L302": 6}
     assert loud(fused) == {}
     assert [f.count for f in fused.verify("headers").findings if f.code == "F8L302"] == [6]
+    assert fused.fix().num_fixed == 0
+    assert fused.fix(["F8L302"]).num_fixed == 6
     for engine in ("vllm@0.11", "vllm@0.33"):
         found = loud(fused.verify("headers", engine=engine))
         assert found == ({"F8L307": 6} if engine in accusing else {})
@@ -430,3 +434,21 @@ def test_a_copy_in_four_bits_under_another_prefix_is_a_second_copy() -> None:
 )
 def test_what_is_no_copy_is_named_by_its_tensors(lines: str) -> None:
     assert set(loud(beside(lines))) == {"F8L005"}
+
+
+def test_experts_of_one_layer_that_lie_the_other_way_round_are_noted() -> None:
+    copy = clean("mo-gptoss-fp8")
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    stored = copy.stored[name]
+    codes = np.frombuffer(stored.data, np.uint8).reshape(stored.shape).transpose(0, 2, 1)
+    turned = Stored(stored.dtype, codes.shape, codes.tobytes())
+
+    def noted(ckpt: Checkpoint) -> list[Finding]:
+        return [finding for finding in ckpt.verify("headers").findings if finding.code == "F8L404"]
+
+    assert noted(copy.open()) == []
+    ckpt = copy.having(**{name: turned}).open()
+    (finding,) = noted(ckpt)
+    assert (finding.severity, finding.tensors, finding.fix) == ("info", [name], None)
+    assert finding.expected == f"{list(stored.shape)}, as in 1 of 2 layers"
+    assert ckpt.fix(["F8L404"]).num_fixed == 0

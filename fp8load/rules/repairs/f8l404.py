@@ -16,8 +16,9 @@ from fp8load.writing.transpose import transposed
 
 
 def actions(context: Context, problem: Problem) -> Iterator[Remake]:
-    """To [E, out, in], as linear layers lie: the hidden size says which tensor does not, and what its scale does. Nothing
-    for a note: a layer that lies as linear layers do may be the odd one in a family that publishes the transpose."""
+    """To [E, out, in], as linear layers lie: the hidden size says which tensor does not, and what its scale does.
+
+    Nothing for a note: a layer that lies as linear layers do may be the odd one where the transpose is published."""
     tensors = context.checkpoint.index.tensors
     found, hidden = tensors.get(problem.tensor), number(context.checkpoint.index.config, "hidden_size")
     if found is None or hidden is None or problem.severity is Severity.INFO:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple, assert_never
 
 from fp8load.archs.base import Experts, Head, Linear, Part, Plain, Stacked, Table, Tower, Unused, Vector
+from fp8load.archs.cache_scales import cache_scales
 from fp8load.archs.model import (
     Model,
     expert_entries,
@@ -18,7 +19,6 @@ from fp8load.archs.model import (
 from fp8load.archs.numbers import MAX_EXPERTS, MAX_LAYERS
 from fp8load.errors import Problem
 from fp8load.formats.contradictions import contradiction
-from fp8load.formats.kv_names import KV_ROLES
 from fp8load.formats.lowered import Lowered
 from fp8load.index.index import TensorMeta
 from fp8load.scheme import Role
@@ -50,7 +50,7 @@ def arch_problems(model: Model, lowered: Lowered) -> Iterator[Problem]:
             case _:
                 assert_never(entry)
     yield from _strangers(model, lowered, known, tuple(towers))
-    yield from _kv(model, lowered)
+    yield from cache_scales(model, lowered)
 
 
 def _layer(
@@ -270,48 +270,3 @@ def _strangers(model: Model, lowered: Lowered, known: set[str], towers: tuple[st
                 tensor=meta.name, file=meta.file, expected=f"what num_hidden_layers {model.sizes.num_layers} calls for",
                 got=f"{meta.name} {meta}", hint="a leftover, or config.json belongs to another model",
             )  # fmt: skip
-
-
-def _kv(model: Model, lowered: Lowered) -> Iterator[Problem]:
-    """KV scales are there for every layer and for k and v, or for none: a missing one must not become 1.0 silently.
-
-    Where at most half of the layers have a scale, those that have it are named too: one may be a leftover.
-    """
-    if not lowered.kv:
-        return
-    attentions = list(model.attentions())
-    stored = {role for _, role in lowered.kv}
-    roles = [role for role in KV_ROLES if role in stored or role in (Role.K_SCALE, Role.V_SCALE)]
-    for role in roles:
-        there = [attention for attention in attentions if (attention, role) in lowered.kv]
-        if 2 * len(there) <= len(attentions):
-            got = f"{len(there)} of {len(attentions)} layers have one"
-            for meta in (lowered.kv[attention, role] for attention in there):
-                yield _kv_problem("a KV-cache scale stands alone", meta.name, meta.file, "one in every layer", got)
-    for role in roles:
-        suffix = _kv_suffix(lowered, role)
-        for attention in attentions:
-            if (attention, role) not in lowered.kv:
-                yield _kv_problem("a KV-cache scale is missing", attention + suffix, "", "a scale [1]", "none")
-    for (attention, _), meta in lowered.kv.items():
-        yield from _kv_misplaced(attention, meta, attentions)
-
-
-def _kv_misplaced(attention: str, meta: TensorMeta, attentions: Collection[str]) -> Iterator[Problem]:
-    """A KV scale that belongs to no attention module of the family."""
-    if attention not in attentions:
-        yield Problem(code="F8L902", message="a KV-cache scale belongs to no attention module", tensor=meta.name,
-                      file=meta.file, expected=f"one of {len(attentions)} modules", got=attention,
-                      hint="a leftover, or of another model: every reader drops it")  # fmt: skip
-
-
-def _kv_problem(message: str, tensor: str, file: str, expected: str, got: str) -> Problem:
-    return Problem(code="F8L901", message=message, tensor=tensor, file=file, expected=expected, got=got,
-                   hint="engines run a cache without its scale at 1.0, and do not say so")  # fmt: skip
-
-
-def _kv_suffix(lowered: Lowered, role: Role) -> str:
-    """What a missing KV scale would be called after its attention module: as another layer's, or the other role's."""
-    stored = ((other, meta.name[len(attention) :]) for (attention, other), meta in lowered.kv.items())
-    other, suffix = min(stored, key=lambda item: item[0] is not role, default=(role, f".{role}"))
-    return suffix.replace(f".{other[0]}_", f".{role[0]}_")

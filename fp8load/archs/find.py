@@ -15,8 +15,8 @@ from fp8load.index.index import Index
 from fp8load.plugins import plugins
 
 _HELPERS = frozenset({
-    "base", "decoder", "delta_attention", "expected", "find", "layer_kinds", "model", "numbers", "predictor",
-    "published", "readable", "shared", "state_space",
+    "base", "cache_scales", "decoder", "delta_attention", "expected", "find", "layer_kinds", "model", "numbers",
+    "predictor", "published", "readable", "shared", "state_space",
 })  # fmt: skip
 
 _HEADLESS = ("Model", "ForSequenceClassification", "ForTokenClassification")

@@ -118,6 +118,14 @@ class Stored:
         return tuple(group for group in self.fused if is_mixed(group))
 
     @cached_property
+    def beside_quantized(self) -> frozenset[str]:
+        """Unquantized modules of layers that engines fuse, others of which are quantized: on the ignore list or not, no
+        engine can make one parameter of them."""
+        mixed = (*self.mixed, *(group for group in self.routed if is_mixed(group)))
+        split = (group.members for group in mixed if any(info.scheme is not None for info in group.members))
+        return frozenset(info.name for members in split for info in members if info.scheme is None)
+
+    @cached_property
     def document(self) -> Mapping[str, Any]:
         """The quantization configuration that counts, as it is written; empty where there is none."""
         try:

@@ -12,7 +12,7 @@ from fp8load.errors import ConfigError, Problem
 EMBEDDING_NAMES = frozenset({
     "embed_tokens", "word_embeddings", "wte", "wpe", "tok_embeddings", "embed", "embeddings", "embed_positions",
     "position_embedding", "patch_embedding", "embedding", "embed_tokens_per_layer",
-    "ngram_embedding",
+    "ngram_embedding", "pos_embed",
 })  # fmt: skip
 """Last components of embeddings: two-dimensional weights that are no linear layer. Never substrings."""
 

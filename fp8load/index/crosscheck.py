@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from fp8load.errors import Problem, Severity
 from fp8load.index.configs import IndexJson
@@ -11,6 +11,7 @@ from fp8load.index.header import Header
 from fp8load.index.index import TensorMeta
 
 _NUMBERED = re.compile(r"(.*?)(\d{1,6})-of-(\d{1,6})(\.safetensors)")
+_IN_A_LAYER = re.compile(r"(?<![^.])[^.]+\.\d+\..+")
 MAX_SHARDS = 10_000
 """More are no checkpoint's, and not listed one by one."""
 
@@ -72,7 +73,8 @@ def _absent(name: str, file: str, elsewhere: str | None, index_file: str) -> Pro
 
 
 def second_copies(tensors: _Tensors, strays: Mapping[str, Header], declared: Mapping[str, str] | None) -> list[Problem]:
-    """F8L006 for strays that hold over half of the parameters; F8L005 for each tensor of the smaller ones.
+    """F8L006 for strays that hold over half of the parameters, or weights for over half of the modules (packed ones are
+    fewer elements, and may stand under another prefix); F8L005 for each tensor of the smaller ones.
 
     What index.json promises in another file is left out: F8L004 has said where it lies, or F8L003 that the index is of
     another export. Where no file of the index is here, what lies beside it is no second copy, but the only one.
@@ -80,12 +82,14 @@ def second_copies(tensors: _Tensors, strays: Mapping[str, Header], declared: Map
     if not strays:
         return []
     whole = sum(meta.num_elements for meta in tensors.values())
+    modules = _modules(tensors)
     lost = () if declared is None else declared.keys() - tensors.keys()
     problems: list[Problem] = []
     for files in _families(strays):
         metas = [meta for file in files for meta in strays[file].tensors if meta.name not in lost]
         num_params = sum(meta.num_elements for meta in metas)
-        if num_params > whole / 2 and whole:
+        num_alike = len(modules & _modules(meta.name for meta in metas))
+        if (num_params > whole / 2 and whole) or num_alike > len(modules) / 2:
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             problems.append(Problem(
                 code="F8L006", message="a second copy of the weights lies beside the checkpoint", file=files[0],
@@ -95,6 +99,17 @@ def second_copies(tensors: _Tensors, strays: Mapping[str, Header], declared: Map
         else:
             problems += [_stray_tensor(meta, tensors.get(meta.name)) for meta in metas]
     return problems
+
+
+def _modules(names: Iterable[str]) -> set[str]:
+    """Numbered modules that hold more than scales and biases, without what stands before "layers.0" in their names."""
+    found: set[str] = set()
+    for name in names:
+        module, _, last = name.rpartition(".")
+        match = _IN_A_LAYER.search(module) if "scale" not in last and last != "bias" else None
+        if match is not None:
+            found.add(match[0])
+    return found
 
 
 def missing_numbers(members: list[str]) -> list[Problem]:

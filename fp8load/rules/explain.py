@@ -24,9 +24,6 @@ _OF_A_TENSOR = {
 """What follows for a tensor from another fault of the same tensor: a kernel's layout has another shape and dtype, bytes
 that no configuration explains belong to no scheme, and without any input scale each is missing."""
 
-_PACKED = ("weight_packed", "_weight_qdata", "weight_shape")
-"""Last components of weights that are no weights without a configuration."""
-
 _OF_A_SIZE = ("F8L105", "F8L703", "F8L706", "F8L705")
 """What makes the scale of a module another number than its weight has: its size then is out of proportion."""
 
@@ -55,6 +52,7 @@ class _Causes:
     no_config  why there is no configuration
     faulty     code -> the tensors that it speaks of
     sized      code that makes a weight another one -> the modules that it speaks of
+    holders    without a configuration: what holds a tensor that may be a packed weight, or belong to one
     """
 
     lost: Mapping[str, str]
@@ -63,6 +61,7 @@ class _Causes:
     no_config: str | None
     faulty: Mapping[str, frozenset[str]]
     sized: Mapping[str, frozenset[str]]
+    holders: frozenset[str]
     stored: Callable[[str], bool]
     are_a_pair: Callable[[str, str], bool]
 
@@ -92,12 +91,18 @@ class _Causes:
         return next((code for code in codes if problem.tensor in self.faulty.get(code, ())), None)
 
     def _is_of_no_format(self, problem: Problem) -> bool:
-        """Whether only a configuration would tell what a tensor is: a scale, a packed weight, or the weight that this
-        one would be."""
-        module, _, last = problem.tensor.rpartition(".")
-        if "scale" in last or last in _PACKED:
+        """Whether only a configuration would tell what a tensor is: a scale, what stands in the place of a weight or
+        below one (GPTQ's qweight, quanto's weight._data), or the weight that this would be."""
+        above, _, last = problem.tensor.rpartition(".")
+        if "scale" in last:
             return True
-        return last == "weight" and any(self.stored(f"{module}.{packed}") for packed in _PACKED)
+        if last == "weight":
+            return problem.tensor in self.holders or (not self.stored(problem.tensor) and above in self.holders)
+        while above:
+            if f"{above}.weight" in self.absent or (above.endswith(".weight") and self.stored(above)):
+                return above in self.holders
+            above = above.rpartition(".")[0]
+        return False
 
     def _size(self, module: str, code: str) -> str | None:
         """What makes a module's weight another one, or another size than that of the one module that it was compared
@@ -138,9 +143,22 @@ def _causes(groups: list[Group], index: Index) -> _Causes:
             for group in groups
             if group.code in _SIZED and group.severity is not Severity.INFO
         },
+        holders=_holders(index) if any(code in codes for code in _CONFIG) else frozenset(),
         stored=index.tensors.__contains__,
         are_a_pair=_Pairs(index),
     )
+
+
+def _holders(index: Index) -> frozenset[str]:
+    """Everything above tensors that are no scale, bias or weight by their names: those are no packed weight."""
+    found: set[str] = set()
+    for name in index.tensors:
+        above, _, last = name.rpartition(".")
+        if "scale" not in last and last not in ("weight", "bias"):
+            while above and above not in found:
+                found.add(above)
+                above = above.rpartition(".")[0]
+    return frozenset(found)
 
 
 class _Pairs:

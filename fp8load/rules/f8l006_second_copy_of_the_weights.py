@@ -32,7 +32,8 @@ RULE = Rule(
     name="second-copy-of-the-weights",
     level="headers",
     severity=Severity.WARNING,
-    what="No further .safetensors files hold more than half of the parameters again. Pickled copies are noted.",
+    what="No further .safetensors files hold more than half of the parameters again, or weights for more than half of "
+    "the modules, packed or under another prefix. Pickled copies are noted.",
     why="Loaders that read *.safetensors merge both copies; which of two equal names wins depends on the order.",
     fix="Delete one copy, or exclude it when downloading: `hf download --exclude 'consolidated*'`.",
     check=check,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fp8load.errors import Problem, Severity
 from fp8load.formats.locate import configurations
-from fp8load.formats.match import exact_or_regex
+from fp8load.formats.match import exact_or_regex, first_cover, glob_or_prefix
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.samples import BLOCK, QUANTIZED
 from fp8load.rules.targets import engines
@@ -40,6 +40,7 @@ def check(context: Context) -> Iterator[Problem]:
     if checkpoint.format.name != "compressed_tensors":
         yield from context.problems("F8L105")
         yield from engines("F8L105")(context)
+        yield from _twice_in_modelopt(checkpoint)
         return
     located = next(configurations(checkpoint.index))
     yield from (_claimed_twice(problem, located.document["config_groups"]) for problem in context.problems("F8L105"))
@@ -91,6 +92,29 @@ def _overlap(checkpoint: "Checkpoint", place: str, groups: Mapping[str, Any]) ->
             yield replace(note, module=module)
 
 
+def _twice_in_modelopt(checkpoint: "Checkpoint") -> Iterator[Problem]:
+    """ModelOpt's MIXED_PRECISION says the same in two ways. vLLM and SGLang read `quantized_layers`, so what the groups
+    lack is noted; what `quantized_layers` lacks, lowering has found."""
+    located = next(configurations(checkpoint.index), None)
+    document = {} if located is None else located.document
+    layers, groups = document.get("quantized_layers"), document.get("config_groups")
+    if located is None or not isinstance(layers, Mapping) or not isinstance(groups, Mapping):
+        return
+    listed = [group.get("targets") for group in groups.values() if isinstance(group, Mapping)]
+    targets = [target for names in listed if isinstance(names, list) for target in names if isinstance(target, str)]
+    find = first_cover(targets, glob_or_prefix)
+    for entry in layers if targets and "Linear" not in targets else ():
+        if find(entry) is None:
+            note = _note(
+                "no config group claims what quantized_layers lists",
+                located.place,
+                "a target in a group, too",
+                "none",
+                "readers of config_groups take it for unquantized: add it to its group's targets",
+            )
+            yield replace(note, module=entry)
+
+
 def _note(message: str, place: str, expected: str, got: str, hint: str) -> Problem:
     return Problem(code="F8L105", message=message, file=place, expected=expected, got=got, hint=hint,
                    severity=Severity.INFO, refuses=False)  # fmt: skip
@@ -103,8 +127,8 @@ RULE = Rule(
     severity=Severity.ERROR,
     what="The group of the configuration that claims a module agrees with the dtypes of its weight and scales. Of "
          "compressed-tensors are noted: a status other than compressed, groups with names of their own, and two groups "
-         "that claim a module. With --engine, fused layers that the engine gives another group than their parts have "
-         "are an error.",
+         "that claim a module; of ModelOpt, modules of `quantized_layers` that are in no group. With --engine, fused "
+         "layers that the engine gives another group than their parts have are an error.",
     why="Engines choose the kernel by the configuration. A weight of another dtype is read as if it had that one.",
     fix="Correct the group in config.json, or export again.",
     check=check,

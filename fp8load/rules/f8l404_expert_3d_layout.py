@@ -1,6 +1,8 @@
 """F8L404: a tensor of all experts lies the other way round than its scale, or than the other one of its layer."""
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fp8load.errors import Problem, Severity
@@ -8,6 +10,7 @@ from fp8load.formats.base import Claimed
 from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context, Example, Rule
 from fp8load.rules.config import number
+from fp8load.rules.families import family
 from fp8load.rules.samples import BLOCK
 from fp8load.scheme import PerBlock, Role, scale_shape
 
@@ -39,6 +42,8 @@ def check(context: Context) -> Iterator[Problem]:
     hidden = number(checkpoint.index.config, "hidden_size")
     if checkpoint.model is None and hidden is not None:  # a known family says which way its experts lie
         yield from _pairs_across(checkpoint, hidden)
+    else:
+        yield from _layers_across(checkpoint)
 
 
 def _scale_across(checkpoint: "Checkpoint", base: str, weight: TensorMeta, scale: TensorMeta) -> Iterator[Problem]:
@@ -67,6 +72,27 @@ def _pairs_across(checkpoint: "Checkpoint", hidden: int) -> Iterator[Problem]:
                                f"columns first or rows first, as {first.name} {first}", str(second))  # fmt: skip
 
 
+def _layers_across(checkpoint: "Checkpoint") -> Iterator[Problem]:
+    """Stacks that lie the other way round than those of most other layers: by a known family's sizes they can be read,
+    and no tool writes both."""
+    families: dict[str, list[TensorMeta]] = {}
+    for stack in {stack.base: stack for stack in checkpoint.lowered.stacks.values()}.values():
+        families.setdefault(family(stack.base), []).append(stack.roles[Role.WEIGHT])
+    for weights in families.values():
+        shapes = Counter(meta.shape for meta in weights)
+        usual, num_usual = shapes.most_common(1)[0]
+        across = (*usual[:1], *usual[:0:-1])
+        for meta in weights if across != usual else ():
+            if meta.shape == across:
+                expected = f"{list(usual)}, as in {num_usual:,} of {len(weights):,} layers"
+                message = "the experts of a layer lie the other way round than other layers'"
+                problem = _problem(meta, message, expected, str(meta))
+                yield replace(problem, severity=Severity.INFO, refuses=False, hint=_READABLE)
+
+
+_READABLE = "fp8load goes by the sizes in config.json; readers that take all layers alike stop, or compute nonsense"
+
+
 def _is_only(size: int, other: int, hidden: int) -> bool | None:
     """Whether `size` is the hidden size and `other` is not; None where that cannot be told apart."""
     return None if (size == hidden) == (other == hidden) else size == hidden
@@ -84,7 +110,8 @@ RULE = Rule(
     name="expert-3d-layout",
     level="headers",
     severity=Severity.ERROR,
-    what="A tensor that holds all experts of a layer lies as its scales do, and gate_up_proj as down_proj.",
+    what="A tensor that holds all experts of a layer lies as its scales do, and gate_up_proj as down_proj. "
+        "Layers that lie in different ways are noted where the family's sizes tell which is which.",
     why="Both layouts exist, [E, out, in] and [E, in, out]. A reader that takes one for the other fails on its shape, "
         "or, where the matrix is square, computes nonsense.",
     fix="Transpose the tensor, with its scale, to the layout of the others.",

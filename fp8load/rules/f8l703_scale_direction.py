@@ -63,7 +63,8 @@ RULE = Rule(
     severity=Severity.ERROR,
     what="Scales point the way that their name says. `weight_scale_2` (ModelOpt) multiplies and is below 1; "
     "`weight_global_scale` (compressed-tensors) divides and is above 1; other weight scales multiply: they are not "
-    "above 1024, nor the reciprocal of what other layers have.",
+    "above 1024, nor the reciprocal of what other layers have, nor above 1 where most of them are, and some "
+    "above 1024.",
     why="1/scale in place of scale makes weights wrong by its square, millions of times, and every shape still fits.",
     fix="Store the reciprocal, or use the other tool's name for it.",
     check=check,

@@ -149,8 +149,8 @@ ROWS = (
         twin=SHARDED,
         twin_files=indexed(SHARDED),
         files={FILE: written(FOUR_BITS, {})[FILE]},
-        codes=("F8L005", "F8L006"),
-        subject="model.layers.0.self_attn.q_proj.weight",
+        codes=("F8L006",),
+        subject=FILE,
     ),
     Row(
         number=10,

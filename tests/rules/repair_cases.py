@@ -279,7 +279,7 @@ CASES = {
         LLAMA_CONFIG + LISTED + LLAMA_ATTENTION.replace("{q,k,v,o}", "{q,k,o}") + LLAMA_MLP + LLAMA_REST
         + "model.layers.0.self_attn.v_proj.weight  BF16  [256, 256]\n",
         values={"model.layers.0.self_attn.q_proj.weight_scale_inv": 0.3},
-        named=("F8L306", "F8L302"),
+        named=("F8L306",),
     ),
     "F8L402": Case(NVFP4 + NVFP4_GATE_UP, values={UP_GLOBAL: 0.00125, GATE_GLOBAL: 0.001} | INPUTS, named=("F8L402",)),
     "F8L402 of FP8": Case(STATIC_LLAMA, values={f"{UP}.weight_scale": 0.75}, named=("F8L402",)),

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from fp8load.checkpoint import Checkpoint
 from fp8load.errors import Severity
 from fp8load.report import Finding
+from fp8load.rules.f8l306_mixed_precision_inside_a_fused_group import EXPERTS
+from fp8load.rules.samples import BLOCK as BLOCK_CONFIG
+from fp8load.scheme import Role
+from mutations.copies import clean, numbers
+from mutations.copies import packed as encoded
+from oracle.dequantize import Stored
 from rules.examples import checkpoint_of
-from rules.test_second_reading import BLOCK, CHANNEL, Files, files_of, loud, packed
+from rules.repair_cases import CASES
+from rules.test_second_reading import BLOCK, CHANNEL, VISION, Files, files_of, loud, packed, qwen_vl
 from sketch import Llama
 
 UP = "model.layers.1.mlp.up_proj"
@@ -250,3 +259,196 @@ def test_packed_weights_that_no_configuration_tells_are_explained_by_it() -> Non
     found = Files(config, files.tensors).open().verify("headers").findings
 
     assert {finding.explained_by for finding in found if finding.code == "F8L109"} == {"F8L110"}
+
+
+def test_where_every_scale_is_inverted_those_of_large_weights_are_seen_too() -> None:
+    """448 / 0.6 is 750, which alone might be a scale: beside others of 5,000 it is none."""
+    copy = clean("afp8-llama128-static-kv")
+    names = [name for name in copy.of_role(Role.WEIGHT_SCALE) if copy.stored[name].shape in ((), (1,))]
+    turned = {name: encoded(copy.stored[name].dtype, 1 / numbers(copy.stored[name])) for name in names}
+    ckpt = copy.having(**turned).open()
+    found = ckpt.verify("weights").findings
+
+    assert len(names) == 14
+    assert sorted(of(found, "F8L703").tensors) == sorted(names)
+    assert {finding.explained_by for finding in found if finding.code in ("F8L805", "F8L807")} <= {"F8L703"}
+    assert ckpt.fix(["F8L703"]).num_fixed == 14
+
+
+def test_one_inverted_scale_does_not_turn_those_that_are_above_one() -> None:
+    values = {**SOUND, "layers.1.mlp.down_proj.weight_scale_inv": 5e3, "layers.2.mlp.up_proj.weight_scale_inv": 2.0}
+    found = checkpoint_of(LAYERS, values).verify("scales").findings
+
+    assert of(found, "F8L703").tensors == ["layers.1.mlp.down_proj.weight_scale_inv"]
+
+
+def test_one_of_three_in_sixteen_bits_is_not_listed_while_the_others_stay_quantized() -> None:
+    """The entry alone would leave a layer that no engine can fuse: nothing is offered, and the reason said."""
+    case = CASES["F8L306"]
+    ckpt = checkpoint_of(case.skeleton, case.values)
+    fixes = ckpt.fix(["F8L302"])
+
+    finding = of(ckpt.verify("headers").findings, "F8L302")
+    assert (finding.fix, "quantize it as the others are" in finding.hint) == (None, True)
+    assert (fixes.num_fixed, fixes.diff()) == (0, "")
+    assert [(code, "F8L306" in why) for code, why, _ in fixes.failed] == [("F8L302", True)]
+
+
+def test_an_expert_in_sixteen_bits_is_not_listed_while_the_others_stay_quantized() -> None:
+    listed = BLOCK_CONFIG.replace('"quant_method"', '"modules_to_not_convert": ["lm_head"], "quant_method"')
+    plain = "m.layers.0.mlp.experts.2.{gate,up}_proj.weight  BF16  [256, 256]\n"
+    found = checkpoint_of(listed + EXPERTS + plain).verify("headers").findings
+
+    assert of(found, "F8L306").count == 2
+    assert of(found, "F8L302").fix is None
+
+
+KV = "model.layers.{}.self_attn.{}_scale"
+
+
+def test_of_two_layers_the_one_without_a_cache_scale_is_named_alone() -> None:
+    copy = clean("afp8-llama128-static-kv").having(**{KV.format(0, "k"): None})
+    finding = of(copy.open().verify("headers").findings, "F8L901")
+
+    assert (finding.message, finding.tensors) == ("a KV-cache scale is missing", [KV.format(0, "k")])
+
+
+def test_a_cache_scale_that_may_be_a_leftover_is_told_from_those_that_are_missing() -> None:
+    gone = dict.fromkeys((KV.format(0, "k"), KV.format(0, "v"), KV.format(1, "v")))
+    found = clean("afp8-llama128-static-kv").having(**gone).open().verify("headers").findings
+
+    assert {(f.message, *f.tensors, f.got) for f in found if f.code == "F8L901"} == {
+        ("a KV-cache scale is missing", *gone, "none"),
+        ("a KV-cache scale that other layers do not have: a leftover, or theirs are lost", KV.format(1, "k"),
+         "this layer has one, and 1 of 2 have none"),
+    }  # fmt: skip
+
+
+def test_a_module_that_only_one_of_modelopts_two_lists_has_is_noted() -> None:
+    copy = clean("mo-qwen3moe-auto")
+    said = json.loads(json.dumps(copy.quantization))
+    said["config_groups"]["group_1"]["targets"].remove("model.layers.1.mlp.experts")
+    said["config_groups"]["group_0"]["targets"].remove("model.layers.0.self_attn.o_proj")
+
+    def noted(ckpt: Checkpoint) -> list[list[str]]:
+        return [f.modules for f in ckpt.verify("headers").findings if f.code == "F8L105" and f.severity == "info"]
+
+    assert noted(copy.open()) == []
+    assert noted(copy.config(quantization_config=said).open()) == [
+        ["model.layers.0.self_attn.o_proj", "model.layers.1.mlp.experts"]
+    ]
+
+
+def test_an_embedding_of_positions_is_no_linear_layer() -> None:
+    files = qwen_vl()
+    seen = Files(files.config, files.tensors + VISION + "visual.pos_embed.weight BF16 [256, 64]\n")
+
+    assert loud(seen.listed("ignore", "lm_head", "re:visual.blocks.*", "re:visual.merger.*").open()) == {}
+
+
+@pytest.mark.parametrize(
+    ("llama", "key", "accusing"),
+    [(BLOCK, "modules_to_not_convert", {"vllm@0.11"}), (CHANNEL, "ignore", set())],
+)
+def test_parts_that_are_listed_under_the_fused_name_are_an_engines_matter(
+    llama: Llama, key: str, accusing: set[str]
+) -> None:
+    files = files_of(llama)
+    kept = [line for line in files.tensors.splitlines() if not any(f".{part}_proj." in line for part in "qkv")]
+    kept += [
+        f"model.layers.{{0..1}}.self_attn.{part}_proj.weight BF16 [{rows}, 64]"
+        for part, rows in (("q", 64), ("k", 32), ("v", 32))
+    ]
+    plain = Files(files.config, "\n".join(kept) + "\n")
+    fused = plain.listed(key, "lm_head", *(f"model.layers.{at}.self_attn.qkv_proj" for at in (0, 1))).open()
+
+    assert loud(plain.listed(key, "lm_head").open()) == {"F8L302": 6}
+    assert loud(fused) == {}
+    assert [f.count for f in fused.verify("headers").findings if f.code == "F8L302"] == [6]
+    assert fused.fix().num_fixed == 0
+    assert fused.fix(["F8L302"]).num_fixed == 6
+    for engine in ("vllm@0.11", "vllm@0.33"):
+        found = loud(fused.verify("headers", engine=engine))
+        assert found == ({"F8L307": 6} if engine in accusing else {})
+
+
+@pytest.mark.parametrize("name", ["quanto-llama128-fp8wo", "ct-llama128-nvfp4", "ao-llamaodd-fp8wo"])
+def test_whatever_stands_in_a_weights_place_is_explained_by_an_unknown_method(name: str) -> None:
+    copy = clean(name)
+    said = {**(copy.quantization or {}), "quant_method": "fp9"}
+    found = copy.config(quantization_config=said).open().verify("headers").findings
+
+    assert {f.code for f in found if f.severity == "error" and f.explained_by is None} == {"F8L110"}
+
+
+@pytest.mark.parametrize("gone", ["norm.weight", "mlp.up_proj.weight"])
+def test_a_lost_tensor_is_not_explained_by_an_unknown_method(gone: str) -> None:
+    copy = clean("afp8-llama128-static-kv")
+    said = {**(copy.quantization or {}), "quant_method": "fp9"}
+    lost = next(name for name in copy.stored if name.endswith(gone))
+    found = copy.config(quantization_config=said).having(**{lost: None}).open().verify("headers").findings
+
+    assert lost in of([f for f in found if f.explained_by is None], "F8L109").tensors
+
+
+def test_gptqs_tensors_are_explained_by_the_method_that_is_not_known() -> None:
+    files = files_of(CHANNEL.but(quantized=False), quantization_config={"quant_method": "gptq"})
+    lines = [line for line in files.tensors.splitlines() if "down_proj" not in line]
+    module = "model.layers.{0..1}.mlp.down_proj"
+    lines += [f"{module}.qweight I32 [12, 64]", f"{module}.qzeros I32 [1, 8]", f"{module}.scales F16 [1, 64]"]
+    lines += [f"{module}.g_idx I32 [96]"]
+    found = Files(files.config, "\n".join(lines) + "\n").open().verify("headers").findings
+
+    assert {f.code for f in found if f.severity == "error" and f.explained_by is None} == {"F8L110"}
+
+
+def beside(lines: str) -> Checkpoint:
+    """A model of two files with an index, and a third that the index does not name."""
+    index = {name: "model-00001-of-00001.safetensors" for name in files_of(CHANNEL).open().index.tensors}
+    document = json.dumps({"weight_map": index}).encode()
+    files = files_of(CHANNEL)
+    inside = "".join(f"{line} @ model-00001-of-00001.safetensors\n" for line in files.tensors.splitlines())
+    outside = "".join(f"{line} @ model.safetensors\n" for line in lines.splitlines())
+    config = f"config {json.dumps(files.config)}\n"
+    return checkpoint_of(config + inside + outside, files={"model.safetensors.index.json": document})
+
+
+def test_a_copy_in_four_bits_under_another_prefix_is_a_second_copy() -> None:
+    lines = "".join(
+        f"language_model.model.layers.{{0..1}}.{name}.weight_packed I32 [{rows}, {cols // 8}]\n"
+        f"language_model.model.layers.{{0..1}}.{name}.weight_scale BF16 [{rows}, {cols // 32}]\n"
+        for name, (rows, cols) in CHANNEL.linears().items()
+    )
+
+    assert loud(beside(lines)) == {"F8L006": 1}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "base_model.model.model.layers.{0..1}.self_attn.{q,k,v,o}_proj.lora_{A,B}.weight BF16 [8, 64]\n",
+        "model.layers.{0..1}.mlp.{gate,up,down}_proj.input_scale F32 []\n"
+        "model.layers.{0..1}.self_attn.{q,k,v,o}_proj.input_scale F32 []\n",
+    ],
+    ids=["adapter", "scales"],
+)
+def test_what_is_no_copy_is_named_by_its_tensors(lines: str) -> None:
+    assert set(loud(beside(lines))) == {"F8L005"}
+
+
+def test_experts_of_one_layer_that_lie_the_other_way_round_are_noted() -> None:
+    copy = clean("mo-gptoss-fp8")
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    stored = copy.stored[name]
+    codes = np.frombuffer(stored.data, np.uint8).reshape(stored.shape).transpose(0, 2, 1)
+    turned = Stored(stored.dtype, codes.shape, codes.tobytes())
+
+    def noted(ckpt: Checkpoint) -> list[Finding]:
+        return [finding for finding in ckpt.verify("headers").findings if finding.code == "F8L404"]
+
+    assert noted(copy.open()) == []
+    ckpt = copy.having(**{name: turned}).open()
+    (finding,) = noted(ckpt)
+    assert (finding.severity, finding.tensors, finding.fix) == ("info", [name], None)
+    assert finding.expected == f"{list(stored.shape)}, as in 1 of 2 layers"
+    assert ckpt.fix(["F8L404"]).num_fixed == 0

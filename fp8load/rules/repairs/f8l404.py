@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
-from fp8load.errors import Problem
+from fp8load.errors import Problem, Severity
 from fp8load.index.index import TensorMeta
 from fp8load.rules.base import Context, Repair
 from fp8load.rules.config import number
@@ -16,10 +16,12 @@ from fp8load.writing.transpose import transposed
 
 
 def actions(context: Context, problem: Problem) -> Iterator[Remake]:
-    """To [E, out, in], as linear layers lie: the hidden size says which tensor does not, and what its scale does."""
+    """To [E, out, in], as linear layers lie: the hidden size says which tensor does not, and what its scale does.
+
+    Nothing for a note: a layer that lies as linear layers do may be the odd one where the transpose is published."""
     tensors = context.checkpoint.index.tensors
     found, hidden = tensors.get(problem.tensor), number(context.checkpoint.index.config, "hidden_size")
-    if found is None or hidden is None:
+    if found is None or hidden is None or problem.severity is Severity.INFO:
         return
     uses = users(context).get(found.name, [])
     if uses and uses[0].role is Role.WEIGHT_SCALE:

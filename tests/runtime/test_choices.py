@@ -36,13 +36,22 @@ def test_auto_is_the_gpu_of_this_machine_or_its_cpu() -> None:
     assert parse_device("auto").kind == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("text", ["gfx942", "sm91", "tpu", "", "cuda"])
+@pytest.mark.parametrize("text", ["gfx942", "sm91", "tpu", ""])
 def test_another_name_is_an_error_that_lists_what_there_is(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_device(text)
 
     assert caught.value.code == "USE021"
     assert "sm90" in caught.value.expected
+
+
+def test_cuda_is_the_gpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+    with pytest.raises(BackendError) as caught:
+        parse_device("cuda")
+
+    assert caught.value.code == "BKD802"
 
 
 def test_every_gpu_of_nvidia_has_sizes_of_memory() -> None:

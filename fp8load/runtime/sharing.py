@@ -145,7 +145,7 @@ class _translated:  # noqa: N801 - a context
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, RuntimeError):
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
             raise LoadError(Problem(
                 code="FILL733", message="a rank of the group does not answer", got=str(error).strip().splitlines()[0],
                 expected="every rank of the group to load at the same time",
@@ -228,7 +228,9 @@ class _Rounds:
                     data = reads.pop(at).result() if at in reads else None
                 except Exception as error:  # noqa: BLE001 - told to the others after the last round
                     failed = failed or error
-                placed.append(self._round(each, data, within if failed is None else {}))
+                errors: list[Exception] = []
+                placed.append(self._round(each, data, within if failed is None else {}, errors))
+                failed = failed or next(iter(errors), None)
                 done += sum(_nbytes(within.get(window, ())) for window in each if window is not None)
                 if advance is not None:
                     advance(done)
@@ -241,8 +243,9 @@ class _Rounds:
         each: Sequence[Window | None],
         data: torch.Tensor | None,
         within: Mapping[Window, tuple[Segment, ...]],
+        errors: list[Exception],
     ) -> Callable[[], None]:
-        """Queue one round; what is returned waits for it."""
+        """Queue one round; what is returned waits for it. Pieces that cannot be placed are `errors`: rounds go on."""
         longest = max(window.nbytes for window in each if window is not None)
         gathered = self._all[: self._host.size * longest].view(self._host.size, longest)
 
@@ -252,6 +255,9 @@ class _Rounds:
             self._host.gather(self._mine[:longest], gathered)
             for window, content in zip(each, gathered, strict=True):
                 if window is not None and window in within:
-                    place(within[window], window.begin, content)
+                    try:
+                        place(within[window], window.begin, content)
+                    except Exception as error:  # noqa: BLE001 - told to the others after the last round
+                        errors.append(error)
 
         return self._stream.queue(work)

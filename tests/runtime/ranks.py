@@ -53,6 +53,8 @@ def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object
     else:
         if scenario == "a read fails" and rank == 1:
             files.os.preadv = failing
+        if scenario == "placing fails" and rank == 1:
+            sharing.place = failing
         if scenario == "a rank dies" and rank == 1:
             execute.execute = sharing.execute = lambda *_: os._exit(9)
         model = fp8load.open(folder).plan(**options(rank, size, scenario)).load(group=group)
@@ -86,6 +88,8 @@ def main(out: str, rank: int, size: int, folder: str, scenario: str) -> None:
         answer = loaded(rank, size, folder, scenario)
     except fp8load.Fp8LoadError as error:
         answer = {"error": str(error), "code": error.problem.code}
+    except OSError as error:
+        answer = {"error": str(error), "code": ""}
     Path(f"{out}.{rank}").write_text(json.dumps(answer))
     if scenario != "a rank dies":
         dist.destroy_process_group()

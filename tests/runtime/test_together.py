@@ -15,7 +15,7 @@ from under_test import pythonpath
 
 FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "checkpoints"
 TESTS = Path(__file__).resolve().parents[1]
-SECONDS = 120
+SECONDS = 90
 
 
 def run(tmp_path: Path, size: int, name: str, scenario: str) -> list[dict[str, Any]]:
@@ -65,6 +65,14 @@ def test_a_disk_error_of_one_rank_is_an_error_of_all_that_names_file_and_rank(tm
     assert one["code"] == "FILL732"
     assert "rank 1" in one["error"]
     assert "SRC006" in one["error"]
+
+
+def test_pieces_that_cannot_be_placed_end_all_ranks_and_keep_none_waiting(tmp_path: Path) -> None:
+    one, two = run(tmp_path, 2, "ct-llama128-fp8-static", "placing fails")
+
+    assert "Input/output error" in two["error"]
+    assert (one["code"], two["code"]) == ("FILL732", "")
+    assert "rank 1" in one["error"]
 
 
 def test_a_rank_that_dies_ends_the_others_within_seconds(tmp_path: Path) -> None:

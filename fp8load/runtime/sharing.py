@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     Group = ProcessGroup | DeviceMesh
 
 
+_all_gather = vars(dist).get("all_gather_single", dist.all_gather_into_tensor)
+"""torch 2.13 has a new name for it, and warns of the one that 2.11 has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a rank cannot go on, for the others to say."""
@@ -98,7 +102,7 @@ class Host:
         """Bytes [n] of every rank into [ranks, n]."""
         try:
             with _translated():
-                dist.all_gather_into_tensor(all_of_them.view(-1), mine, group=self._group)
+                _all_gather(all_of_them.view(-1), mine, group=self._group)
         except LoadError:
             self._is_over = True
             raise

@@ -24,6 +24,11 @@ class Batch(NamedTuple):
         """Bytes that are read."""
         return self.end - self.begin
 
+    @property
+    def nbytes_kept(self) -> int:
+        """Bytes of them that parameters get."""
+        return sum(segment.nbytes for segment in self.segments)
+
 
 def batches(found: Iterable[Segment], limit: int, gap: int = 0) -> Iterator[Batch]:
     """Join segments, in the order of files and places, that lie at most `gap` bytes apart, up to `limit` bytes.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from fp8load.engines.gpus import GPUS, Gpu, find_nvidia
@@ -54,3 +56,8 @@ def torch_device(device: str | torch.device) -> torch.device:
     if where.type == "cuda" and where.index is None:
         return torch.device("cuda", torch.cuda.current_device())  # torch.cuda.set_device wants a number
     return where
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which a GPU is the current one, as streams and torch.distributed want it."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

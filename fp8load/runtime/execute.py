@@ -1,7 +1,7 @@
 """The reading pipeline: segments in file order, neighbours in one read, a few threads, bounded memory.
 
 No tensor and no shard is ever copied as a whole: bytes land in the parameter, or in one piece on the way to it. Threads
-read (`preadv` lets others run meanwhile), and each has a lane of its own to where parameters lie.
+read (`preadv` lets others run meanwhile); what goes to a device is queued by the thread that asked for the load.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import torch
 
 from fp8load.dtypes import BITS
 from fp8load.fusion import FusionPlan, Progress
-from fp8load.runtime.batches import batches
+from fp8load.runtime.batches import Batch, batches
+from fp8load.runtime.devices import current
 from fp8load.runtime.files import Files
-from fp8load.runtime.lanes import BATCH_NBYTES, GAP_NBYTES, DeviceLane, HostLane
+from fp8load.runtime.lanes import GAP_NBYTES, DeviceLane, HostLane, Lane, Read
+from fp8load.runtime.pinned import BUFFER_NBYTES
 from fp8load.runtime.readers import Readers
 from fp8load.runtime.segments import CHUNK_NBYTES, Segment
 from fp8load.source.base import Source
@@ -42,20 +44,30 @@ def num_threads(source: Source, device: torch.device | None = None) -> int:
 def execute(plan: FusionPlan, found: Iterable[Segment], device: torch.device, progress: Progress | None) -> None:
     """Read segments, in the order of files and places, to where they belong on `device`; at the end, all bytes are.
 
-    `progress` gets the bytes that are kept so far, and those of the whole plan. Memory in flight is bounded: two
-    batches for each thread, see `lanes`. An error of any thread stops the others and is raised when they have ended.
+    `progress` gets the bytes that are kept so far, and those of the whole plan. Memory in flight is bounded, see
+    `lanes`. An error of any thread stops the others and is raised when they have ended.
     """
     threads, total = num_threads(plan.source, device), 0 if progress is None else nbytes_kept(plan)
     straight = in_place(device)
-    work = batches(found, CHUNK_NBYTES) if straight else batches(found, BATCH_NBYTES, GAP_NBYTES)
-    make_lane = HostLane if straight else DeviceLane.maker(device)
+    work = batches(found, CHUNK_NBYTES) if straight else batches(found, BUFFER_NBYTES, GAP_NBYTES)
     with Files(plan, past_cache=not straight) as files:
-        done = 0
-        with closing(Readers(work, make_lane, files).run(threads)) as finished:
-            for nbytes in finished:
-                done += nbytes
+        if straight:
+            _run(work, HostLane(files), threads, progress, total)
+        else:
+            with current(device):
+                _run(work, DeviceLane(files, device), threads, progress, total)
+
+
+def _run(work: Iterable[Batch], lane: Lane[Read], num_threads: int, progress: Progress | None, total: int) -> None:
+    done = 0
+    try:
+        with closing(Readers(work, lane).run(num_threads)) as read:
+            for each in read:
+                done += lane.place(each)
                 if progress is not None:
                     progress(done, total)
+    finally:
+        lane.finish()
 
 
 def nbytes_kept(plan: FusionPlan) -> int:

@@ -10,8 +10,6 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from fp8load.errors import ChangedError, HeaderError, NotFoundError, Problem, SourceError
 from fp8load.fusion import FusionPlan
 from fp8load.index.header import header_length, parse_header
@@ -24,7 +22,7 @@ from fp8load.runtime.segments import PAGE
 class Files:
     """The files of a plan, opened when they are first read; what has no local file is read through the source.
 
-    A context: descriptors are closed at its end. `past_cache`: `read_into` may read past the page cache. Safe to use
+    A context: descriptors are closed at its end. `past_cache`: `read_pages` may read past the page cache. Safe to use
     from several threads.
     """
 
@@ -43,6 +41,8 @@ class Files:
 
     def _opened(self, file: str) -> int | None:
         """The file's descriptor, None where it has no local file."""
+        if file in self._descriptors:  # without the lock: every part of every batch asks
+            return self._descriptors[file]
         with self._opening:
             if file not in self._descriptors:
                 self._descriptors[file] = self._open(self._plan.index.files[file])
@@ -93,36 +93,42 @@ class Files:
             buffer[:] = data[at : at + len(buffer)]
             at += len(buffer)
 
-    def read_into(self, batch: Batch, buffer: torch.Tensor) -> torch.Tensor:
-        """The batch's bytes, uint8 [n], in a buffer that begins at a page and has two pages more than the batch.
+    def read_pages(self, file: str, begin: int, end: int, pages: memoryview) -> None:
+        """Bytes `begin:end` of a file into memory that begins at a page, as the page of `begin` does in the file.
 
         What is in the page cache is copied from there; for the rest, reads through it and past it (O_DIRECT) are tried
-        in turn, and what turns out faster is kept: that differs from machine to machine.
+        in turn, and what turns out faster is kept: that differs from machine to machine. `pages` goes on to the end of
+        the page that the last byte lies in.
         """
-        memory = buffer.numpy().data
-        descriptor, past = self._opened(batch.file), self._direct.get(batch.file)
-        small = batch.nbytes < ColdReads.LEAST_NBYTES
-        if descriptor is None or past is None or small or _is_cached(descriptor, batch.begin):
-            self.read(batch, [memory[: batch.nbytes]])
-            return buffer[: batch.nbytes]
+        first = begin % PAGE
+        memory, nbytes = pages[first : first + end - begin], end - begin
+        descriptor, past = self._opened(file), self._direct.get(file)
+        cached: int | None = None
+        if descriptor is not None and past is not None and nbytes >= ColdReads.LEAST_NBYTES:
+            cached = _read_cached(descriptor, memory, begin)
+        if descriptor is None or past is None or cached != 0:
+            so_far = cached or 0
+            if so_far < nbytes:
+                self.read(Batch(file, begin + so_far, end, ()), [memory[so_far:]])
+            return
         start = time.perf_counter()
-        direct = self._cold.direct()
-        begin = batch.begin // PAGE * PAGE if direct else batch.begin
-        room = -(-batch.end // PAGE) * PAGE - begin if direct else batch.nbytes
-        _read_fully(past if direct else descriptor, batch, [memory[:room]], begin)
-        self._cold.took(direct=direct, nbytes=batch.nbytes, seconds=time.perf_counter() - start)
-        return buffer[batch.begin - begin : batch.end - begin]
+        if direct := self._cold.direct():
+            at = begin - first
+            _read_fully(past, Batch(file, begin, end, ()), [pages[: -(-end // PAGE) * PAGE - at]], at)
+        else:
+            _read_fully(descriptor, Batch(file, begin, end, ()), [memory], begin)
+        self._cold.took(direct=direct, nbytes=nbytes, seconds=time.perf_counter() - start)
 
 
-def _is_cached(descriptor: int, at: int) -> bool:
-    """Whether a byte is in the page cache; taken for granted where the file system does not tell."""
+def _read_cached(descriptor: int, buffer: memoryview, at: int) -> int | None:
+    """Bytes that were read because they are in the page cache, up to the first that is not; None where the system does
+    not tell."""
     try:
-        os.preadv(descriptor, [bytearray(1)], at, os.RWF_NOWAIT)
+        return os.preadv(descriptor, [buffer], at, os.RWF_NOWAIT)
     except BlockingIOError:
-        return False
+        return 0
     except OSError:
-        return True
-    return True
+        return None
 
 
 def _changed(file: str, expected: str, got: str, tensor: str = "") -> ChangedError:

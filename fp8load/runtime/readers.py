@@ -1,31 +1,48 @@
-"""Threads that take batches one after the other, each in a lane of its own, until there are none or one fails."""
+"""Threads that read pieces of work one after the other, until there are none or one fails, for one thread that goes on
+with what they read."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable
 from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
 
-from fp8load.runtime.batches import Batch
-from fp8load.runtime.files import Files
-from fp8load.runtime.lanes import Lane
+Work = TypeVar("Work")
+Done = TypeVar("Done")
+Work_contra = TypeVar("Work_contra", contravariant=True)
+Done_co = TypeVar("Done_co", covariant=True)
 
 
-class Readers:
-    """Threads with a lane each, which is made in its thread.
+class Reading(Protocol[Work_contra, Done_co]):
+    """What reader threads do; safe to use from several."""
 
-    A batch costs a lock and an entry of a queue, so that 16 threads do not wait for Python more than for the disk.
+    def read(self, take: Callable[[], Work_contra | None]) -> Done_co | None:
+        """Take a piece of work, read it, and return what the one thread goes on with; None when there is no more, or
+        after `stop`."""
+        ...
+
+    def stop(self) -> None:
+        """Wake threads that wait in `read`: nothing more is wanted."""
+        ...
+
+
+class Readers(Generic[Work, Done]):
+    """Threads that share a list of work, which is made while they take it.
+
+    A piece of work costs a thread a lock and an entry of a queue. All calls to a device belong to the thread that
+    iterates: 16 threads that queue copies wait for Python's lock longer than the link needs for the bytes.
     """
 
-    def __init__(self, work: Iterable[Batch], make_lane: Callable[[], Lane], files: Files) -> None:
-        self._work, self._make_lane, self._files = iter(work), make_lane, files
+    def __init__(self, work: Iterable[Work], reading: Reading[Work, Done]) -> None:
+        self._work, self._reading = iter(work), reading
         self._taking, self._stop = threading.Lock(), threading.Event()
-        self._said: SimpleQueue[int | BaseException | None] = SimpleQueue()
+        self._said: SimpleQueue[_Read[Done] | BaseException | None] = SimpleQueue()
 
-    def run(self, count: int) -> Generator[int, None, None]:
-        """The bytes that are kept of each batch that was read. When this ends, however it does, every thread has ended
-        and every byte that was read is in its place; then the error of a thread is raised, the first of several."""
-        threads = [threading.Thread(target=self._read, name=f"fp8load-read-{at}") for at in range(count)]
+    def run(self, count: int) -> Generator[Done, None, None]:
+        """What each thread read, as it comes. When this ends, however it does, every thread has ended; then the error
+        of a thread is raised, the first of several."""
+        threads = [threading.Thread(target=self._run, name=f"fp8load-read-{at}") for at in range(count)]
         failed: BaseException | None = None
         try:
             for thread in threads:
@@ -35,41 +52,42 @@ class Readers:
                 said = self._said.get()
                 if said is None:
                     running -= 1
-                elif isinstance(said, BaseException):
-                    failed = failed or said
-                    self._stop.set()
+                elif isinstance(said, _Read):
+                    yield said.what
                 else:
-                    yield said
+                    failed = failed or said
+                    self._end()
         finally:
-            self._stop.set()
+            self._end()
             for thread in threads:
                 if thread.ident is not None:
                     thread.join()
         if failed is not None:
             raise failed
 
-    def _read(self) -> None:
-        lane: Lane | None = None
+    def _end(self) -> None:
+        self._stop.set()
+        self._reading.stop()
+
+    def _run(self) -> None:
         try:
-            for batch in iter(self._next, None):
-                lane = lane or self._make_lane()
-                lane.run(self._files, batch)
-                self._said.put(sum(segment.nbytes for segment in batch.segments))
+            while (what := self._reading.read(self._take)) is not None:
+                self._said.put(_Read(what))
         except BaseException as error:  # noqa: BLE001 - raised where `run` is called
             self._said.put(error)
         finally:
-            self._finish(lane)
             self._said.put(None)
 
-    def _next(self) -> Batch | None:
-        """The next batch, which is made now; None when there is no more, or no more is wanted."""
+    def _take(self) -> Work | None:
+        """The next piece, which is made now; None when there is no more, or no more is wanted."""
         with self._taking:
             return None if self._stop.is_set() else next(self._work, None)
 
-    def _finish(self, lane: Lane | None) -> None:
-        """Also after an error: a device must not write into memory that was given back."""
-        try:
-            if lane is not None:
-                lane.finish()
-        except BaseException as error:  # noqa: BLE001 - as above
-            self._said.put(error)
+
+class _Read(Generic[Done]):
+    """What was read, so that no value of it is taken for an error or for the end."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: Done) -> None:
+        self.what = what

@@ -26,9 +26,9 @@ from fp8load.swizzle import TILE_COLS, TILE_ROWS, padded_shape
 PAGE = 4096
 """Reads past the page cache begin and end at multiples of this, in files and in memory."""
 
-CHUNK_NBYTES = (8 << 20) - 2 * PAGE
+CHUNK_NBYTES = (16 << 20) - 2 * PAGE
 """Largest single read: small enough that threads stay evenly busy and buffers small, large enough for full speed. With
-a page on either side it fills a buffer of 8 MiB: pinned memory comes in powers of two."""
+a page on either side it fills a buffer of 16 MiB: pinned memory comes in powers of two."""
 
 
 class Direct(NamedTuple):

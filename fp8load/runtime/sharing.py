@@ -8,9 +8,8 @@ nobody waits for it, and then all raise: no rank has a model that others lack.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +19,13 @@ import torch.distributed as dist
 
 from fp8load.errors import LoadError, Problem
 from fp8load.fusion import FusionPlan, Progress
-from fp8load.runtime.batches import Batch
-from fp8load.runtime.execute import execute, nbytes_kept, num_threads
-from fp8load.runtime.files import Files
-from fp8load.runtime.lanes import BATCH_NBYTES, GAP_NBYTES, place, stream_of
-from fp8load.runtime.schedule import Window, divided, needs_of, rounds, windows
-from fp8load.runtime.segments import PAGE, Segment
+from fp8load.runtime.devices import current
+from fp8load.runtime.execute import execute, nbytes_kept
+from fp8load.runtime.lanes import GAP_NBYTES
+from fp8load.runtime.pinned import BUFFER_NBYTES
+from fp8load.runtime.rounds import Rounds, nbytes_of
+from fp8load.runtime.schedule import divided, needs_of, rounds, windows
+from fp8load.runtime.segments import Segment
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -56,7 +56,7 @@ class Host:
         self._device = device
         whole = _process_group(group)
         self.name = f"rank {dist.get_rank(whole)} of {dist.get_world_size(whole)}"
-        with self._here():
+        with current(self._device):
             hosts = _gathered(host_id(), whole)
         mine = [rank for rank, host in enumerate(hosts) if host == hosts[dist.get_rank(whole)]]
         if len(mine) < len(hosts):
@@ -92,7 +92,7 @@ class Host:
 
     def _tell(self, what: Any) -> list[Any]:
         try:
-            with self._here():
+            with current(self._device):
                 return _gathered(what, self._group)
         except LoadError:
             self._is_over = True
@@ -106,9 +106,6 @@ class Host:
         except LoadError:
             self._is_over = True
             raise
-
-    def _here(self) -> Any:
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
 
 def host_id() -> str:
@@ -162,9 +159,9 @@ def execute_together(
 ) -> None:
     """`execute` for all ranks of a host, within `host.together()`: every byte that some of them need is read once."""
     found = list(every)
-    shared = windows(host.tell(needs_of(found)), BATCH_NBYTES, GAP_NBYTES)
+    shared = windows(host.tell(needs_of(found)), BUFFER_NBYTES, GAP_NBYTES)
     alone, within = divided(found, shared, host.rank)
-    total, alone_nbytes = nbytes_kept(plan), _nbytes(alone)
+    total, alone_nbytes = nbytes_kept(plan), nbytes_of(alone)
     failed: Exception | None = None
     try:
         execute(plan, alone, device, progress)
@@ -172,96 +169,8 @@ def execute_together(
         failed = error
     if shared:
         advance = None if progress is None else lambda done: progress(alone_nbytes + done, total)
-        failed = _Rounds(plan, device, host).run(rounds(shared, host.size), within, failed, advance)
+        with current(device):
+            failed = Rounds(plan, device, host).run(rounds(shared, host.size), within, failed, advance)
     if failed is not None:
         raise failed
     host.tell(None)  # before what was gathered is looked at: a rank that failed has sent anything
-
-
-def _nbytes(found: Iterable[Segment]) -> int:
-    return sum(segment.nbytes for segment in found)
-
-
-class _Rounds:
-    """Windows that threads read ahead, gathered one round after the other, and cut into their places.
-
-    Memory: a pinned buffer for each thread and two more; on the device a window, and one of each rank.
-    """
-
-    def __init__(self, plan: FusionPlan, device: torch.device, host: Host) -> None:
-        self._plan, self._host = plan, host
-        self._threads = num_threads(plan.source, device)
-        self._stream = stream_of(device)
-        self._buffers = [self._stream.pinned(BATCH_NBYTES + 2 * PAGE) for _ in range(self._threads + 2)]
-        self._mine = torch.empty(BATCH_NBYTES, dtype=torch.uint8, device=device)
-        self._all = torch.empty(host.size * BATCH_NBYTES, dtype=torch.uint8, device=device)
-
-    def run(
-        self,
-        planned: Sequence[tuple[Window | None, ...]],
-        within: Mapping[Window, tuple[Segment, ...]],
-        failed: Exception | None,
-        advance: Callable[[int], None] | None,
-    ) -> Exception | None:
-        """Every round, also after this rank has failed; the error, if there is one."""
-        own = [each[self._host.rank] for each in planned]
-        placed: list[Callable[[], None]] = []
-        done = 0
-        with (
-            Files(self._plan, past_cache=True) as files,
-            ThreadPoolExecutor(self._threads, thread_name_prefix="fp8load-read") as pool,
-        ):
-            reads: dict[int, Future[torch.Tensor]] = {}
-
-            def read(at: int) -> None:
-                """Begin to read a window, into the buffer of one whose copies are done."""
-                window = own[at] if at < len(own) and failed is None else None
-                if window is None:
-                    return
-                if at >= len(self._buffers):
-                    placed[at - len(self._buffers)]()
-                batch = Batch(window.file, window.begin, window.end, ())
-                reads[at] = pool.submit(files.read_into, batch, self._buffers[at % len(self._buffers)])
-
-            for at in range(self._threads):
-                read(at)
-            for at, each in enumerate(planned):
-                read(at + self._threads)
-                data: torch.Tensor | None = None
-                try:
-                    data = reads.pop(at).result() if at in reads else None
-                except Exception as error:  # noqa: BLE001 - told to the others after the last round
-                    failed = failed or error
-                errors: list[Exception] = []
-                placed.append(self._round(each, data, within if failed is None else {}, errors))
-                failed = failed or next(iter(errors), None)
-                done += sum(_nbytes(within.get(window, ())) for window in each if window is not None)
-                if advance is not None:
-                    advance(done)
-            for wait in placed[-len(self._buffers) :]:
-                wait()
-        return failed
-
-    def _round(
-        self,
-        each: Sequence[Window | None],
-        data: torch.Tensor | None,
-        within: Mapping[Window, tuple[Segment, ...]],
-        errors: list[Exception],
-    ) -> Callable[[], None]:
-        """Queue one round; what is returned waits for it. Pieces that cannot be placed are `errors`: rounds go on."""
-        longest = max(window.nbytes for window in each if window is not None)
-        gathered = self._all[: self._host.size * longest].view(self._host.size, longest)
-
-        def work() -> None:
-            if data is not None:
-                self._mine[: len(data)].copy_(data, non_blocking=True)
-            self._host.gather(self._mine[:longest], gathered)
-            for window, content in zip(each, gathered, strict=True):
-                if window is not None and window in within:
-                    try:
-                        place(within[window], window.begin, content)
-                    except Exception as error:  # noqa: BLE001 - told to the others after the last round
-                        errors.append(error)
-
-        return self._stream.queue(work)

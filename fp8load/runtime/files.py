@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+from errno import EINVAL
 from pathlib import Path
+from typing import NamedTuple
 
 from fp8load.errors import ChangedError, HeaderError, NotFoundError, Problem, SourceError
 from fp8load.fusion import FusionPlan
-from fp8load.index.header import header_length, parse_header
+from fp8load.index.header import header_digest, header_length, parse_header
 from fp8load.index.index import FileMeta, TensorMeta
 from fp8load.runtime.batches import Batch
 from fp8load.runtime.cold import ColdReads
@@ -38,6 +40,11 @@ class Files:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def all_local(self) -> bool:
+        """Whether every file that the plan reads is on this machine."""
+        return all(self._plan.source.path(file) is not None for file in self._plan.copied_of_files)
 
     def _opened(self, file: str) -> int | None:
         """The file's descriptor, None where it has no local file."""
@@ -96,39 +103,88 @@ class Files:
     def read_pages(self, file: str, begin: int, end: int, pages: memoryview) -> None:
         """Bytes `begin:end` of a file into memory that begins at a page, as the page of `begin` does in the file.
 
-        What is in the page cache is copied from there; for the rest, reads through it and past it (O_DIRECT) are tried
-        in turn, and what turns out faster is kept: that differs from machine to machine. `pages` goes on to the end of
-        the page that the last byte lies in.
+        What is in the page cache is copied from there, for the rest see `way`. `pages` goes on to the end of the page
+        that the last byte lies in.
         """
         first = begin % PAGE
-        memory, nbytes = pages[first : first + end - begin], end - begin
-        descriptor, past = self._opened(file), self._direct.get(file)
-        cached: int | None = None
-        if descriptor is not None and past is not None and nbytes >= ColdReads.LEAST_NBYTES:
-            cached = _read_cached(descriptor, memory, begin)
-        if descriptor is None or past is None or cached != 0:
-            so_far = cached or 0
-            if so_far < nbytes:
-                self.read(Batch(file, begin + so_far, end, ()), [memory[so_far:]])
+        memory = pages[first : first + end - begin]
+        if self._opened(file) is None:
+            self.read(Batch(file, begin, end, ()), [memory])
             return
-        start = time.perf_counter()
-        if direct := self._cold.direct():
-            at = begin - first
-            _read_fully(past, Batch(file, begin, end, ()), [pages[: -(-end // PAGE) * PAGE - at]], at)
-        else:
-            _read_fully(descriptor, Batch(file, begin, end, ()), [memory], begin)
-        self._cold.took(direct=direct, nbytes=nbytes, seconds=time.perf_counter() - start)
+        way, start = self.way(file, begin, end), time.perf_counter()
+        wanted = Batch(file, begin, end, ())
+        if not way.direct:
+            _read_fully(way.descriptor, wanted, [memory], begin)
+        elif not self._read_past(way.descriptor, wanted, pages):
+            self.read(wanted, [memory])
+        if way.timed:
+            self.took(way, end - begin, time.perf_counter() - start)
+
+    def _read_past(self, descriptor: int, wanted: Batch, pages: memoryview) -> bool:
+        """Read whole pages past the page cache; False where the file system wants more of such reads than pages."""
+        begin = wanted.begin // PAGE * PAGE
+        try:
+            _read_fully(descriptor, wanted, [pages[: -(-wanted.end // PAGE) * PAGE - begin]], begin)
+        except SourceError as error:
+            if not self.refused(wanted.file, error.__cause__):
+                raise
+            return False
+        return True
+
+    def refused(self, file: str, error: BaseException | None) -> bool:
+        """Whether an error only means that a file cannot be read past the page cache as we do, as from now on it is
+        not."""
+        if not isinstance(error, OSError) or error.errno != EINVAL:
+            return False
+        self._direct[file] = None
+        return True
+
+    def way(self, file: str, begin: int, end: int) -> Way:
+        """How to read a range of a local file. What is not in the page cache is read through it and past it (O_DIRECT)
+        in turn, and what turns out faster is kept: that differs from machine to machine."""
+        descriptor, past = self.descriptor(file), self._direct.get(file)
+        if past is None or end - begin < ColdReads.LEAST_NBYTES or _is_cached(descriptor, begin):
+            return Way(descriptor, direct=False, timed=False)
+        direct = self._cold.direct()
+        return Way(past if direct else descriptor, direct, timed=True)
+
+    def took(self, way: Way, nbytes: int, seconds: float) -> None:
+        """Note how long a read took that was to be timed."""
+        self._cold.took(direct=way.direct, nbytes=nbytes, seconds=seconds)
+
+    def descriptor(self, file: str) -> int:
+        """Of a local file, opened and checked."""
+        descriptor = self._opened(file)
+        if descriptor is None:
+            raise ValueError(f"{file} is not on this machine")
+        return descriptor
+
+    def failed(self, file: str, begin: int, end: int, error: OSError) -> SourceError:
+        """The disk did not give a range."""
+        return _failed(file, begin, end, error)
+
+    def ended(self, file: str, at: int, end: int) -> ChangedError:
+        """A file has no byte `at`, and was to have more."""
+        return _ended(file, at, end)
 
 
-def _read_cached(descriptor: int, buffer: memoryview, at: int) -> int | None:
-    """Bytes that were read because they are in the page cache, up to the first that is not; None where the system does
-    not tell."""
+class Way(NamedTuple):
+    """By which descriptor to read; `direct`: past the page cache, whole pages. `timed`: tell `Files.took`."""
+
+    descriptor: int
+    direct: bool
+    timed: bool
+
+
+def _is_cached(descriptor: int, at: int) -> bool:
+    """Whether a byte is in the page cache; taken for granted where the file system does not tell."""
     try:
-        return os.preadv(descriptor, [buffer], at, os.RWF_NOWAIT)
+        os.preadv(descriptor, [bytearray(1)], at, os.RWF_NOWAIT)
     except BlockingIOError:
-        return 0
+        return False
     except OSError:
-        return None
+        return True
+    return True
 
 
 def _changed(file: str, expected: str, got: str, tensor: str = "") -> ChangedError:
@@ -140,6 +196,8 @@ def _changed(file: str, expected: str, got: str, tensor: str = "") -> ChangedErr
 def _refuse_another_header(descriptor: int, meta: FileMeta, planned: Collection[TensorMeta]) -> None:
     """Read the header once more: a file that was exported again may have the same size and its tensors elsewhere."""
     begin = os.pread(descriptor, meta.header_nbytes, 0)
+    if header_digest(begin[8:]) == meta.header_digest:
+        return
     try:
         if 8 + header_length(meta.name, begin, meta.nbytes) != meta.header_nbytes:
             raise _changed(meta.name, f"a header of {meta.header_nbytes:,} bytes", "another length")
@@ -154,6 +212,15 @@ def _refuse_another_header(descriptor: int, meta: FileMeta, planned: Collection[
             raise _changed(meta.name, f"{tensor} at {tensor.begin:,}", got, tensor.name)
 
 
+def _failed(file: str, begin: int, end: int, error: OSError) -> SourceError:
+    return SourceError(Problem(code="SRC006", message="the disk failed while a file was read", file=file,
+                               expected=f"bytes {begin:,} to {end:,}", got=error.strerror or str(error)))  # fmt: skip
+
+
+def _ended(file: str, at: int, end: int) -> ChangedError:
+    return _changed(file, f"{end:,} bytes", f"it ends at {at:,}")
+
+
 def _read_fully(descriptor: int, batch: Batch, buffers: Sequence[memoryview], at: int) -> None:
     """`preadv` from `at` until the batch has been read: the system may return less than was asked for."""
     pending = list(buffers)
@@ -161,12 +228,9 @@ def _read_fully(descriptor: int, batch: Batch, buffers: Sequence[memoryview], at
         try:
             count = os.preadv(descriptor, pending, at)
         except OSError as error:
-            where = f"bytes {batch.begin:,} to {batch.end:,}"
-            problem = Problem(code="SRC006", message="the disk failed while a file was read", file=batch.file,
-                              expected=where, got=error.strerror or str(error))  # fmt: skip
-            raise SourceError(problem) from error
+            raise _failed(batch.file, batch.begin, batch.end, error) from error
         if count == 0:
-            raise _changed(batch.file, f"{batch.end:,} bytes", f"it ends at {at:,}")
+            raise _ended(batch.file, at, batch.end)
         at += count
         while pending and count >= len(pending[0]):
             count -= len(pending.pop(0))

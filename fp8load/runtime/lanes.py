@@ -1,21 +1,22 @@
-"""How the bytes of a batch get into parameters: one kind of lane for the CPU, one for devices."""
+"""How the bytes of a batch get into parameters: by each reader thread on the CPU, in one place for a device."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from itertools import accumulate
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import accumulate, cycle
 
 import torch
 
+from fp8load.runtime.ahead import Ahead
 from fp8load.runtime.batches import Batch
 from fp8load.runtime.files import Files
-from fp8load.runtime.pinned import BUFFER_NBYTES, Filled, Filler, Wait
-from fp8load.runtime.readers import Reading
+from fp8load.runtime.pinned import Mark, Past
 from fp8load.runtime.segments import Direct, Segment, Staged
 
-NUM_STREAMS = 2
+NUM_SLOTS = 2
 """So that pieces are placed out of one staging buffer while bytes arrive in another."""
 
 GAP_NBYTES = 128 << 10
@@ -33,20 +34,6 @@ LARGE_NBYTES = 1 << 20
 
 Take = Callable[[], Batch | None]
 """The next batch; None when there is no more."""
-
-Read = TypeVar("Read")
-
-
-class Lane(Reading[Batch, Read], Protocol[Read]):
-    """Threads `read`; the other calls belong to one thread."""
-
-    def place(self, read: Read) -> int:
-        """Put what was read in its places, now or soon; the bytes that are kept."""
-        ...
-
-    def finish(self) -> None:
-        """Wait until everything is in its place."""
-        ...
 
 
 class HostLane:
@@ -69,15 +56,8 @@ class HostLane:
             segment.place(part)
         return batch
 
-    def place(self, read: Batch) -> int:
-        """They are in their places."""
-        return read.nbytes_kept
-
     def stop(self) -> None:
         """No thread waits."""
-
-    def finish(self) -> None:
-        """Nothing is left to wait for."""
 
 
 class _Memory(threading.local):
@@ -94,29 +74,48 @@ class _Memory(threading.local):
         return [self._buffer[begin : begin + size] for begin, size in zip(begins, sizes, strict=False)]
 
 
-class Stream(Protocol):
-    """The queue of a device that copies go through."""
+def to_device(ahead: Ahead[Batch], device: torch.device) -> Generator[Batch, None, None]:
+    """Queue the copies of what is read ahead, in one copy to the device or a few, where pieces are cut, turned and
+    widened. Each batch when it is queued; at the end, however it comes, everything is in its place.
 
-    def queue(self, work: Callable[[], None]) -> Wait:
-        """Queue work; what is returned waits until it is done."""
-        ...
+    Memory, beside what `ahead` has: `NUM_SLOTS` batches on the device; a batch that is larger than a buffer takes its
+    own size while it is placed.
+    """
+    slots = [Slot(device) for _ in range(NUM_SLOTS)]
+    try:
+        with closing(ahead.run()) as filled:
+            for each, slot in zip(filled, cycle(slots), strict=False):
+                ahead.give(each, slot.queue(partial(_copied, each.what, each.data, slot)))
+                yield each.what
+    finally:
+        for slot in slots:  # also after an error: a device must not write into memory that was given back
+            slot.finish()
 
-    def finish(self) -> None:
-        """Wait for all of it."""
-        ...
 
-
-class CudaStream:
-    """A side stream of the current device, which begins after what was queued on the current one: parameters were made
-    there."""
+class Slot:
+    """A stream, which begins after what was queued on the current one (parameters were made there), and memory that
+    bytes arrive in before pieces of them are placed."""
 
     def __init__(self, device: torch.device) -> None:
-        self._usual = torch.cuda.current_stream(device)
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(self._usual)
+        self.device = device
+        self._staging = torch.empty(0, dtype=torch.uint8, device=device)
+        self._usual: torch.cuda.Stream | None = None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._usual, self._stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(self._usual)
 
-    def queue(self, work: Callable[[], None]) -> Wait:
-        """On the stream; who waits sleeps. (`torch.cuda.stream` would take longer than a copy takes to be queued.)"""
+    def staging(self, nbytes: int) -> torch.Tensor:
+        """uint8 [nbytes] of the device, which the next batch takes again. For the stream."""
+        if len(self._staging) < nbytes:
+            self._staging = torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+        return self._staging[:nbytes]
+
+    def queue(self, work: Callable[[], None]) -> Mark:
+        """Work of the current device on the stream. (`torch.cuda.stream` would take longer than to queue a copy.)"""
+        if self._stream is None or self._usual is None:
+            work()
+            return Past()
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         torch.cuda.set_stream(self._stream)
         try:
@@ -124,78 +123,15 @@ class CudaStream:
             done.record(self._stream)
         finally:
             torch.cuda.set_stream(self._usual)
-        return done.synchronize
+        return done
 
     def finish(self) -> None:
-        """As `Stream`."""
-        self._stream.synchronize()
+        """Wait for everything."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
 
-class NoStream:
-    """For devices without streams of CUDA's kind: work is done at once, in order."""
-
-    def queue(self, work: Callable[[], None]) -> Wait:
-        """Do it."""
-        work()
-        return self.finish
-
-    def finish(self) -> None:
-        """Nothing is left."""
-
-
-def stream_of(device: torch.device) -> Stream:
-    """A new one."""
-    return CudaStream(device) if device.type == "cuda" else NoStream()
-
-
-class DeviceLane:
-    """Through pinned buffers, then in one copy to the device, where pieces are cut, turned and widened.
-
-    Threads fill buffers, and the thread that calls `place` queues the copies, which are done while others are filled.
-    Memory: `NUM_BUFFERS` times `BUFFER_NBYTES` pinned, `NUM_STREAMS` times on the device; a tensor that cannot be cut
-    into rows and is larger takes its own size of both while it is placed.
-    """
-
-    def __init__(self, files: Files, device: torch.device) -> None:
-        self._device = device
-        self._filler: Filler[Batch] = Filler(files, device)
-        self._slots = [Slot(device) for _ in range(NUM_STREAMS)]
-        self._turn = 0
-
-    def read(self, take: Take) -> Filled[Batch] | None:
-        """Fill a buffer, or a part of it."""
-        return self._filler.read(take)
-
-    def place(self, read: Filled[Batch]) -> int:
-        """Queue the copies out of a buffer, which goes back."""
-        batch, data = read.what, read.data
-        slot, self._turn = self._slots[self._turn], (self._turn + 1) % NUM_STREAMS
-        if read.buffer is not None:
-            self._filler.give(read, slot.stream.queue(lambda: _copied(batch, data, slot.staging)))
-        else:
-            staging = torch.empty(batch.nbytes, dtype=torch.uint8, device=self._device)
-            slot.stream.queue(lambda: _copied(batch, data, staging))()
-        return batch.nbytes_kept
-
-    def stop(self) -> None:
-        """No thread waits for a buffer any more."""
-        self._filler.stop()
-
-    def finish(self) -> None:
-        """Wait for all copies. Also after an error: a device must not write into memory that was given back."""
-        for slot in self._slots:
-            slot.stream.finish()
-
-
-class Slot:
-    """A stream and memory of the device that bytes arrive in before pieces of them are placed, uint8 [n]."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.stream = stream_of(device)
-        self.staging = torch.empty(BUFFER_NBYTES, dtype=torch.uint8, device=device)
-
-
-def _copied(batch: Batch, data: torch.Tensor, staging: torch.Tensor) -> None:
+def _copied(batch: Batch, data: torch.Tensor, slot: Slot) -> None:
     """From pinned memory, uint8 [n], to where it belongs: straight where that is a few copies, or through memory of the
     device."""
     segments = batch.segments
@@ -204,7 +140,7 @@ def _copied(batch: Batch, data: torch.Tensor, staging: torch.Tensor) -> None:
             begin = segment.begin - batch.begin
             segment.target.copy_(data[begin : begin + segment.nbytes], non_blocking=True)
         return
-    staged = staging[: batch.nbytes]
+    staged = slot.staging(batch.nbytes)
     staged.copy_(data, non_blocking=True)
     place(segments, batch.begin, staged)
 

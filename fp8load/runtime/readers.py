@@ -1,5 +1,4 @@
-"""Threads that read pieces of work one after the other, until there are none or one fails, for one thread that goes on
-with what they read."""
+"""Threads that take pieces of work one after the other, until there are none or one fails."""
 
 from __future__ import annotations
 
@@ -30,8 +29,8 @@ class Reading(Protocol[Work_contra, Done_co]):
 class Readers(Generic[Work, Done]):
     """Threads that share a list of work, which is made while they take it.
 
-    A piece of work costs a thread a lock and an entry of a queue. All calls to a device belong to the thread that
-    iterates: 16 threads that queue copies wait for Python's lock longer than the link needs for the bytes.
+    A piece of work costs a thread a lock and an entry of a queue, so that it does not wait for Python more than for
+    bytes.
     """
 
     def __init__(self, work: Iterable[Work], reading: Reading[Work, Done]) -> None:

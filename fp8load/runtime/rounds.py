@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 
 from fp8load.fusion import FusionPlan
+from fp8load.runtime.ahead import BUFFER_NBYTES, read_ahead
 from fp8load.runtime.execute import num_threads
 from fp8load.runtime.files import Files
 from fp8load.runtime.lanes import Slot, place
-from fp8load.runtime.pinned import BUFFER_NBYTES, Filled, Filler, Wait
-from fp8load.runtime.readers import Readers
+from fp8load.runtime.pinned import Filled, Mark
 from fp8load.runtime.schedule import Window
 from fp8load.runtime.segments import Segment
 
@@ -61,10 +61,10 @@ class Rounds:
         done = 0
         try:
             with Files(self._plan, past_cache=True) as files:
-                ahead: Filler[Window] = Filler(files, self._device)
                 mine = [] if failed else [window for window in own if window is not None]
+                ahead = read_ahead(files, mine, self._device, threads)
                 arrived: dict[Window, Filled[Window]] = {}
-                with closing(Readers(mine, ahead).run(threads)) as arriving:
+                with closing(ahead.run()) as arriving:
                     for at, (each, window) in enumerate(zip(planned, own, strict=True)):
                         read: Filled[Window] | None = None
                         if window is not None and failed is None:
@@ -74,16 +74,16 @@ class Rounds:
                                 failed = error
                         slot = self._slots[at % len(self._slots)]
                         errors: list[Exception] = []
-                        wait = self._round(slot, each, read, within if failed is None else {}, errors)
+                        mark = self._round(slot, each, read, within if failed is None else {}, errors)
                         if read is not None:
-                            ahead.give(read, wait)
+                            ahead.give(read, mark)
                         failed = failed or next(iter(errors), None)
                         done += sum(nbytes_of(within.get(window, ())) for window in each if window is not None)
                         if advance is not None:
                             advance(done)
         finally:
             for slot in self._slots:
-                slot.stream.finish()
+                slot.finish()
         return failed
 
     def _round(
@@ -93,16 +93,15 @@ class Rounds:
         read: Filled[Window] | None,
         within: Mapping[Window, tuple[Segment, ...]],
         errors: list[Exception],
-    ) -> Wait:
+    ) -> Mark:
         """Queue one round; what is returned waits for it. Pieces that cannot be placed are `errors`: rounds go on."""
         longest = max(window.nbytes for window in each if window is not None)
-        gathered = slot.every[: self._host.size * longest].view(self._host.size, longest)
 
         def work() -> None:
+            mine, gathered = slot.staging(longest), slot.every(longest)
             if read is not None:
-                data = read.data
-                slot.staging[: len(data)].copy_(data, non_blocking=True)
-            self._host.gather(slot.staging[:longest], gathered)
+                mine[: read.what.nbytes].copy_(read.data, non_blocking=True)
+            self._host.gather(mine, gathered)
             for window, content in zip(each, gathered, strict=True):
                 if window is not None and window in within:
                     try:
@@ -110,7 +109,7 @@ class Rounds:
                     except Exception as error:  # noqa: BLE001 - told to the others after the last round
                         errors.append(error)
 
-        return slot.stream.queue(work)
+        return slot.queue(work)
 
 
 def _wait_for(
@@ -124,8 +123,14 @@ def _wait_for(
 
 
 class _Slot(Slot):
-    """And memory for the windows of all ranks in a round, one after the other."""
+    """With memory of the device for the windows of all ranks, one after the other."""
 
     def __init__(self, device: torch.device, num_ranks: int) -> None:
         super().__init__(device)
-        self.every = torch.empty(num_ranks * BUFFER_NBYTES, dtype=torch.uint8, device=device)
+        self._every, self._num_ranks = torch.empty(0, dtype=torch.uint8, device=device), num_ranks
+
+    def every(self, nbytes: int) -> torch.Tensor:
+        """uint8 [ranks, nbytes], which the next round takes again. For the stream."""
+        if len(self._every) < self._num_ranks * nbytes:
+            self._every = torch.empty(self._num_ranks * nbytes, dtype=torch.uint8, device=self.device)
+        return self._every[: self._num_ranks * nbytes].view(self._num_ranks, nbytes)

@@ -19,10 +19,10 @@ import torch.distributed as dist
 
 from fp8load.errors import LoadError, Problem
 from fp8load.fusion import FusionPlan, Progress
+from fp8load.runtime.ahead import BUFFER_NBYTES
 from fp8load.runtime.devices import current
 from fp8load.runtime.execute import execute, nbytes_kept
 from fp8load.runtime.lanes import GAP_NBYTES
-from fp8load.runtime.pinned import BUFFER_NBYTES
 from fp8load.runtime.rounds import Rounds, nbytes_of
 from fp8load.runtime.schedule import divided, needs_of, rounds, windows
 from fp8load.runtime.segments import Segment

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 import fp8load
-from fp8load.runtime import execute, files, lanes, pinned, rounds, segments, sharing
+from fp8load.runtime import ahead, execute, files, lanes, posix_aio, rounds, segments, sharing
 from fp8load.runtime.model import LoadedModel
 
 SMALL = 6000
@@ -53,6 +53,9 @@ def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object
     else:
         if scenario == "a read fails" and rank == 1:
             files.os.preadv = failing
+            posix_aio.AsyncReads.wait = lambda self: [
+                (slot, OSError(5, "Input/output error")) for slot, _ in _wait(self)
+            ]
         if scenario == "placing fails" and rank == 1:
             rounds.place = failing
         if scenario == "a rank dies" and rank == 1:
@@ -64,11 +67,15 @@ def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object
 
 
 COUNTED = {"nbytes": 0}
-_read = files.Files.read
+_read, _start, _wait = files.Files.read, posix_aio.AsyncReads.start, posix_aio.AsyncReads.wait
 
 
 def failing(*_: object) -> int:
     raise OSError(5, "Input/output error")
+
+
+def failing_wait(self: posix_aio.AsyncReads) -> list[tuple[int, OSError]]:
+    return [(slot, OSError(5, "Input/output error")) for slot, _ in _wait(self)]
 
 
 def counting(self: files.Files, batch: files.Batch, buffers: list[memoryview]) -> None:
@@ -76,12 +83,17 @@ def counting(self: files.Files, batch: files.Batch, buffers: list[memoryview]) -
     _read(self, batch, buffers)
 
 
+def counting_start(self: posix_aio.AsyncReads, wanted: list[posix_aio.Read]) -> list[int]:
+    COUNTED["nbytes"] += sum(read.nbytes for read in wanted)
+    return _start(self, wanted)
+
+
 def main(out: str, rank: int, size: int, folder: str, scenario: str) -> None:
-    for module in (lanes, pinned, sharing, rounds):
-        module.BUFFER_NBYTES = SMALL
+    ahead.BUFFER_NBYTES = sharing.BUFFER_NBYTES = rounds.BUFFER_NBYTES = execute.BUFFER_NBYTES = SMALL
     lanes.GAP_NBYTES = sharing.GAP_NBYTES = 64
     segments.CHUNK_NBYTES = execute.CHUNK_NBYTES = SMALL // 2
     files.Files.read = counting
+    posix_aio.AsyncReads.start = counting_start
     store = dist.FileStore(f"{out}.store", size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     try:

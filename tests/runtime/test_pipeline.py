@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fp8load
-from fp8load.errors import LoadError, SourceError
-from fp8load.runtime import execute, files, lanes, memory, pinned
+from fp8load.errors import ChangedError, LoadError, SourceError
+from fp8load.runtime import ahead, aio_reads, execute, files, lanes, memory, posix_aio
 from fp8load.runtime.batches import MAX_SEGMENTS, batches
 from fp8load.runtime.cold import ColdReads
 from fp8load.runtime.files import Files
+from fp8load.runtime.pinned import Buffer, Filled
 from fp8load.runtime.segments import PAGE, Direct
 from fp8load.source.memory import MemorySource
 
@@ -58,29 +63,73 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     return path, content
 
 
+class Range(NamedTuple):
+    file: str
+    begin: int
+    end: int
+
+
+@pytest.mark.parametrize("by", ["a thread of Python", "the C library"])
 @settings(deadline=None, max_examples=50)
 @given(data=st.data(), past=st.booleans())
 def test_reads_past_the_page_cache_give_the_same_bytes(
-    stored: tuple[Path, bytes], data: st.DataObject, past: bool
+    stored: tuple[Path, bytes], by: str, data: st.DataObject, past: bool
 ) -> None:
     path, content = stored
     begin = data.draw(st.integers(0, len(content) - 1))
     end = data.draw(st.integers(begin + 1, len(content)))
-    buffer = torch.empty(len(content) + 4 * PAGE, dtype=torch.uint8)
-    buffer = buffer[-buffer.data_ptr() % PAGE :]
+    filled = Filled(Range("f", begin, end), Buffer(torch.device("cpu"), end - begin))
     with pytest.MonkeyPatch.context() as patch, Files(MemorySource({}), past_cache=True) as opened:
-        patch.setattr(files, "_read_cached", lambda *_: 0)
+        patch.setattr(files, "_is_cached", lambda *_: False)
         patch.setattr(ColdReads, "LEAST_NBYTES", 1)
         patch.setattr(ColdReads, "direct", lambda self: past)
+        patch.setattr(aio_reads, "PART_NBYTES", PAGE)
         descriptor = opened._open_direct(path)
         if descriptor is None:
             pytest.skip("the file system has no O_DIRECT")
         opened._direct["f"] = descriptor
         with path.open("rb") as file:
             opened._descriptors["f"] = file.fileno()
-            opened.read_pages("f", begin, end, buffer.numpy().data)
+            if by == "the C library":
+                assert all_of([filled], opened) == [filled]
+            else:
+                opened.read_pages("f", begin, end, filled.buffer.memory.numpy().data)
 
-    assert buffer.numpy().tobytes()[begin % PAGE :][: end - begin] == content[begin:end]
+    assert filled.data.numpy().tobytes() == content[begin:end]
+
+
+def num_open() -> int:
+    """Files that this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def all_of(wanted: list[Filled[Range]], opened: Files) -> list[Filled[Range]]:
+    """Read by the C library, in the order in which they come."""
+    pending, found = list(wanted), []
+    reads: aio_reads.AioReads[Range] = aio_reads.AioReads(opened)
+    try:
+        while True:
+            while reads.has_room and (reads.has_part or pending):
+                if reads.has_part:
+                    reads.start()
+                else:
+                    reads.begin(pending.pop(0))
+            if reads.is_idle:
+                return found
+            found += reads.wait()
+    finally:
+        reads.finish()
+
+
+@pytest.fixture(params=["threads", "the C library"])
+def as_for_a_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Load as for a device, whose memory is the CPU's, in each of two ways to read."""
+    monkeypatch.setattr(execute, "in_place", lambda device: False)
+    if request.param == "threads":
+        monkeypatch.setattr(posix_aio, "is_available", lambda: False)
+    elif not posix_aio.is_available():
+        pytest.skip("this system has no POSIX AIO")
+    return str(request.param)
 
 
 @pytest.mark.parametrize("faster", [True, False])
@@ -95,13 +144,11 @@ def test_of_two_ways_to_read_the_faster_one_is_kept(faster: bool) -> None:
     assert [cold.direct() for _ in range(5)] == [faster] * 5
 
 
+@pytest.mark.usefixtures("as_for_a_device")
 def test_a_tensor_larger_than_a_buffer_is_placed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "in_place", lambda device: False)
     plan = fp8load.open(FOLDER / "hf-gptoss-mxfp4").plan()
     usual = plan.load()
-    monkeypatch.setattr(lanes, "BUFFER_NBYTES", 700)
-    monkeypatch.setattr(pinned, "BUFFER_NBYTES", 700)
-    monkeypatch.setattr(pinned, "PART_NBYTES", 4096)
+    monkeypatch.setattr(ahead, "BUFFER_NBYTES", 700)
 
     small = plan.load()
 
@@ -113,9 +160,8 @@ def test_a_tensor_larger_than_a_buffer_is_placed_all_the_same(monkeypatch: pytes
                    for key, param in layer.named_parameters())  # fmt: skip
 
 
-def test_pieces_that_do_not_lie_at_multiples_of_their_size_are_placed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("as_for_a_device")
+def test_pieces_that_do_not_lie_at_multiples_of_their_size_are_placed(tmp_path: Path) -> None:
     """A header of another length moves every tensor by a byte, which the format allows."""
     source = FOLDER / "ct-llamaodd-fp8-block" / "model.safetensors"
     data = source.read_bytes()
@@ -126,7 +172,6 @@ def test_pieces_that_do_not_lie_at_multiples_of_their_size_are_placed(
         (length + 1).to_bytes(8, "little") + data[8 : 8 + length] + b" " + data[8 + length :]
     )
     usual = fp8load.load(source.parent)
-    monkeypatch.setattr(execute, "in_place", lambda device: False)
 
     moved = fp8load.load(tmp_path)
 
@@ -134,29 +179,144 @@ def test_pieces_that_do_not_lie_at_multiples_of_their_size_are_placed(
         assert torch.equal(layer.dequantize(), moved[name].dequantize())
 
 
-def test_after_an_error_no_thread_is_left_and_no_lane_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
-    finished: list[lanes.DeviceLane] = []
-    monkeypatch.setattr(execute, "in_place", lambda device: False)
-    for module in (lanes, pinned, execute):
-        monkeypatch.setattr(module, "BUFFER_NBYTES", 4096)
-    finish = lanes.DeviceLane.finish
-    monkeypatch.setattr(lanes.DeviceLane, "finish", lambda self: (finished.append(self), finish(self))[1])
-    reads = iter(range(10**9))
-    read = files.os.preadv
+def test_after_an_error_no_thread_is_left_and_every_copy_was_waited_for(
+    as_for_a_device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: list[lanes.Slot] = []
+    monkeypatch.setattr(ahead, "BUFFER_NBYTES", 4096)
+    monkeypatch.setattr(execute, "BUFFER_NBYTES", 4096)
+    finish = lanes.Slot.finish
+    monkeypatch.setattr(lanes.Slot, "finish", lambda self: (finished.append(self), finish(self))[1])
+    reads, read, wait = iter(range(10**9)), files.os.preadv, posix_aio.AsyncReads.wait
 
-    def failing(descriptor: int, buffers: list[memoryview], at: int) -> int:
+    def failing(descriptor: int, buffers: list[memoryview], at: int, flags: int = 0) -> int:
         if next(reads) > 5:
             raise OSError(5, "Input/output error")
-        return read(descriptor, buffers, at)
+        return read(descriptor, buffers, at, flags)
 
-    monkeypatch.setattr(files.os, "preadv", failing)
-    before = threading.active_count()
+    def failing_later(self: posix_aio.AsyncReads) -> list[tuple[int, int | OSError]]:
+        broken = OSError(5, "Input/output error")
+        return [(slot, broken if next(reads) > 5 else answer) for slot, answer in wait(self)]
+
+    if as_for_a_device == "threads":
+        monkeypatch.setattr(files.os, "preadv", failing)
+    else:
+        monkeypatch.setattr(posix_aio.AsyncReads, "wait", failing_later)
+    before, open_before = threading.active_count(), num_open()
 
     with pytest.raises(SourceError, match=r"model\.safetensors[\s\S]*Input/output error"):
         fp8load.load(FOLDER / "ct-phi3-fp8-static-kv")
 
-    assert finished
+    assert len(finished) == lanes.NUM_SLOTS
     assert threading.active_count() == before
+    assert num_open() == open_before
+
+
+def test_a_file_system_that_wants_more_of_reads_past_the_cache_than_pages_is_read_through_it(
+    as_for_a_device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = FOLDER / "mo-qwen2-fp8"
+    usual, refused = fp8load.load(folder), set()
+    monkeypatch.setattr(files, "_is_cached", lambda *_: False)
+    monkeypatch.setattr(ColdReads, "LEAST_NBYTES", 1)
+    monkeypatch.setattr(ColdReads, "direct", lambda self: True)
+    read, start, wait = files.os.preadv, posix_aio.AsyncReads.start, posix_aio.AsyncReads.wait
+    is_direct = set()
+
+    def only_plain(descriptor: int, buffers: list[memoryview], at: int) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.add(descriptor)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return read(descriptor, buffers, at)
+
+    def started(self: posix_aio.AsyncReads, wanted: list[posix_aio.Read]) -> list[int]:
+        slots = start(self, wanted)
+        for slot, one in zip(slots, wanted, strict=True):
+            direct = fcntl.fcntl(one.descriptor, fcntl.F_GETFL) & os.O_DIRECT
+            (is_direct.add if direct else is_direct.discard)(slot)
+        return slots
+
+    def waited(self: posix_aio.AsyncReads) -> list[tuple[int, int | OSError]]:
+        ended = wait(self)
+        refused.update(slot for slot, _ in ended if slot in is_direct)
+        return [(slot, OSError(errno.EINVAL, "") if slot in is_direct else answer) for slot, answer in ended]
+
+    if as_for_a_device == "threads":
+        monkeypatch.setattr(files.os, "preadv", only_plain)
+    monkeypatch.setattr(posix_aio.AsyncReads, "start", started)
+    monkeypatch.setattr(posix_aio.AsyncReads, "wait", waited)
+
+    again = fp8load.load(folder)
+
+    assert refused
+    for name, layer in usual.items():
+        assert torch.equal(layer.dequantize(), again[name].dequantize())
+
+
+@pytest.mark.usefixtures("as_for_a_device")
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_reads_of_the_c_library_that_come_back_short_are_continued_and_a_file_that_ends_is_refused(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not posix_aio.is_available():
+        pytest.skip("threads of Python: test_execute")
+    folder = FOLDER / "mo-qwen2-fp8"
+    usual, wait = fp8load.load(folder), posix_aio.AsyncReads.wait
+
+    def short(self: posix_aio.AsyncReads) -> list[tuple[int, int | OSError]]:
+        return [
+            (slot, answer if isinstance(answer, OSError) or answer == 1 else int(answer * share))
+            for slot, answer in wait(self)
+        ]
+
+    monkeypatch.setattr(posix_aio.AsyncReads, "wait", short)
+    if share == 0:
+        with pytest.raises(ChangedError, match=r"model.*\.safetensors"):
+            fp8load.load(folder)
+        return
+    again = fp8load.load(folder)
+    for name, layer in usual.items():
+        assert torch.equal(layer.dequantize(), again[name].dequantize())
+
+
+def test_no_more_files_are_open_at_once_than_there_are_reads(tmp_path: Path) -> None:
+    """A checkpoint has hundreds of shards, and a process may have a thousand files open."""
+    if not posix_aio.is_available():
+        pytest.skip("this system has no POSIX AIO")
+    reads = posix_aio.AsyncReads(3)
+    memory = torch.empty(4, dtype=torch.uint8)
+    before = num_open()
+    opened = []
+    try:
+        for at in range(20):
+            path = tmp_path / str(at)
+            path.write_bytes(bytes([at] * 4))
+            opened.append(os.open(path, os.O_RDONLY))
+            reads.start([posix_aio.Read(opened[-1], memory.data_ptr(), 4, 0)])
+            while not reads.is_idle:
+                assert [answer for _, answer in reads.wait()] in ([4], [])
+            assert memory.tolist() == [at] * 4
+            assert num_open() <= before + len(opened) + 3
+    finally:
+        reads.finish()
+        for descriptor in opened:
+            os.close(descriptor)
+    assert num_open() == before
+
+
+def test_a_read_that_the_system_refuses_is_its_error(tmp_path: Path) -> None:
+    if not posix_aio.is_available():
+        pytest.skip("this system has no POSIX AIO")
+    reads = posix_aio.AsyncReads(1)
+    write_only = os.open(tmp_path / "f", os.O_WRONLY | os.O_CREAT)
+    try:
+        reads.start([posix_aio.Read(write_only, torch.empty(4, dtype=torch.uint8).data_ptr(), 4, 0)])
+        ((_, answer),) = reads.wait()
+        assert isinstance(answer, OSError)
+        assert answer.errno == errno.EBADF
+    finally:
+        reads.finish()
+        os.close(write_only)
 
 
 def test_a_progress_that_raises_ends_the_load_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

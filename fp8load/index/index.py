@@ -51,7 +51,7 @@ class FileMeta:
     header_nbytes: int
     num_tensors: int
     metadata: Mapping[str, str] = field(default_factory=dict)
-    header_digest: bytes = b""
+    header_digest: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

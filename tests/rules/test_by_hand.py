@@ -294,6 +294,17 @@ def test_one_of_three_in_sixteen_bits_is_not_listed_while_the_others_stay_quanti
     assert [(code, "F8L306" in why) for code, why, _ in fixes.failed] == [("F8L302", True)]
 
 
+@pytest.mark.parametrize("named", [("F8L302", "F8L306"), ("F8L306", "F8L302")])
+def test_one_of_three_in_sixteen_bits_is_listed_where_the_others_are_dequantized(named: tuple[str, str]) -> None:
+    """By the repair of F8L306: the other fault is mended with it, and not one that cannot be."""
+    case = CASES["F8L306"]
+    fixes = checkpoint_of(case.skeleton, case.values).fix(named)
+
+    assert [(code, count) for code, _, count in fixes.counts if code == "F8L302"] == [("F8L302", 1)]
+    assert fixes.failed == ()
+    assert fixes.diff() == checkpoint_of(case.skeleton, case.values).fix(["F8L306"]).diff()
+
+
 def test_an_expert_in_sixteen_bits_is_not_listed_while_the_others_stay_quantized() -> None:
     listed = BLOCK_CONFIG.replace('"quant_method"', '"modules_to_not_convert": ["lm_head"], "quant_method"')
     plain = "m.layers.0.mlp.experts.2.{gate,up}_proj.weight  BF16  [256, 256]\n"

@@ -39,7 +39,7 @@ CACHE = """\
 
 def said(recipe: str, config: str = CONFIG % KV) -> list[tuple[str, str, str]]:
     ckpt = checkpoint_of(config, {}, {"recipe.yaml": recipe.encode()})
-    return [(str(one.severity), one.expected, one.got) for one in ckpt.verify("headers").findings
+    return [(str(one.severity), ": ".join([*one.modules, one.expected]), one.got) for one in ckpt.verify("headers").findings
             if one.code == "F8L103"]  # fmt: skip
 
 

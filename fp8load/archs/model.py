@@ -174,6 +174,11 @@ def other_dtypes(arch: Arch) -> frozenset[str]:
     return frozenset(found)
 
 
+def heads_of(arch: Arch) -> frozenset[str]:
+    """Weights of the output head, within the model."""
+    return frozenset(f"{entry.module}.weight" for entry in arch.every() if isinstance(entry, Head))
+
+
 def is_fused_on_disk(entry: Linear, at: str, modules: Mapping[str, ModuleInfo]) -> bool:
     """Whether a layer of several parts is one module on disk."""
     return len(entry.parts) > 1 and at + entry.target in modules

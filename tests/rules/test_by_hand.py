@@ -101,6 +101,21 @@ def test_a_scale_under_a_name_of_no_dialect_is_said_once_to_be_a_stranger() -> N
     assert "no part of" in of(ckpt.verify("headers").findings, "F8L109").message
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "severity"),
+    [("lm_head", "F32", "info"), ("lm_head", "F16", "error"), ("lm_head", "F64", "error"), ("norm", "F32", "error")],
+)
+def test_a_head_in_f32_is_noted_and_anything_else_alone_in_its_dtype_is_an_error(
+    name: str, dtype: str, severity: str
+) -> None:
+    files = written_out(CHANNEL, "lm_head.weight")
+    whole = "lm_head.weight" if name == "lm_head" else "model.norm.weight"
+    ckpt = Files(files.config, files.tensors.replace(f"{whole} BF16", f"{whole} {dtype}")).open()
+    (finding,) = [finding for finding in ckpt.verify("headers").findings if finding.code == "F8L109"]
+
+    assert (finding.severity, finding.tensors) == (severity, [whole])
+
+
 def test_packed_weights_without_a_scale_are_not_called_fp8() -> None:
     skeleton = MXFP4 + MXFP4.partition("\n")[2].replace("a.", "b.").replace("b.up_proj.weight_scale U8 [64, 2]\n", "")
     finding = of(checkpoint_of(skeleton).verify("headers").findings, "F8L201")

@@ -42,6 +42,7 @@ def mixed_dtypes(
     keeps it so (PEFT's `modules_to_save`), engines compute logits in F32 on request, and it is read without a loss.
     """
     exempt, other_models = tuple(f".{name}" for name in free), tuple(name for name in free if name.endswith("."))
+    of_heads = tuple(f".{name}" for name in heads)
     overall: dict[str, Counter[DType]] = defaultdict(Counter)
     families: dict[str, list[TensorMeta]] = defaultdict(list)
     for members in _by_last_component(tensors, unused, exempt):
@@ -63,8 +64,8 @@ def mixed_dtypes(
         for meta in members:
             if usual is not None and meta.dtype not in usual:
                 odd = _odd(meta, usual or common.keys(), is_scale=bool(kinds[family]))
-                is_head = meta.dtype is DType.F32 and f".{meta.name}".endswith(tuple(f".{name}" for name in heads))
-                yield _of_head(odd) if is_head else odd
+                is_head = len(members) == 1 and f".{meta.name}".endswith(of_heads)
+                yield _of_head(odd) if is_head and meta.dtype is DType.F32 else odd
 
 
 def _kind(name: str, scales: Collection[str]) -> str:

@@ -57,13 +57,11 @@ def lower(
 ) -> Lowered:
     """Join tensors and claims.
 
-    `known`: the model's family is, which makes a single odd dtype a fault, but for the tensors that are `free`, and for
-    F32 in one of `heads`.
-    `stacks` and `transposed`: which tensors hold all experts in this family, and whether they lie columns first
-    (`fp8load.formats.stacked`). `allow_unscaled`: FP8 weights without a scale are raw casts.
+    `known`: the family is, which makes a single odd dtype a fault, but for what is `free`, and for F32 in `heads`.
+    `stacks` and `transposed`: which tensors hold all experts, and whether they lie columns first, as in
+    `fp8load.formats.stacked`. `allow_unscaled`: FP8 weights without a scale are raw casts.
     """
-    suffixes = suffixes_of(fmt)
-    sorted_out = group(tensors, fmt, suffixes)
+    sorted_out = group(tensors, fmt, suffixes_of(fmt))
     grouped, kv, loose = sorted_out.modules, sorted_out.kv, sorted_out.loose
     scales = _scale_names(grouped, kv)
     apart = unstack(grouped, fmt, stacks, transposed=transposed)

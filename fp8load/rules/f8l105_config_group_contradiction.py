@@ -9,7 +9,7 @@ from fp8load.errors import Problem, Severity
 from fp8load.formats.locate import configurations
 from fp8load.formats.match import exact_or_regex
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.modelopt_lists import differences
+from fp8load.rules.modelopt_lists import READS_ALGORITHMS, differences
 from fp8load.rules.samples import BLOCK, NVFP4_GATE_UP, QUANTIZED
 from fp8load.rules.targets import engines
 
@@ -103,7 +103,7 @@ def _twice_in_modelopt(checkpoint: "Checkpoint") -> Iterator[Problem]:
     """ModelOpt says the same in two ways. vLLM and SGLang read algorithms, so what the groups lack is noted, and what
     they say otherwise is a warning; what `quantized_layers` lacks, lowering has found."""
     located = next(configurations(checkpoint.index), None)
-    if located is None or "config_groups" not in located.document or checkpoint.format.place != located.place:
+    if located is None or checkpoint.format.name not in READS_ALGORITHMS:
         return
     for module, group, algorithm, in_group in differences(located):
         if group is None:

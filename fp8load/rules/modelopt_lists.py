@@ -20,6 +20,9 @@ from fp8load.scheme import Granularity, PerBlock, PerChannel, PerGroup, PerTenso
 _STRATEGY = {PerTensor: "tensor", PerChannel: "channel", PerBlock: "block"}
 """compressed-tensors' words. Groups have two: "group", and "tensor_group" under a global scale."""
 
+READS_ALGORITHMS = frozenset({"modelopt", "modelopt_on_fp8", "deepseek_v4"})
+"""Formats that have read the algorithms, so that every one that is named is known."""
+
 CLASS = "Linear"
 """A target that stands for every linear layer which no other target names."""
 
@@ -38,7 +41,7 @@ class Difference(NamedTuple):
 
 
 def differences(located: Located) -> Iterator[Difference]:
-    """Layers that the two lists describe differently. Raises `ConfigError` for an algorithm that is not known."""
+    """Layers that the two lists describe differently, of a configuration of one of `READS_ALGORITHMS`."""
     document = located.document
     groups = {name: group for name, group in _mapping(document.get("config_groups")).items()
               if isinstance(group, Mapping)}  # fmt: skip
@@ -82,8 +85,9 @@ def _compared(
         "strategy": _STRATEGY.get(type(scheme.granularity)),
     }
     for key, number in meant.items():
-        if number is not None and weights.get(key) not in (None, number):
-            yield Difference(module, name, f"{algo}, {key} {number}", f"{key} {weights[key]}")
+        said = weights.get(key)
+        if number is not None and said is not None and said != number and str(said) != str(number):
+            yield Difference(module, name, f"{algo}, {key} {number}", f"{key} {said}")
             return
 
 

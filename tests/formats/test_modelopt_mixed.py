@@ -180,6 +180,16 @@ def test_one_algorithm_for_all_layers_is_compared_with_its_group(algo: str, wron
     assert (finding.severity, finding.modules) == ("warning", [])
 
 
+def test_groups_beside_an_algorithm_that_another_method_does_not_read_are_not_compared() -> None:
+    document = {"quant_method": "fp8", "activation_scheme": "dynamic", "quant_algo": "FOO",
+                "config_groups": groups_of({}, {})}  # fmt: skip
+    text = ["config " + json.dumps({"quantization_config": document}), *lines("m.down_proj", 64, 64, "FP8")]
+    report = open_skeleton("\n".join(text)).verify("headers")
+
+    assert report.summary.crashed == []
+    assert "F8L105" not in {finding.code for finding in report.findings}
+
+
 OTHERS = [
     {"quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"}, {"quant_algo": "NVFP4", "group_size": 32},
     {"quant_algo": "W4A16_NVFP4", "group_size": 16}, {"quant_algo": "NVFP4_AWQ", "group_size": 16},

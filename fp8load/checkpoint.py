@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fp8load.archs.base import Arch
 from fp8load.archs.expected import arch_problems
 from fp8load.archs.find import find_family
-from fp8load.archs.model import Model, model_of, other_dtypes, stacks_of
+from fp8load.archs.model import Model, heads_of, model_of, other_dtypes, stacks_of
 from fp8load.archs.readable import unreadable
 from fp8load.errors import Fp8LoadError, PlanError, Problem, UsageError, raise_first
 from fp8load.formats.base import CheckpointFormat
@@ -91,6 +91,7 @@ class Checkpoint:
                 stacks=stacks,
                 transposed=transposed,
                 free=frozenset() if arch is None else other_dtypes(arch),
+                heads=frozenset() if arch is None else heads_of(arch),
                 allow_unscaled=self.allow_unscaled,
             )
 

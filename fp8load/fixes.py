@@ -75,7 +75,8 @@ def plan_fixes(
     actions: list[Action] = []
     done: Counter[tuple[str, str]] = Counter()
     left: Counter[tuple[str, str]] = Counter()
-    failed: Counter[tuple[str, str]] = Counter()
+    undone: list[tuple[Problem, Repair]] = []
+    mended: set[tuple[str, str]] = set()
     known = repairs()
     for problem in dict.fromkeys(problem for problem in problems if keep(problem.code)):
         repair = known.get(problem.code)
@@ -87,10 +88,17 @@ def plan_fixes(
             if found:
                 done[problem.code, repair.title] += 1
                 actions += found
-            elif repair.unless and repair.may(context, problem):
-                failed[problem.code, f"{repair.title}: {repair.unless}"] += 1
+                mended.add((problem.code, problem.module))
+            else:
+                undone.append((problem, repair))
         elif not wanted and repair.only_if and fixable(context, problem) is not None:
             left[problem.code, f"{repair.title}: {repair.only_if}"] += 1
+    failed: Counter[tuple[str, str]] = Counter()
+    for problem, repair in undone:
+        if repair.part_of(context, problem) in mended:
+            done[problem.code, repair.title] += 1
+        elif repair.unless and repair.may(context, problem):
+            failed[problem.code, f"{repair.unless} (the repair {repair.title})"] += 1
     return Fixes(changes=changes_of(checkpoint.source, checkpoint.index, actions), counts=_listed(done),
                  left=_listed(left), failed=_listed(failed))  # fmt: skip
 

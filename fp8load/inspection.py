@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fp8load.fusion import FusionPlan
     from fp8load.source.base import Source
 
-_MAIN = (Role.WEIGHT, Role.BIAS, Role.LOW_RANK_A, Role.LOW_RANK_B)
+_MAIN = frozenset({Role.WEIGHT, Role.BIAS, Role.LOW_RANK_A, Role.LOW_RANK_B})
 
 
 def source_report(source: Source, index: Index) -> SourceReport:

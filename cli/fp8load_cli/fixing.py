@@ -87,7 +87,7 @@ def tell(run: Run, fixes: Fixes, out: Path | None) -> None:
     for code, why, count in fixes.failed:
         run.out.note(f"cannot fix {count:,} x {code}: {why}")
     if not fixes.counts:
-        run.out.note("nothing to repair")
+        run.out.note("nothing was repaired" if fixes.left or fixes.failed else "nothing to repair")
     elif out is not None:
         changed = len(fixes.changes.documents) + len(fixes.changes.shards)
         run.out.note(f"wrote {out}: {plural(changed, 'file')} anew ({size(fixes.changes.nbytes)})")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from fp8load.archs.base import (
+    ALWAYS,
     Arch,
     Entry,
     Experts,
@@ -172,6 +173,12 @@ def other_dtypes(arch: Arch) -> frozenset[str]:
             case _:
                 pass
     return frozenset(found)
+
+
+def heads_of(arch: Arch) -> frozenset[str]:
+    """Weights of the output head, within the model; not what prediction layers repeat of it and of the embedding."""
+    heads = (entry for entry in arch.every() if isinstance(entry, Head) and entry.tied != ALWAYS)
+    return frozenset(f"{entry.module}.weight" for entry in heads)
 
 
 def is_fused_on_disk(entry: Linear, at: str, modules: Mapping[str, ModuleInfo]) -> bool:

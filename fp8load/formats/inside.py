@@ -61,7 +61,7 @@ def _shape(name: str, index: Index) -> list[int] | None:
 
 def is_marker(name: str) -> bool:
     """Whether a tensor is the old dialect's marker, by its name."""
-    return name == MARKER_KEY or name.endswith(f".{MARKER_KEY}")
+    return name.endswith(MARKER_KEY) and name[: -len(MARKER_KEY)][-1:] in ("", ".")  # nearly all names end otherwise
 
 
 def _is_scale(name: str, tensors: Mapping[str, TensorMeta]) -> bool:

@@ -52,16 +52,16 @@ def lower(
     stacks: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     transposed: bool = False,
     free: Collection[str] = (),
+    heads: Collection[str] = (),
     allow_unscaled: bool = False,
 ) -> Lowered:
     """Join tensors and claims.
 
-    `known`: the model's family is, which makes a single odd dtype a fault, but for the tensors that are `free`.
-    `stacks` and `transposed`: which tensors hold all experts in this family, and whether they lie columns first
-    (`fp8load.formats.stacked`). `allow_unscaled`: FP8 weights without a scale are raw casts.
+    `known`: the family is, which makes a single odd dtype a fault, but for what is `free`, and for F32 in `heads`.
+    `stacks` and `transposed`: which tensors hold all experts, and whether they lie columns first, as in
+    `fp8load.formats.stacked`. `allow_unscaled`: FP8 weights without a scale are raw casts.
     """
-    suffixes = suffixes_of(fmt)
-    sorted_out = group(tensors, fmt, suffixes)
+    sorted_out = group(tensors, fmt, suffixes_of(fmt))
     grouped, kv, loose = sorted_out.modules, sorted_out.kv, sorted_out.loose
     scales = _scale_names(grouped, kv)
     apart = unstack(grouped, fmt, stacks, transposed=transposed)
@@ -95,7 +95,7 @@ def lower(
         modules[base] = ModuleInfo(base, roles, scheme, apart.transposed.get(base, frozenset()))
     problems = list(under_other_names(problems, loose))
     problems += [*_without_role(modules, loose, {problem.tensor for problem in problems}), *missing_transforms(modules)]
-    problems.extend(mixed_dtypes(tensors, scales, unused, known=known, free=free))
+    problems.extend(mixed_dtypes(tensors, scales, unused, known=known, free=free, heads=heads))
     problems = list(stored_problems(problems, apart.pieces)) if apart.pieces else problems
     return Lowered(modules=modules, kv=kv, loose=loose, unused=unused, logical=logical, pieces=apart.pieces,
                    stacks=apart.stacks, problems=tuple(problems), weight=lambda module: _weight_name(module, fmt),

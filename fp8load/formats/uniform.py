@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from fp8load.dtypes import DType
-from fp8load.errors import Problem
+from fp8load.errors import Problem, Severity
 from fp8load.index.index import TensorMeta
 
 FEW = 3
@@ -28,17 +29,20 @@ def mixed_dtypes(
     *,
     known: bool,
     free: Collection[str] = (),
+    heads: Collection[str] = (),
 ) -> Iterator[Problem]:
     """A problem for each tensor whose dtype differs from its siblings'; for a tie, from the rest of the checkpoint's.
 
     Where that does not decide either, all of them are named.
 
     A tensor without siblings (the final norm, the head) is compared with the dtypes that tensors of its kind (scale or
-    not) have elsewhere, so that a head in F32 is a fault only where nothing else is F32; and only in a `known` family,
+    not) have elsewhere, so that a norm in F32 is a fault only where nothing else is F32; and only in a `known` family,
     whose list of tensors says that nothing single in it has a reason to be different: but what is `free` may be in F32,
-    and what stands under one of `free` that ends in a dot is another model.
+    and what stands under one of `free` that ends in a dot is another model. One of `heads` in F32 is noted: fine-tuning
+    keeps it so (PEFT's `modules_to_save`), engines compute logits in F32 on request, and it is read without a loss.
     """
     exempt, other_models = tuple(f".{name}" for name in free), tuple(name for name in free if name.endswith("."))
+    of_heads = tuple(f".{name}" for name in heads)
     overall: dict[str, Counter[DType]] = defaultdict(Counter)
     families: dict[str, list[TensorMeta]] = defaultdict(list)
     for members in _by_last_component(tensors, unused, exempt):
@@ -59,7 +63,9 @@ def mixed_dtypes(
         usual = _usual(members, common, known=listed)
         for meta in members:
             if usual is not None and meta.dtype not in usual:
-                yield _odd(meta, usual or common.keys(), is_scale=bool(kinds[family]))
+                odd = _odd(meta, usual or common.keys(), is_scale=bool(kinds[family]))
+                is_head = len(members) == 1 and f".{meta.name}".endswith(of_heads)
+                yield _of_head(odd) if is_head and meta.dtype is DType.F32 else odd
 
 
 def _kind(name: str, scales: Collection[str]) -> str:
@@ -108,3 +114,10 @@ def _odd(meta: TensorMeta, usual: Collection[DType], *, is_scale: bool) -> Probl
         got=str(meta.dtype),
         hint="relabelled or re-saved by another tool? compare it with the same tensor of another layer",
     )
+
+
+def _of_head(odd: Problem) -> Problem:
+    return replace(
+        odd, message="the head is stored in F32, and the other tensors are not", severity=Severity.INFO, refuses=False,
+        hint="exact, and twice the bytes: engines round it to the model's dtype, or are told to keep it",
+    )  # fmt: skip

@@ -88,6 +88,11 @@ def may_always(context: Context, problem: Problem) -> bool:  # noqa: ARG001 - th
     return True
 
 
+def of_none(context: Context, problem: Problem) -> tuple[str, str] | None:  # noqa: ARG001 - as `Repair.part_of`
+    """A repair that no other one includes."""
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
     """How a rule's faults are mended in a copy of the checkpoint.
@@ -99,6 +104,7 @@ class Repair:
     may      whether a fault is of the kind that it is for, by headers and by scales that were measured: a report offers
              one that reads for these
     unless   why nothing may be done for a fault; told where its repair was asked for and finds nothing to do
+    part_of  code and module of the fault whose repair mends this one as well, where `actions` has nothing; or None
     """
 
     title: str
@@ -107,6 +113,7 @@ class Repair:
     reads: bool = False
     may: Callable[[Context, Problem], bool] = may_always
     unless: str = ""
+    part_of: Callable[[Context, Problem], tuple[str, str] | None] = of_none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

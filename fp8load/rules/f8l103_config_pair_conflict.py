@@ -65,8 +65,8 @@ def _compared(context: Context, chosen: Located, other: CheckpointFormat, severi
             continue
         mine, theirs = _says(used.claim(module)), _says(claim)
         if info.scheme is not None and mine != theirs:
-            yield _problem(other.place, f"{module}: {mine}, by {used.place}", theirs, severity, chosen)
-            return
+            problem = _problem(other.place, f"{mine}, by {used.place}", theirs, severity, chosen)
+            yield replace(problem, module=module)
     mine, theirs = _cache(used), _cache(other)
     if mine != theirs:
         yield _problem(other.place, f"{mine}, by {used.place}", theirs, Severity.WARNING, chosen)

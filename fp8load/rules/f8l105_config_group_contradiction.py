@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from fp8load.errors import Problem, Severity
 from fp8load.formats.locate import configurations
-from fp8load.formats.match import exact_or_regex, first_cover, glob_or_prefix
+from fp8load.formats.match import exact_or_regex
 from fp8load.rules.base import Context, Example, Rule
-from fp8load.rules.samples import BLOCK, QUANTIZED
+from fp8load.rules.modelopt_lists import READS_ALGORITHMS, differences
+from fp8load.rules.samples import BLOCK, NVFP4_GATE_UP, QUANTIZED
 from fp8load.rules.targets import engines
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ PARTS_AND_CLASS = (
     "m.down_proj.weight F8_E4M3 [64, 64]\nm.down_proj.weight_scale F32 [1]\n"
 )
 """A group for the parts of a fused layer, and one for all other linear layers."""
+
+_MODELOPT = (
+    'config {"quantization_config": {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "ignore": [], '
+    '"quantized_layers": {"model.layers.0.mlp": {"quant_algo": "NVFP4", "group_size": 16}}, "config_groups": {'
+    '"group_0": {"targets": ["model.layers.0.mlp"], "weights": {"num_bits": 4, "type": "float", "group_size": %d}}}}}\n'
+)
 
 
 def check(context: Context) -> Iterator[Problem]:
@@ -93,26 +100,23 @@ def _overlap(checkpoint: "Checkpoint", place: str, groups: Mapping[str, Any]) ->
 
 
 def _twice_in_modelopt(checkpoint: "Checkpoint") -> Iterator[Problem]:
-    """ModelOpt's MIXED_PRECISION says the same in two ways. vLLM and SGLang read `quantized_layers`, so what the groups
-    lack is noted; what `quantized_layers` lacks, lowering has found."""
+    """ModelOpt says the same in two ways. vLLM and SGLang read algorithms, so what the groups lack is noted, and what
+    they say otherwise is a warning; what `quantized_layers` lacks, lowering has found."""
     located = next(configurations(checkpoint.index), None)
-    document = {} if located is None else located.document
-    layers, groups = document.get("quantized_layers"), document.get("config_groups")
-    if located is None or not isinstance(layers, Mapping) or not isinstance(groups, Mapping):
+    if located is None or checkpoint.format.name not in READS_ALGORITHMS:
         return
-    listed = [group.get("targets") for group in groups.values() if isinstance(group, Mapping)]
-    targets = [target for names in listed if isinstance(names, list) for target in names if isinstance(target, str)]
-    find = first_cover(targets, glob_or_prefix)
-    for entry in layers if targets and "Linear" not in targets else ():
-        if find(entry) is None:
-            note = _note(
-                "no config group claims what quantized_layers lists",
-                located.place,
-                "a target in a group, too",
-                "none",
-                "readers of config_groups take it for unquantized: add it to its group's targets",
-            )
-            yield replace(note, module=entry)
+    for module, group, algorithm, in_group in differences(located):
+        if group is None:
+            note = _note("no config group claims what quantized_layers lists", located.place,
+                         "a target in a group, too", "none",
+                         "readers of config_groups take it for unquantized: add it to its group's targets")  # fmt: skip
+            yield replace(note, module=module)
+        else:
+            note = _note("a config group says something else than the algorithm", located.place,
+                         f"{algorithm}, as {'quantized_layers' if module else 'quant_algo'} says",
+                         f"{in_group}, in config_groups.{group}",
+                         "readers take one of the two: export again, or correct the group")  # fmt: skip
+            yield replace(note, module=module, severity=Severity.WARNING)
 
 
 def _note(message: str, place: str, expected: str, got: str, hint: str) -> Problem:
@@ -127,8 +131,9 @@ RULE = Rule(
     severity=Severity.ERROR,
     what="The group of the configuration that claims a module agrees with the dtypes of its weight and scales. Of "
          "compressed-tensors are noted: a status other than compressed, groups with names of their own, and two groups "
-         "that claim a module; of ModelOpt, modules of `quantized_layers` that are in no group. With --engine, fused "
-         "layers that the engine gives another group than their parts have are an error.",
+         "that claim a module; of ModelOpt, modules of `quantized_layers` that are in no group. Its groups repeat each "
+         "algorithm in numbers: others than the algorithm's are a warning. With --engine, fused layers that the engine "
+         "gives another group than their parts have are an error.",
     why="Engines choose the kernel by the configuration. A weight of another dtype is read as if it had that one.",
     fix="Correct the group in config.json, or export again.",
     check=check,
@@ -149,6 +154,8 @@ RULE = Rule(
                 skeleton=PARTS_AND_CLASS, engine="vllm@0.11"),
         Example(title="in vLLM 0.33, which looks for the parts first", count=0, skeleton=PARTS_AND_CLASS,
                 engine="vllm@0.33"),
+        Example(title="a group of 32 for layers in NVFP4 with 16", skeleton=_MODELOPT % 32 + NVFP4_GATE_UP, count=1),
+        Example(title="a group of 16 for them", skeleton=_MODELOPT % 16 + NVFP4_GATE_UP, count=0),
         Example(title="one group", skeleton=_GROUPS % ("", "") + _CHANNEL, count=0),
         Example(title="as declared", skeleton=BLOCK + QUANTIZED, count=0),
     ),

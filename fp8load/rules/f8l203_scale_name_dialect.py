@@ -20,17 +20,18 @@ LAYERS = QUANTIZED.replace("layers.0", "layers.{0..2}")
 def check(context: Context) -> Iterator[Problem]:
     """What lowering found, and the names that are not those of the other scales of their kind."""
     yield from context.problems("F8L203")
-    kinds: dict[tuple[Role, LinearScheme], list[TensorMeta]] = {}
-    unnamed: dict[int, LinearScheme] = {}  # by identity: tens of thousands of modules share few schemes
+    kinds: dict[tuple[Role, int], list[TensorMeta]] = {}
+    numbers: dict[LinearScheme, int] = {}
+    of_scheme: dict[int, int] = {}  # by identity: tens of thousands of modules share few schemes
     for info in context.checkpoint.lowered.modules.values():
         if info.scheme is None:
             continue
-        if id(info.scheme) not in unnamed:
-            unnamed[id(info.scheme)] = replace(info.scheme, suffixes=())
+        if id(info.scheme) not in of_scheme:
+            of_scheme[id(info.scheme)] = numbers.setdefault(replace(info.scheme, suffixes=()), len(numbers))
         for role in (Role.WEIGHT_SCALE, Role.INPUT_SCALE):
             meta = info.tensors.get(role)
             if meta is not None and meta.name.rpartition(".")[0] == info.name:  # else it is one for several experts
-                kinds.setdefault((role, unnamed[id(info.scheme)]), []).append(meta)
+                kinds.setdefault((role, of_scheme[id(info.scheme)]), []).append(meta)
     for scales in kinds.values():
         yield from _of_another_name(scales)
 

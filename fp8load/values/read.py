@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -49,13 +50,9 @@ def together(checkpoint: Checkpoint, metas: Sequence[TensorMeta]) -> bytes:
 
     Writers that sort by dtype, as safetensors itself does, put all scales of a file side by side.
     """
-    runs: list[list[TensorMeta]] = []
-    for meta in metas:
-        if runs and runs[-1][-1].end == meta.begin and runs[-1][-1].file == meta.file:
-            runs[-1].append(meta)
-        else:
-            runs.append([meta])
-    return b"".join(_read_run(checkpoint, run) for run in runs)
+    cuts = [at for at, (one, next_) in enumerate(pairwise(metas), 1)
+            if one.end != next_.begin or one.file != next_.file]  # fmt: skip
+    return b"".join([_read_run(checkpoint, metas[begin:end]) for begin, end in pairwise([0, *cuts, len(metas)])])
 
 
 def _read_run(checkpoint: Checkpoint, run: Sequence[TensorMeta]) -> bytes:

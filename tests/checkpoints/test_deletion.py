@@ -1,7 +1,7 @@
 """The deletion test: whatever one tensor lacks, has too much of or gets wrong, verify and load both name that tensor.
 
-Exceptions, tested below: a scale beside a weight that is not quantized (nothing reads it), and a tied head that is
-stored once more (both copies are the same).
+Exceptions, tested below: a scale beside a weight that is not quantized (nothing reads it), a tied head that is stored
+once more (both copies are the same), and a head in F32 (the numbers are those that it had).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pytest
 import oracle.microscaling
 import oracle.mixtures
 from oracle.catalog import FOLDER, NAMES, ORPHAN_SCALES, config_of
-from oracle.damage import FAULTS, stored_of
+from oracle.damage import FAULTS, HEAD, stored_of
 from oracle.dequantize import tensors
-from oracle.rewrite import with_one_nan, write_checkpoint
+from oracle.rewrite import cast, with_one_nan, write_checkpoint
 
 
 def facts_about(report, subject: str) -> set[tuple[str, str, str, str]]:
@@ -60,6 +60,30 @@ def test_verify_and_load_name_the_tensor_that_is(name, fault, tmp_path):
         wrong += [f"{case.subject}: {complaint}" for complaint in complaints(folder, before, case.subject)]
 
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+WITH_HEAD = [name for name in NAMES if stored_of(name).get(HEAD) is not None and stored_of(name)[HEAD].dtype == "BF16"]
+
+
+@pytest.mark.parametrize("name", WITH_HEAD)
+def test_a_head_in_f32_is_no_fault_and_loads_the_numbers_that_it_holds(name, tmp_path):
+    """As fine-tuning stores it (PEFT's `modules_to_save`): numbers that BF16 does not have, too."""
+    import torch
+
+    import fp8load
+
+    head = cast(stored_of(name)[HEAD], "F32")
+    numbers = torch.frombuffer(bytearray(head.data), dtype=torch.float32) * (1 + 2**-12)
+    content = head._replace(data=numbers.numpy().tobytes())
+    original = write_checkpoint(FOLDER / name, tmp_path / "original", stored_of(name))
+    folder = write_checkpoint(FOLDER / name, tmp_path / "copy", {**stored_of(name), HEAD: content})
+    before, report = (fp8load.open(path).verify(level="scales") for path in (original, folder))
+    model = fp8load.load(folder)
+
+    assert [f.severity for f in report.findings if f.code == "F8L109" and HEAD in f.tensors] == ["info"]
+    assert (report.ok, report.summary.error, report.summary.warning) == (
+        before.ok, before.summary.error, before.summary.warning)  # fmt: skip
+    assert torch.equal(model.tensors[HEAD].flatten(), numbers)
 
 
 ORPHANS = [(name, scale) for name in ORPHAN_SCALES for scale in ORPHAN_SCALES[name]]

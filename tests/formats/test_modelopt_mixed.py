@@ -45,8 +45,9 @@ def lines(module: str, num_rows: int, num_cols: int, algo: str) -> list[str]:
     return stored if algo == "W4A16_NVFP4" else [*stored, f"{module}.input_scale F32 []"]
 
 
-def mixed(algos: dict[str, str] | None = None, *, drop: str = "", **more: Any) -> Any:
-    """A llama whose layers have algorithms of their own; `algos` replaces some, by module."""
+def mixed(algos: dict[str, str] | None = None, *, drop: str = "", files: str = "", **more: Any) -> Any:
+    """A llama whose layers have algorithms of their own; `algos` replaces some, by module. `files`: lines for files
+    beside config.json."""
     chosen = {
         f"model.layers.{layer}.{name}": (algos or {}).get(name, algo_of(name))
         for layer in range(BASE.layers)
@@ -58,7 +59,7 @@ def mixed(algos: dict[str, str] | None = None, *, drop: str = "", **more: Any) -
                     "quantized_layers": listed, **more}  # fmt: skip
     config = {**BASE.config(), "quantization_config": quantization}
     skeleton = BASE.skeleton().splitlines()
-    text = [f"config {json.dumps(config)}"]
+    text = [f"config {json.dumps(config)}", *files.splitlines()]
     text += [line for line in skeleton[1:] if "_proj.weight" not in line]
     for module, algo in chosen.items():
         text += lines(module, *BASE.linears()[module.split(".", 3)[3]], algo)
@@ -112,6 +113,105 @@ def test_a_quantized_module_that_is_not_listed_is_refused_and_one_that_is_stored
 
     assert {problem.code for problem in unlisted.problems} >= {"F8L105"}
     assert any("model.layers.1." in problem.tensor for problem in unlisted.problems)
+
+
+def groups_of(listed: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`config_groups` as the exporter writes them, and what `changes` makes of the numbers of an algorithm."""
+    words: dict[str, dict[str, Any]] = {
+        "FP8": {"weights": {"num_bits": 8, "type": "float"}},
+        "NVFP4": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}},
+        "W4A16_NVFP4": {"quant_algo": "W4A16_NVFP4"},
+    }
+    return {
+        f"group_{at}": {
+            **_changed(words[algo], changes.get(algo, {})),
+            "targets": [module for module, entry in listed.items() if entry["quant_algo"] == algo],
+        }
+        for at, algo in enumerate(words)
+    }  # fmt: skip
+
+
+def _changed(said: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return {"weights": {**said["weights"], **changes}} if "weights" in said else {**said, **changes}
+
+
+def listed() -> dict[str, Any]:
+    """`quantized_layers` of `mixed()`."""
+    modules = [f"model.layers.{layer}.{name}" for layer in range(BASE.layers) for name in BASE.linears()]
+    return {module: {"quant_algo": algo_of(module)} | ({} if algo_of(module) == "FP8" else {"group_size": 16})
+            for module in modules}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("algo", "wrong"),
+    [("NVFP4", {"num_bits": 8}), ("NVFP4", {"group_size": 32}), ("NVFP4", {"type": "int"}), ("FP8", {"num_bits": 4}),
+     ("FP8", {"strategy": "channel"}), ("W4A16_NVFP4", {"quant_algo": "MXFP8"})],
+)  # fmt: skip
+def test_what_the_groups_say_of_layers_is_compared_with_their_algorithms(algo: str, wrong: dict[str, Any]) -> None:
+    def found(changes: dict[str, dict[str, Any]]) -> list[Any]:
+        checkpoint = mixed(config_groups=groups_of(listed(), changes))
+        return [finding for finding in checkpoint.verify("headers").findings if finding.code == "F8L105"]
+
+    (finding,) = found({algo: wrong})
+    ((key, value),) = wrong.items()
+
+    assert found({}) == []
+    assert finding.severity == "warning"
+    assert finding.modules == sorted(module for module in listed() if algo_of(module) == algo)
+    assert f"{key} {value}, in config_groups.group_" in finding.got
+    assert algo in finding.expected
+
+
+@pytest.mark.parametrize(
+    ("algo", "wrong"), [("FP8", {"num_bits": 4}), ("NVFP4", {"group_size": 32}), ("NVFP4", {"num_bits": 8})]
+)
+def test_one_algorithm_for_all_layers_is_compared_with_its_group(algo: str, wrong: dict[str, Any]) -> None:
+    def found(changes: dict[str, Any]) -> list[Any]:
+        weights = groups_of({}, {algo: changes})[f"group_{('FP8', 'NVFP4').index(algo)}"]["weights"]
+        document = {"quant_method": "modelopt", "quant_algo": algo, "ignore": [],
+                    "config_groups": {"group_0": {"weights": weights, "targets": ["Linear"]}}}  # fmt: skip
+        text = ["config " + json.dumps({"quantization_config": document}), *lines("m.down_proj", 64, 64, algo)]
+        findings = open_skeleton("\n".join(text)).verify("headers").findings
+        return [finding for finding in findings if finding.code == "F8L105"]
+
+    (finding,) = found(wrong)
+
+    assert found({}) == []
+    assert (finding.severity, finding.modules) == ("warning", [])
+
+
+def test_groups_beside_an_algorithm_that_another_method_does_not_read_are_not_compared() -> None:
+    document = {"quant_method": "fp8", "activation_scheme": "dynamic", "quant_algo": "FOO",
+                "config_groups": groups_of({}, {})}  # fmt: skip
+    text = ["config " + json.dumps({"quantization_config": document}), *lines("m.down_proj", 64, 64, "FP8")]
+    report = open_skeleton("\n".join(text)).verify("headers")
+
+    assert report.summary.crashed == []
+    assert "F8L105" not in {finding.code for finding in report.findings}
+
+
+OTHERS = [
+    {"quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"}, {"quant_algo": "NVFP4", "group_size": 32},
+    {"quant_algo": "W4A16_NVFP4", "group_size": 16}, {"quant_algo": "NVFP4_AWQ", "group_size": 16},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", OTHERS)
+def test_the_file_beside_config_json_is_compared_layer_by_layer(entry: dict[str, Any]) -> None:
+    """Every layer of which it says another algorithm or group is named, and the KV cache beside them."""
+    wrong = ["model.layers.0.mlp.gate_proj", "model.layers.1.self_attn.o_proj"]
+
+    def found(changes: dict[str, Any], **more: Any) -> list[Any]:
+        second = {"quant_algo": "MIXED_PRECISION", "exclude_modules": ["lm_head"],
+                  "quantized_layers": {**listed(), **changes}, **more}  # fmt: skip
+        beside = "file hf_quant_config.json " + json.dumps({"producer": {"name": "modelopt"}, "quantization": second})
+        checkpoint = mixed(files=beside)
+        return [finding for finding in checkpoint.verify("headers").findings if finding.code == "F8L103"]
+
+    findings = found(dict.fromkeys(wrong, entry), kv_cache_quant_algo="FP8")
+
+    assert found({}) == []
+    assert {one.severity: one.modules for one in findings} == {"error": wrong, "warning": []}
 
 
 def test_an_entry_stands_for_what_is_below_it_and_the_nearest_one_counts() -> None:

@@ -39,8 +39,8 @@ CACHE = """\
 
 def said(recipe: str, config: str = CONFIG % KV) -> list[tuple[str, str, str]]:
     ckpt = checkpoint_of(config, {}, {"recipe.yaml": recipe.encode()})
-    return [(str(one.severity), one.expected, one.got) for one in ckpt.verify("headers").findings
-            if one.code == "F8L103"]  # fmt: skip
+    found = [one for one in ckpt.verify("headers").findings if one.code == "F8L103"]
+    return [(str(one.severity), ": ".join([*one.modules, one.expected]), one.got) for one in found]
 
 
 @pytest.mark.parametrize("path", [path for path in sorted(FOLDER.iterdir()) if (path / "recipe.yaml").exists()],

@@ -129,12 +129,15 @@ def plain_stored_as_f16(name: str) -> Iterator[Case]:
     )
 
 
+HEAD = "lm_head.weight"
+
+
 def plain_stored_as_f32(name: str) -> Iterator[Case]:
-    """A BF16 norm, bias, embedding or head became F32."""
+    """A BF16 norm, bias or embedding became F32. A head in F32 is legal: fine-tuning and engines keep it so."""
     yield from changed(
         name,
         lambda content: cast(content, "F32"),
-        lambda tensor, content: content.dtype == "BF16" and not is_scale(tensor),
+        lambda tensor, content: content.dtype == "BF16" and not is_scale(tensor) and tensor != HEAD,
     )
 
 

@@ -101,6 +101,21 @@ def test_a_scale_under_a_name_of_no_dialect_is_said_once_to_be_a_stranger() -> N
     assert "no part of" in of(ckpt.verify("headers").findings, "F8L109").message
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "severity"),
+    [("lm_head", "F32", "info"), ("lm_head", "F16", "error"), ("lm_head", "F64", "error"), ("norm", "F32", "error")],
+)
+def test_a_head_in_f32_is_noted_and_anything_else_alone_in_its_dtype_is_an_error(
+    name: str, dtype: str, severity: str
+) -> None:
+    files = written_out(CHANNEL, "lm_head.weight")
+    whole = "lm_head.weight" if name == "lm_head" else "model.norm.weight"
+    ckpt = Files(files.config, files.tensors.replace(f"{whole} BF16", f"{whole} {dtype}")).open()
+    (finding,) = [finding for finding in ckpt.verify("headers").findings if finding.code == "F8L109"]
+
+    assert (finding.severity, finding.tensors) == (severity, [whole])
+
+
 def test_packed_weights_without_a_scale_are_not_called_fp8() -> None:
     skeleton = MXFP4 + MXFP4.partition("\n")[2].replace("a.", "b.").replace("b.up_proj.weight_scale U8 [64, 2]\n", "")
     finding = of(checkpoint_of(skeleton).verify("headers").findings, "F8L201")
@@ -292,6 +307,17 @@ def test_one_of_three_in_sixteen_bits_is_not_listed_while_the_others_stay_quanti
     assert (finding.fix, "quantize it as the others are" in finding.hint) == (None, True)
     assert (fixes.num_fixed, fixes.diff()) == (0, "")
     assert [(code, "F8L306" in why) for code, why, _ in fixes.failed] == [("F8L302", True)]
+
+
+@pytest.mark.parametrize("named", [("F8L302", "F8L306"), ("F8L306", "F8L302")])
+def test_one_of_three_in_sixteen_bits_is_listed_where_the_others_are_dequantized(named: tuple[str, str]) -> None:
+    """By the repair of F8L306: the other fault is mended with it, and not one that cannot be."""
+    case = CASES["F8L306"]
+    fixes = checkpoint_of(case.skeleton, case.values).fix(named)
+
+    assert [(code, count) for code, _, count in fixes.counts if code == "F8L302"] == [("F8L302", 1)]
+    assert fixes.failed == ()
+    assert fixes.diff() == checkpoint_of(case.skeleton, case.values).fix(["F8L306"]).diff()
 
 
 def test_an_expert_in_sixteen_bits_is_not_listed_while_the_others_stay_quantized() -> None:

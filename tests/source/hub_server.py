@@ -6,6 +6,7 @@ X-Xet-Hash for large files, X-Error-Code with errors. Every request is recorded 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -26,6 +27,12 @@ class Blob:
     head: bytes
     size: int
     large: bool = False
+
+    @property
+    def git_sha(self) -> str:
+        """What git calls the file. Of one in LFS the Hub says that of the pointer, which nobody looks at."""
+        content = b"" if self.large else self.part(0, self.size)
+        return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
 
     def part(self, begin: int, end: int) -> bytes:
         head = self.head[begin:end]
@@ -155,13 +162,16 @@ class _Handler(BaseHTTPRequestHandler):
         commit = repo.revisions.get(rev, rev)
         if verb == "tree":
             entries = [
-                {"type": "file", "path": name, "size": blob.size, "oid": "0" * 40} for name, blob in repo.files.items()
-            ]
+                {"type": "file", "path": name, "size": blob.size, "oid": blob.git_sha}
+                | ({"lfs": {"oid": repo.digests[name], "size": blob.size, "pointerSize": 134}}
+                   if name in repo.digests else {})
+                for name, blob in repo.files.items()
+            ]  # fmt: skip
             self._json(entries)
             return
         siblings = [
             {"rfilename": name}
-            | ({"size": blob.size, "blobId": "0" * 40} if repo.list_sizes and "blobs" in self.path else {})
+            | ({"size": blob.size, "blobId": blob.git_sha} if repo.list_sizes and "blobs" in self.path else {})
             | (
                 {"lfs": {"sha256": repo.digests[name], "size": blob.size, "pointerSize": 134}}
                 if name in repo.digests and "blobs" in self.path
@@ -185,12 +195,16 @@ class _Handler(BaseHTTPRequestHandler):
         if blob is None:
             self._error(404, "EntryNotFound")
         elif blob.large:
+            etag = repo.digests.get(file, "a" * 64)
             self._send(302, b"Found. Redirecting", {
                 "Location": f"{self.hub.cdn}/{repo_id}::{file}?signature=abc", "X-Repo-Commit": commit,
-                "X-Linked-Size": str(blob.size), "X-Linked-Etag": f'"{"a" * 64}"', "X-Xet-Hash": "b" * 64})  # fmt: skip
+                "X-Linked-Size": str(blob.size), "X-Linked-Etag": f'"{etag}"', "X-Xet-Hash": "b" * 64})  # fmt: skip
         else:
-            etag = f'"{abs(hash(file)):040x}"'
-            self._send(200, blob.part(0, blob.size), {"ETag": etag, "X-Repo-Commit": commit, "Accept-Ranges": "bytes"})
+            self._send(
+                200,
+                blob.part(0, blob.size),
+                {"ETag": f'"{blob.git_sha}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"},
+            )
 
     def _large(self, blob: Blob) -> None:
         """A large file on the second host: 206 with the range, or 200 with all of it."""

@@ -29,8 +29,13 @@ class Use(NamedTuple):
 def users(context: Context) -> Mapping[str, list[Use]]:
     """Stored tensor -> its uses, in the order of their bytes."""
     lowered = context.checkpoint.lowered
+    pieces = lowered.pieces
     table: dict[str, list[Use]] = {}
     for info in lowered.modules.values():
         for role, meta in info.tensors.items():
-            table.setdefault(stored_name(meta.name, lowered.pieces), []).append(Use(info, role))
-    return {name: sorted(uses, key=lambda use: use.meta.begin) for name, uses in table.items()}
+            name = stored_name(meta.name, pieces) if pieces else meta.name
+            table.setdefault(name, []).append(Use(info, role))
+    for uses in table.values():
+        if len(uses) > 1:
+            uses.sort(key=lambda use: use.meta.begin)
+    return table

@@ -13,7 +13,7 @@ from fp8load.runtime.ahead import BUFFER_NBYTES, read_ahead
 from fp8load.runtime.execute import num_threads
 from fp8load.runtime.files import Files
 from fp8load.runtime.lanes import Slot, place
-from fp8load.runtime.pinned import Filled, Mark
+from fp8load.runtime.pinned import Filled, Mark, Past
 from fp8load.runtime.schedule import Window
 from fp8load.runtime.segments import Segment
 
@@ -30,6 +30,26 @@ class Ranks(Protocol):
     def gather(self, mine: torch.Tensor, all_of_them: torch.Tensor) -> None:
         """Bytes [n] of every rank into [ranks, n]."""
         ...
+
+    def wait_for(self, mark: Mark) -> None:
+        """Wait for the device, unless another rank has gone."""
+        ...
+
+    def meet(self) -> None:
+        """Wait until every rank has come here."""
+        ...
+
+
+class _Guarded:
+    """What a device was told, and does only when other ranks do their part."""
+
+    def __init__(self, mark: Mark, host: Ranks) -> None:
+        self._mark, self._host = mark, host
+        self.query = mark.query
+
+    def synchronize(self) -> None:
+        """Wait, unless one of them has gone."""
+        self._host.wait_for(self._mark)
 
 
 def nbytes_of(found: Iterable[Segment]) -> int:
@@ -74,13 +94,19 @@ class Rounds:
                                 failed = error
                         slot = self._slots[at % len(self._slots)]
                         errors: list[Exception] = []
-                        mark = self._round(slot, each, read, within if failed is None else {}, errors)
+                        mark = _Guarded(
+                            self._round(slot, each, read, within if failed is None else {}, errors), self._host
+                        )
                         if read is not None:
                             ahead.give(read, mark)
                         failed = failed or next(iter(errors), None)
                         done += sum(nbytes_of(within.get(window, ())) for window in each if window is not None)
                         if advance is not None:
                             advance(done)
+                        slot.last = mark
+            for slot in self._slots:
+                self._host.wait_for(slot.last)
+            self._host.meet()
         finally:
             for slot in self._slots:
                 slot.finish()
@@ -127,6 +153,7 @@ class _Slot(Slot):
 
     def __init__(self, device: torch.device, num_ranks: int) -> None:
         super().__init__(device)
+        self.last: Mark = Past()
         self._every, self._num_ranks = torch.empty(0, dtype=torch.uint8, device=device), num_ranks
 
     def every(self, nbytes: int) -> torch.Tensor:

@@ -8,11 +8,14 @@ nobody waits for it, and then all raise: no rank has a model that others lack.
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -23,6 +26,7 @@ from fp8load.runtime.ahead import BUFFER_NBYTES
 from fp8load.runtime.devices import current
 from fp8load.runtime.execute import execute, nbytes_kept
 from fp8load.runtime.lanes import GAP_NBYTES
+from fp8load.runtime.pinned import Mark
 from fp8load.runtime.rounds import Rounds, nbytes_of
 from fp8load.runtime.schedule import divided, needs_of, rounds, windows
 from fp8load.runtime.segments import Segment
@@ -33,6 +37,11 @@ if TYPE_CHECKING:
 
     Group = ProcessGroup | DeviceMesh
 
+
+PATIENCE = 1.0
+"""Seconds that a device may take before another rank is suspected to have gone."""
+
+POLL_SECONDS = 1e-4
 
 _all_gather = vars(dist).get("all_gather_single", dist.all_gather_into_tensor)
 """torch 2.13 has a new name for it, and warns of the one that 2.11 has."""
@@ -49,20 +58,23 @@ class Failure:
 class Host:
     """The ranks of a group that are on this host, and what they tell each other.
 
-    `group` is made of processes that all load at the same time, each its own rank of one checkpoint.
+    `group` is made of processes that all load at the same time, each its own rank of one checkpoint. Bytes go through
+    it; words go through a group of gloo, which notices at once that a process has gone, as NCCL does not.
     """
 
     def __init__(self, group: Group, device: torch.device) -> None:
-        self._device = device
         whole = _process_group(group)
         self.name = f"rank {dist.get_rank(whole)} of {dist.get_world_size(whole)}"
-        with current(self._device):
-            hosts = _gathered(host_id(), whole)
+        talk = _talk(whole)
+        hosts = _gathered(host_id(), talk)
         mine = [rank for rank, host in enumerate(hosts) if host == hosts[dist.get_rank(whole)]]
         if len(mine) < len(hosts):
-            members = [dist.get_global_rank(whole, rank) for rank in mine]
-            whole = dist.new_group(members, use_local_synchronization=True)
-        self._group = whole
+            with current(device):
+                whole = _of_host(whole, mine)
+            talk = _talk(whole)
+        self._group, self._talk = whole, talk
+        self._looking = threading.Lock()
+        self._meeting: dist.Work | None = None
         self._is_over = False
         self.rank, self.size = dist.get_rank(whole), dist.get_world_size(whole)
 
@@ -92,8 +104,7 @@ class Host:
 
     def _tell(self, what: Any) -> list[Any]:
         try:
-            with current(self._device):
-                return _gathered(what, self._group)
+            return _gathered(what, self._talk)
         except LoadError:
             self._is_over = True
             raise
@@ -106,6 +117,45 @@ class Host:
         except LoadError:
             self._is_over = True
             raise
+
+    def wait_for(self, mark: Mark) -> None:
+        """Wait for a device, which waits for bytes of other ranks. If one has gone, which nobody tells the device,
+        raises `LoadError` FILL733 within seconds."""
+        patience = time.monotonic() + PATIENCE
+        while not mark.query():
+            time.sleep(POLL_SECONDS)
+            if time.monotonic() > patience:
+                with self._looking:
+                    self._look(self._meet())
+
+    def meet(self) -> None:
+        """Wait until every rank has come here. Once for each load."""
+        with self._looking:
+            meeting = self._meet()
+        while not meeting.is_completed():
+            time.sleep(POLL_SECONDS)
+        self._look(meeting)
+
+    def _meet(self) -> dist.Work:
+        """Come to where all ranks meet: early where another one may have gone, since only who is there notices."""
+        if self._meeting is None:
+            self._meeting = cast("dist.Work", dist.barrier(group=self._talk, async_op=True))
+        return self._meeting
+
+    def _look(self, meeting: dist.Work) -> None:
+        if meeting.is_completed():
+            try:
+                with _translated():
+                    meeting.wait()
+            except LoadError:
+                self._leave()
+                raise
+
+    def _leave(self) -> None:
+        """Nothing is exchanged any more; what the device waits for, it waits for no longer."""
+        if not self._is_over and self._group is not self._talk:
+            self._group.abort()
+        self._is_over = True
 
 
 def host_id() -> str:
@@ -130,6 +180,29 @@ def _process_group(group: Group) -> ProcessGroup:
         return group.get_group()
     made: ProcessGroup = dist.new_group(group.mesh.flatten().tolist(), use_local_synchronization=True)
     return made
+
+
+_talks: WeakKeyDictionary[ProcessGroup, ProcessGroup] = WeakKeyDictionary()
+_hosts: WeakKeyDictionary[ProcessGroup, ProcessGroup] = WeakKeyDictionary()
+"""Groups are made once for each group of the caller: torch.distributed keeps them until all are destroyed."""
+
+
+def _of_host(group: ProcessGroup, ranks: list[int]) -> ProcessGroup:
+    """A group of some ranks of a group, made by all of these."""
+    if group not in _hosts:
+        members = [dist.get_global_rank(group, rank) for rank in ranks]
+        _hosts[group] = dist.new_group(members, use_local_synchronization=True)
+    return _hosts[group]
+
+
+def _talk(group: ProcessGroup) -> ProcessGroup:
+    """A group of gloo with the same ranks: itself, or one that is made once, by all of them."""
+    if dist.get_backend(group) == "gloo":
+        return group
+    if group not in _talks:
+        members = dist.get_process_group_ranks(group)
+        _talks[group] = dist.new_group(members, backend="gloo", use_local_synchronization=True)
+    return _talks[group]
 
 
 def _gathered(what: Any, group: ProcessGroup) -> list[Any]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object
             ]
         if scenario == "placing fails" and rank == 1:
             rounds.place = failing
+        if scenario == "a rank dies while the device waits for it":
+            rounds.Slot.queue = dies if rank == 1 else waits_forever
         if scenario == "a rank dies" and rank == 1:
             execute.execute = sharing.execute = lambda *_: os._exit(9)
         model = fp8load.open(folder).plan(**options(rank, size, scenario)).load(group=group)
@@ -72,6 +75,25 @@ _read, _start, _wait = files.Files.read, posix_aio.AsyncReads.start, posix_aio.A
 
 def failing(*_: object) -> int:
     raise OSError(5, "Input/output error")
+
+
+class Never:
+    """What a device does not get done, since another rank does not do its part."""
+
+    def query(self) -> bool:
+        return False
+
+    def synchronize(self) -> None:
+        raise AssertionError("this would never return")
+
+
+def waits_forever(self: rounds.Slot, work: Callable[[], None]) -> Never:
+    """NCCL queues its part and returns; the bytes of a rank that has gone never come."""
+    return Never()
+
+
+def dies(self: rounds.Slot, work: Callable[[], None]) -> Never:
+    os._exit(9)
 
 
 def failing_wait(self: posix_aio.AsyncReads) -> list[tuple[int, OSError]]:
@@ -103,7 +125,7 @@ def main(out: str, rank: int, size: int, folder: str, scenario: str) -> None:
     except OSError as error:
         answer = {"error": str(error), "code": ""}
     Path(f"{out}.{rank}").write_text(json.dumps(answer))
-    if scenario != "a rank dies":
+    if not scenario.startswith("a rank dies"):
         dist.destroy_process_group()
 
 

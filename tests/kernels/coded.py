@@ -26,6 +26,8 @@ SCHEMES: dict[str, tuple[DType, Granularity, DType, SecondLevel | None]] = {
     "fp8-channel": (DType.F8_E4M3, PerChannel(), DType.F32, None),
     "fp8-block": (DType.F8_E4M3, PerBlock(128, 128), DType.F32, None),
     "fp8-odd-block": (DType.F8_E4M3, PerBlock(24, 64), DType.F32, None),
+    "fp8-wide-block": (DType.F8_E4M3, PerBlock(32, 256), DType.F32, None),
+    "int4-wide-group": (DType.I4, PerGroup(512), DType.F32, None),
     "fp8-block-ue8m0": (DType.F8_E4M3, PerBlock(128, 128), DType.F8_E8M0, None),
     "e5m2-channel": (DType.F8_E5M2, PerChannel(), DType.F32, None),
     "mxfp8": (DType.F8_E4M3, PerGroup(32), DType.U8, None),

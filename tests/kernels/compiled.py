@@ -1,4 +1,4 @@
-"""Compile kernels for Hopper, without a GPU: `python tests/kernels/compiled.py`, a line for each.
+"""Compile kernels for Hopper, some for Ampere too, without a GPU: `python tests/kernels/compiled.py`, a line for each.
 
 Run in a process of its own: where Triton interprets, it does not compile.
 """
@@ -12,9 +12,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fp8load_kernels.gpu import activation, few, grouped, routing, unpack, weight_only
+from fp8load_kernels.gpu import activation, few, grouped, routing, unpack, weight_only, weight_only_grouped
 
 TARGET = GPUTarget("cuda", 90, 32)
+AMPERE = GPUTarget("cuda", 80, 32)
 FP8, BF16, F32, I32, I64, U8 = "*fp8e4nv", "*bf16", "*fp32", "*i32", "*i64", "*u8"
 POINTERS = {
     "x_ptr": FP8, "w_ptr": FP8, "y_ptr": BF16, "xs_ptr": F32, "ws_ptr": F32, "expert_ptr": I32, "token_ptr": I32,
@@ -81,13 +82,40 @@ def of_layers() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
     yield unpack._unpacked, {"w_ptr": U8, "out_ptr": BF16}, {**form, "KIND": "e4m3", "N": 32, "K": 128}
 
 
-def main() -> None:
+def of_stacks() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
+    """Weight-only products of experts for few and many rows, without what only the hardware of Hopper has."""
+    form = {"SCALED": False, "SCALE_KIND": "", "BLOCK_N": 1, "COLS": 1, "MAPPED": False, "WORDS": False}
+    form |= {"IN_CODES": False, "FACTOR": True, "BIASED": True, "PACKED": False, "BY_TOKEN": True, "STEPS": 9}
+    few, many = {"M": 16, "N": 64, "K": 128}, {"M": 128, "N": 128, "K": 64}
+    types = {"x_ptr": BF16, "w_ptr": U8}
+    launched = weight_only_grouped._grouped
+    for size in (few, many):
+        yield launched, types, {**form, **size, "KIND": "e4m3", "PER_BYTE": 1}
+        scaled = {**form, **size, "SCALED": True, "KIND": "e2m1", "PER_BYTE": 2, "K": 2 * size["K"], "BY_TOKEN": False}
+        words = {"SCALE_KIND": "e8m0", "COLS": 32, "WORDS": True, "IN_CODES": True, "PACKED": True, "FACTOR": False}
+        yield launched, {**types, "s_ptr": I32}, {**scaled, **words}
+        sums = {"KIND": "i4", "SCALE_KIND": "float", "COLS": 64, "K": 64}
+        yield launched, {**types, "x_ptr": "*fp16", "y_ptr": "*fp16", "s_ptr": BF16}, {**scaled, **sums}
+    blocks = {"KIND": "e4m3", "PER_BYTE": 1, "SCALED": True, "SCALE_KIND": "float", "BLOCK_N": 128, "COLS": 128}
+    yield launched, {**types, "s_ptr": F32}, {**form, **many, **blocks, "MAPPED": True}
+    precise = {**form, **blocks, "M": 16, "N": 64, "K": 32}
+    yield launched, {**types, "x_ptr": F32, "y_ptr": F32, "bias_ptr": F32, "s_ptr": F32}, precise
+
+
+def compiled(launched: Any, types: dict[str, str], constants: dict[str, Any], target: GPUTarget) -> Any:
     """Raises what the compiler does."""
-    for launched, types, constants in (*kernels(), *of_layers()):
-        kernel, known = launched.function, {**POINTERS, **types}
-        signature = {name: "constexpr" if name in constants else known.get(name, "i32") for name in kernel.arg_names}
-        triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=constants), target=TARGET)
-        print(kernel.fn.__name__, constants)
+    kernel, known = launched.function, {**POINTERS, **types}
+    signature = {name: "constexpr" if name in constants else known.get(name, "i32") for name in kernel.arg_names}
+    print(kernel.fn.__name__, target.arch, constants)
+    return triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=constants), target=target)
+
+
+def main() -> None:
+    """Every one, each on a line."""
+    for one in (*kernels(), *of_layers(), *of_stacks()):
+        compiled(*one, TARGET)
+    for one in of_stacks():
+        compiled(*one, AMPERE)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fp8load_kernels.gpu import activation, few, grouped, routing, unpack, weight_only, weight_only_grouped
+from fp8load_kernels.gpu import (
+    activation,
+    few,
+    grouped,
+    quantize_micro,
+    routing,
+    unpack,
+    weight_only,
+    weight_only_grouped,
+)
 
 TARGET = GPUTarget("cuda", 90, 32)
 AMPERE = GPUTarget("cuda", 80, 32)
@@ -50,6 +59,12 @@ def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
         yield activation._between, {}, {**tile, "KIND": kind, "QUANTIZED": True}
     yield activation._between, {"out_ptr": BF16}, {**tile, "KIND": 0, "QUANTIZED": False, "LIMITED": False}
     yield activation._static, {"x_ptr": BF16}, {"BY_TOKEN": True, "BLOCK": 4096}
+    micro = {"x_ptr": BF16, "codes_ptr": U8, "block_ptr": U8, "given_ptr": F32, "level_ptr": F32}
+    yield quantize_micro._mx, micro, {"GROUPS": 64, "COLS": 32, "E2M1": True}
+    yield quantize_micro._mx, {**micro, "codes_ptr": FP8}, {"GROUPS": 64, "COLS": 32, "E2M1": False}
+    yield quantize_micro._nvfp4, {**micro, "block_ptr": FP8}, {"GROUPS": 128, "COLS": 16, "COMPUTED": False}
+    bits = {**micro, "block_ptr": FP8, "given_ptr": I32}
+    yield quantize_micro._nvfp4, bits, {"GROUPS": 128, "COLS": 16, "COMPUTED": True}
 
 
 def of_layers() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:

@@ -45,6 +45,21 @@ def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
     blocks = {**plain, **dict.fromkeys(flags, True), "BLOCK_N": 128}
     yield grouped._product, {}, {**blocks, "MAPPED": False}
     yield grouped._product, {}, {**blocks, "ONE_SCALE": False, "WHOLE": False}
+    yield routing._fetch, {"codes_ptr": U8}, {"BLOCK": 4096, "GROUPS": 64}
+    tile = {"TOGETHER": 16, "WIDTH": 128, "GROUP": 128, "POWER_OF_TWO": True, "LIMITED": True}
+    for kind in range(len(activation.KINDS)):
+        yield activation._between, {}, {**tile, "KIND": kind, "QUANTIZED": True}
+    yield activation._static, {"x_ptr": BF16}, {"BY_TOKEN": True, "BLOCK": 4096}
+    micro = {"x_ptr": BF16, "codes_ptr": U8, "block_ptr": U8, "given_ptr": F32, "level_ptr": F32}
+    yield quantize_micro._mx, micro, {"GROUPS": 64, "COLS": 32, "E2M1": True}
+    yield quantize_micro._mx, {**micro, "codes_ptr": FP8}, {"GROUPS": 64, "COLS": 32, "E2M1": False}
+    yield quantize_micro._nvfp4, {**micro, "block_ptr": FP8}, {"GROUPS": 128, "COLS": 16, "COMPUTED": False}
+    bits = {**micro, "block_ptr": FP8, "given_ptr": I32}
+    yield quantize_micro._nvfp4, bits, {"GROUPS": 128, "COLS": 16, "COMPUTED": True}
+
+
+def around_products() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
+    """What sorts pairs, activates rows and sums them up."""
     few = {"ALIGNMENT": 16, "EXPERTS": 256, "CHUNK": 64, "FILL": 2048, "CHUNKS": 4, "FILLS": 4}
     yield routing._route, {}, few
     yield routing._route, {"ids_ptr": I32}, {**few, "EXPERTS": 1, "ALIGNMENT": 1}
@@ -53,18 +68,9 @@ def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
     yield routing._scan, {"counts_ptr": I32}, {"CHUNKS": 1024, "TOGETHER": 8}
     yield routing._place, {"counts_ptr": I32}, {**many, "ALIGNMENT": 64, "CHUNKS": 1024}
     yield routing._combine, {}, {"NUM": 8, "BLOCK": 1024}
-    yield routing._fetch, {"codes_ptr": U8}, {"BLOCK": 4096, "GROUPS": 64}
-    tile = {"TOGETHER": 16, "WIDTH": 128, "GROUP": 128, "POWER_OF_TWO": True, "LIMITED": True}
+    tile = {"TOGETHER": 1, "WIDTH": 2048, "GROUP": 2048, "POWER_OF_TWO": False, "LIMITED": True}
     for kind in range(len(activation.KINDS)):
-        yield activation._between, {}, {**tile, "KIND": kind, "QUANTIZED": True}
-    yield activation._between, {"out_ptr": BF16}, {**tile, "KIND": 0, "QUANTIZED": False, "LIMITED": False}
-    yield activation._static, {"x_ptr": BF16}, {"BY_TOKEN": True, "BLOCK": 4096}
-    micro = {"x_ptr": BF16, "codes_ptr": U8, "block_ptr": U8, "given_ptr": F32, "level_ptr": F32}
-    yield quantize_micro._mx, micro, {"GROUPS": 64, "COLS": 32, "E2M1": True}
-    yield quantize_micro._mx, {**micro, "codes_ptr": FP8}, {"GROUPS": 64, "COLS": 32, "E2M1": False}
-    yield quantize_micro._nvfp4, {**micro, "block_ptr": FP8}, {"GROUPS": 128, "COLS": 16, "COMPUTED": False}
-    bits = {**micro, "block_ptr": FP8, "given_ptr": I32}
-    yield quantize_micro._nvfp4, bits, {"GROUPS": 128, "COLS": 16, "COMPUTED": True}
+        yield activation._between, {"out_ptr": BF16}, {**tile, "KIND": kind, "QUANTIZED": False}
 
 
 def of_layers() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
@@ -127,9 +133,9 @@ def compiled(launched: Any, types: dict[str, str], constants: dict[str, Any], ta
 
 def main() -> None:
     """Every one, each on a line."""
-    for one in (*kernels(), *of_layers(), *of_stacks()):
+    for one in (*kernels(), *around_products(), *of_layers(), *of_stacks()):
         compiled(*one, TARGET)
-    for one in of_stacks():
+    for one in (*around_products(), *of_stacks()):
         compiled(*one, AMPERE)
 
 

@@ -134,6 +134,20 @@ def test_inputs_whose_columns_are_apart() -> None:
         torch.testing.assert_close(BACKEND.apply(prepared, view), BACKEND.apply(prepared, view.clone()), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("large", "kibibytes"), [(True, 227), (False, 99)])
+@pytest.mark.parametrize("name", ["nvfp4", "int4-group", "fp8-channel"])
+@pytest.mark.parametrize("num_tokens", [1, 17, 33, 64])
+def test_a_tile_fits_into_the_shared_memory(name: str, num_tokens: int, large: bool, kibibytes: int) -> None:
+    """99 KiB on 8.6, 8.9 and 12.0; 163 on 8.0, whose registers take no larger tile."""
+    products = pytest.importorskip("fp8load_kernels.gpu.weight_only")
+    for num_rows in (128, 28672):
+        coded = BACKEND.coded(BACKEND.prepare(made(name, (num_rows,), 512)))
+        tile = products.tile_of(num_tokens, coded, torch.bfloat16, 108, large=large)
+
+        stage = (tile.m * 2 + tile.n / coded.per_byte) * tile.k
+        assert stage * tile.num_stages < kibibytes * 1024
+
+
 @pytest.mark.parametrize(("asked", "shape", "device", "reason"), [
     (scheme("fp8-channel"), (64, 64), Device(kind="cpu"), "8.0"),
     (scheme("fp8-channel"), (64, 64), Device(kind="cuda", capability=(7, 5)), "8.0"),

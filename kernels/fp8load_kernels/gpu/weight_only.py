@@ -21,15 +21,23 @@ from triton.language.extra.cuda import gdc_wait
 
 from fp8load_kernels.gpu.decode import e2m1_times, nibbles, scales, whole_bytes
 from fp8load_kernels.gpu.launch import Constants, Plan, kernel, overlaps
-from fp8load_kernels.gpu.tiles import Tile, grid_row, num_processors, put_pieces_together, splits_of, store_tile
+from fp8load_kernels.gpu.tiles import (
+    Tile,
+    grid_row,
+    is_large,
+    num_processors,
+    put_pieces_together,
+    splits_of,
+    store_tile,
+)
 from fp8load_kernels.gpu.unpack import PACKED, Coded, spread
 
 
-def tile_of(num_tokens: int, w: Coded, dtype: torch.dtype, processors: int) -> Tile:
-    """By size alone: measured on an H200, see docs/benchmarks."""
+def tile_of(num_tokens: int, w: Coded, dtype: torch.dtype, processors: int, *, large: bool = True) -> Tile:
+    """By size alone: measured on an H200, see docs/benchmarks. `large`: see `tiles.LARGE`."""
     num_rows, num_cols = w.shape
     m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
-    k = 128 * w.per_byte
+    k = 128 * w.per_byte if large or m < 64 else 128
     if w.scale is not None and not w.multiplies_codes(dtype):
         k = min(k, w.block[1])
     steps = triton.cdiv(num_cols, k)
@@ -86,7 +94,7 @@ def few_tokens(
     y_MN = x_MK.new_empty(num_tokens, num_rows)
     if not y_MN.numel():
         return y_MN
-    tile = tile or tile_of(num_tokens, w, dtype, num_processors(x_MK.device))
+    tile = tile or tile_of(num_tokens, w, dtype, num_processors(x_MK.device), large=is_large(x_MK.device))
     in_words = words(w.scale) if tile.k >= 4 * w.block[1] else None
     scale, codes = w.scale if in_words is None else in_words, w.codes
     kind = Kind(

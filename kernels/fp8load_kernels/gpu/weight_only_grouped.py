@@ -11,7 +11,6 @@ R rows of an expert's grid of scales.
 
 from __future__ import annotations
 
-from functools import cache
 from math import gcd
 
 import torch
@@ -21,13 +20,9 @@ import triton.language as tl
 from fp8load.runtime.routing import Routing
 from fp8load_kernels.gpu.block import _tile
 from fp8load_kernels.gpu.launch import constants, kernel
-from fp8load_kernels.gpu.tiles import Tile, store_tile
+from fp8load_kernels.gpu.tiles import Tile, is_large, store_tile
 from fp8load_kernels.gpu.unpack import Coded
 from fp8load_kernels.gpu.weight_only import apart, products, runs_ptx, words
-
-LARGE = (9, 10)
-"""Major compute capabilities on which a program has room for 128 rows of packed weights: 227 KiB of shared memory, and
-operands of products that lie in it. On 8.0 and 8.6 such a tile does not fit into the registers."""
 
 
 def tile_of_groups(num_pairs: int, num_experts: int, w: Coded, dtype: torch.dtype, *, large: bool) -> Tile:
@@ -46,12 +41,6 @@ def tile_of_groups(num_pairs: int, num_experts: int, w: Coded, dtype: torch.dtyp
     if w.scale is not None and not w.multiplies_codes(dtype):
         k = min(k, w.block[1])
     return Tile(m, n, k, 1, num_warps, num_stages)
-
-
-@cache
-def is_large(device: torch.device) -> bool:
-    """Whether it is of `LARGE`; where kernels are interpreted too."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] in LARGE
 
 
 def grouped_weight_only(

@@ -227,8 +227,9 @@ class ScaledExperts(torch.nn.Module):
         topk_weights [..., k] floats and topk_ids [..., k] integers, experts as the checkpoint counts them. Those of
         other ranks are left out: ranks add theirs up, and so they do with what a row-parallel w2 leaves partial.
         Between the products rows have x's dtype (float32 with backend="reference"); the activation and the sum are
-        computed in float32. A grouped backend quantizes inputs as the scheme says and waits for nothing on the device;
-        "reference", which runs where none does, computes weight-only and asks the device who has tokens.
+        computed in float32. A grouped backend quantizes inputs as the scheme says, or says in `why` that it does not,
+        and waits for nothing on the device; "reference", which runs where none does, computes weight-only and asks the
+        device who has tokens.
         Raises `UsageError` USE801, USE803.
         """
         if torch.compiler.is_compiling():

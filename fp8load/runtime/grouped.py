@@ -75,6 +75,7 @@ class GroupedPrepared:
 
     input_scale  [E], float32: the static input scale of each expert
     grid_rows    [N], int32: in which row of an expert's grid of scales those of a row of its weight stand
+    row_factor   [E, N], float32: what each row of an expert's product is multiplied by in the end
     each         what a backend of layers prepared for each expert
     """
 
@@ -83,6 +84,7 @@ class GroupedPrepared:
     weight_scale: torch.Tensor | None = None
     input_scale: torch.Tensor | None = None
     grid_rows: torch.Tensor | None = None
+    row_factor: torch.Tensor | None = None
     each: tuple[Prepared, ...] = ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fp8load.runtime.backend import LinearWeights
+from fp8load.runtime.grouped import StackWeights
 from fp8load.scheme import PerBlock, PerTensor
 
 
@@ -64,8 +65,9 @@ def grid_rows(weights: LinearWeights, buffer: torch.Tensor | None = None) -> tor
     return keep(found.to(weights.weight.device), buffer)
 
 
-def row_factor(weights: LinearWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
-    """The second level of scales as a multiplier for each row, float32 [N]; None where the scheme has none.
+def row_factor(weights: LinearWeights | StackWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
+    """The second level of scales as a multiplier for each row, float32 [N], of a stack [E, N]; None where the scheme
+    has none.
 
     Raises `ValueError` where it has one and the weights lack it.
     """
@@ -75,8 +77,10 @@ def row_factor(weights: LinearWeights, buffer: torch.Tensor | None = None) -> to
     if stored is None:
         raise ValueError("the scheme stores a global scale of the weight, and there is none")
     real = stored.float().reciprocal() if second.divides else stored.float()
-    pieces = [real[i].expand(_num_rows(part.rows)) for i, part in enumerate(weights.parts)]
-    return keep(torch.cat(pieces), buffer)
+    pieces = [
+        real[..., i : i + 1].expand(*real.shape[:-1], _num_rows(part.rows)) for i, part in enumerate(weights.parts)
+    ]
+    return keep(torch.cat(pieces, dim=-1), buffer)
 
 
 def keep(value: torch.Tensor, buffer: torch.Tensor | None) -> torch.Tensor:

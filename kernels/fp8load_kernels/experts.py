@@ -18,7 +18,7 @@ from fp8load.runtime.grouped import GroupedPrepared, StackWeights
 from fp8load.runtime.routing import Routing, combined
 from fp8load.runtime.routing import route as torch_route
 from fp8load.scheme import LinearScheme, PerChannel, PerGroup, PerTensor, PerToken, QuantSpec
-from fp8load_kernels.derive import keep
+from fp8load_kernels.derive import keep, row_factor
 from fp8load_kernels.padding import aligned
 from fp8load_kernels.quantizable import powers_of_two, refuses_bound
 from fp8load_kernels.quantize import converts_to_e4m3, quantize_dynamic
@@ -66,6 +66,15 @@ def channel_scales(weights: StackWeights, buffer: torch.Tensor | None = None) ->
         values[:, part.scale_rows].expand(num_experts, part.rows.stop - part.rows.start) for part in weights.parts
     ]
     return keep(torch.cat(pieces, dim=1), buffer)
+
+
+def row_factors(weights: StackWeights, buffer: torch.Tensor | None = None) -> torch.Tensor | None:
+    """What each row of a weight-only product is multiplied by in the end, float32 [E, N]: its scale where it has one,
+    and the second level. None for nothing."""
+    if not isinstance(weights.scheme.weight.granularity, PerTensor | PerChannel):
+        return row_factor(weights, buffer)
+    second = row_factor(weights)
+    return channel_scales(weights, buffer) if second is None else keep(channel_scales(weights) * second, buffer)
 
 
 def block_scales(weights: StackWeights, buffer: torch.Tensor | None = None) -> torch.Tensor:
@@ -124,7 +133,7 @@ def quantized_rows(
 
 def between(y: torch.Tensor, activation: Activation, routing: Routing) -> torch.Tensor:
     """Rows [P, 2I] -> [P, I] in y's dtype, activated in float32; rows of nobody are zeros."""
-    if on_gpu(y):
+    if y.is_cuda:  # any GPU: nothing is converted to FP8 here
         from fp8load_kernels.gpu.activation import activate
 
         return activate(y, activation, routing)

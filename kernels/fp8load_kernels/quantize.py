@@ -69,6 +69,26 @@ def quantize_dynamic(x_MK: torch.Tensor, spec: QuantSpec, *, power_of_two: bool 
     return kernels.quantize_rows(x, spec.dtype, power_of_two=power_of_two, upper=spec.upper_bound)
 
 
+def _mx(x_MK: torch.Tensor, spec: QuantSpec) -> Quantized:
+    """On a GPU one launch of Triton, for E4M3 and E2M1; by torch's operations elsewhere."""
+    cols = cols_of(spec.granularity, x_MK.shape[1])
+    if spec.dtype not in (DType.F8_E4M3, DType.F4) or not _takes(x_MK, DType.F8_E4M3) or cols & (cols - 1):
+        return quantize_mx(x_MK, spec.dtype, cols, spec.exponent)
+    from fp8load_kernels.gpu import quantize_micro as kernels
+
+    return kernels.quantize_mx(contiguous_columns(x_MK), spec.dtype, cols, spec.exponent)
+
+
+def _nvfp4(x_MK: torch.Tensor, spec: QuantSpec, global_scale: torch.Tensor | None) -> Quantized:
+    """As `_mx`; two launches where the global scale is computed."""
+    cols = cols_of(spec.granularity, x_MK.shape[1])
+    if not _takes(x_MK, DType.F8_E4M3) or cols & (cols - 1):
+        return quantize_nvfp4(x_MK, global_scale, cols)
+    from fp8load_kernels.gpu import quantize_micro as kernels
+
+    return kernels.quantize_nvfp4(contiguous_columns(x_MK), global_scale, cols)
+
+
 def _takes(x_MK: torch.Tensor, dtype: DType) -> bool:
     """Whether our kernel quantizes this; torch's operations do it anywhere."""
     return dtype is DType.F8_E4M3 and x_MK.is_cuda and converts_to_e4m3(x_MK.device)
@@ -99,9 +119,9 @@ def quantize_input(
         raise ValueError(f"{scheme} does not quantize its input")
     match kind:
         case InputKind.MX:
-            return quantize_mx(x_MK, spec.dtype, cols_of(spec.granularity, x_MK.shape[1]), spec.exponent)
+            return _mx(x_MK, spec)
         case InputKind.NVFP4:
-            return quantize_nvfp4(x_MK, global_scale, cols_of(spec.granularity, x_MK.shape[1]))
+            return _nvfp4(x_MK, spec, global_scale)
         case InputKind.FP8:
             if scheme.input_static and static_scale is not None:
                 return quantize_static(x_MK, spec.dtype, static_scale)

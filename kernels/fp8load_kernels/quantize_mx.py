@@ -56,12 +56,12 @@ def mx_scale(
     amax = group_amax(x_MK.float(), cols)
     # The exponent bits of a float32: floor(log2) + 127, and 0 for zeros and subnormals, whose scale is the smallest.
     # What is added to the bits carries into them where the rule rounds up.
-    biased = (amax.view(torch.int32) + _carry(dtype, exponent)) >> _MANTISSA_BITS
-    byte = (biased - _largest_exponent(dtype)).clamp(0, _LARGEST_BYTE).masked_fill(~amax.isfinite(), 255)
+    biased = (amax.view(torch.int32) + carry_of(dtype, exponent)) >> _MANTISSA_BITS
+    byte = (biased - largest_exponent(dtype)).clamp(0, _LARGEST_BYTE).masked_fill(~amax.isfinite(), 255)
     return byte.to(torch.uint8).view(torch.float8_e8m0fnu)
 
 
-def _carry(dtype: DType, exponent: SharedExponent) -> int:
+def carry_of(dtype: DType, exponent: SharedExponent) -> int:
     """What the bits of a float32 are short of the next power of two where the rule starts to take that one."""
     match exponent:
         case SharedExponent.FLOOR:
@@ -80,6 +80,6 @@ def _carry(dtype: DType, exponent: SharedExponent) -> int:
             assert_never(exponent)
 
 
-def _largest_exponent(dtype: DType) -> int:
+def largest_exponent(dtype: DType) -> int:
     """floor(log2) of the largest finite value: 8 for E4M3, 15 for E5M2, 4 for E3M2, 2 for E2M3 and E2M1."""
     return frexp(LARGEST_FINITE[dtype])[1] - 1

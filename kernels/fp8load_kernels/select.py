@@ -15,6 +15,7 @@ from fp8load_kernels.backends.weight_only import TritonWeightOnly
 from fp8load_kernels.grouped.deepgemm_grouped import DeepGemmGrouped
 from fp8load_kernels.grouped.torch_grouped import TorchGrouped
 from fp8load_kernels.grouped.triton_grouped import TritonGrouped
+from fp8load_kernels.grouped.weight_only_grouped import WeightOnlyGrouped
 from fp8load_kernels.quantize import CAPABILITY
 
 
@@ -26,12 +27,17 @@ def provider(device: Device) -> tuple[Backend, ...]:
     """
     fp8 = (TorchScaledMM(), DeepGemm(), TorchBlock(), TritonBlock(), TorchMX())
     weight_only = (TritonWeightOnly(),)
-    old = device.kind == "cuda" and device.capability is not None and device.capability < CAPABILITY
-    return (*weight_only, *fp8, Emulated(), Reference()) if old else (*fp8, *weight_only, Emulated(), Reference())
+    own = (*weight_only, *fp8) if _is_old(device) else (*fp8, *weight_only)
+    return (*own, Emulated(), Reference())
 
 
 def grouped_provider(device: Device) -> tuple[GroupedBackend, ...]:
-    """Candidates for stacks of experts, in order. What none of them takes, weight-only schemes above all, runs one
-    expert after the other."""
-    del device
-    return TorchGrouped(), DeepGemmGrouped(), TritonGrouped()
+    """Candidates for stacks of experts, in order: products of FP8 by FP8 where there are units for them, weight-only
+    for other schemes and other GPUs. What none of them takes runs one expert after the other."""
+    fp8, weight_only = (TorchGrouped(), DeepGemmGrouped(), TritonGrouped()), WeightOnlyGrouped()
+    return (weight_only, *fp8) if _is_old(device) else (*fp8, weight_only)
+
+
+def _is_old(device: Device) -> bool:
+    """Whether it is a GPU without FP8 units."""
+    return device.kind == "cuda" and device.capability is not None and device.capability < CAPABILITY

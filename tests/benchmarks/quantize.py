@@ -1,7 +1,8 @@
 """Activation quantization on a GPU: ours, vLLM's kernels where VLLM_C names its library, and a copy of the same bytes.
 
 python tests/benchmarks/quantize.py OUT.json. Medians of do_bench (which flushes the L2), microseconds; `share` is the
-bytes that must move over the time, against a large device-to-device copy in the same run.
+bytes that must move over the time, against a large device-to-device copy in the same run. MX and NVFP4 also by torch's
+operations; of their codes each has a byte.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import torch
 import triton
 
 from fp8load.dtypes import DType
+from fp8load.scheme import SharedExponent
 from fp8load_kernels.bench.clock import Clock
 from fp8load_kernels.bench.limits import copy_bandwidth
 from fp8load_kernels.bench.peers.vllm import operators, refuses_library
+from fp8load_kernels.gpu import quantize_micro
 from fp8load_kernels.gpu.quantize import largest_scale, quantize_groups, quantize_rows, quantize_tensor
+from fp8load_kernels.quantize_mx import quantize_mx
+from fp8load_kernels.quantize_nvfp4 import quantize_nvfp4
 
 COLUMNS = (1536, 4096, 7168, 8192, 14336, 16384, 28672)
 TOKENS = (1, 16, 64, 512, 4096, 8192)
@@ -54,6 +59,13 @@ def measured(num_rows: int, num_cols: int, limit: float) -> dict[str, Any]:
         "group, ue8m0": lambda: quantize_groups(x, DType.F8_E4M3, power_of_two=True),
         "tensor, static": lambda: quantize_tensor(x, DType.F8_E4M3, scale),
         "tensor, dynamic": lambda: quantize_tensor(x, DType.F8_E4M3, largest_scale(x, DType.F8_E4M3)),
+        "mxfp8": lambda: quantize_micro.quantize_mx(x, DType.F8_E4M3, 32, SharedExponent.FLOOR),
+        "mxfp4": lambda: quantize_micro.quantize_mx(x, DType.F4, 32, SharedExponent.FLOOR),
+        "nvfp4": lambda: quantize_micro.quantize_nvfp4(x, scale, 16),
+        "nvfp4, computed": lambda: quantize_micro.quantize_nvfp4(x, None, 16),
+        "torch mxfp8": lambda: quantize_mx(x, DType.F8_E4M3),
+        "torch mxfp4": lambda: quantize_mx(x, DType.F4),
+        "torch nvfp4": lambda: quantize_nvfp4(x, scale),
         **peers(x),
     }
     times = {name: CLOCK.us(run) for name, run in runs.items()}

@@ -1,4 +1,4 @@
-"""Compile kernels for Hopper, without a GPU: `python tests/kernels/compiled.py`, a line for each.
+"""Compile kernels for Hopper, some for Ampere too, without a GPU: `python tests/kernels/compiled.py`, a line for each.
 
 Run in a process of its own: where Triton interprets, it does not compile.
 """
@@ -12,9 +12,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fp8load_kernels.gpu import activation, few, grouped, routing, unpack, weight_only
+from fp8load_kernels.gpu import (
+    activation,
+    few,
+    grouped,
+    quantize_micro,
+    routing,
+    unpack,
+    weight_only,
+    weight_only_grouped,
+)
 
 TARGET = GPUTarget("cuda", 90, 32)
+AMPERE = GPUTarget("cuda", 80, 32)
 FP8, BF16, F32, I32, I64, U8 = "*fp8e4nv", "*bf16", "*fp32", "*i32", "*i64", "*u8"
 POINTERS = {
     "x_ptr": FP8, "w_ptr": FP8, "y_ptr": BF16, "xs_ptr": F32, "ws_ptr": F32, "expert_ptr": I32, "token_ptr": I32,
@@ -35,6 +45,21 @@ def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
     blocks = {**plain, **dict.fromkeys(flags, True), "BLOCK_N": 128}
     yield grouped._product, {}, {**blocks, "MAPPED": False}
     yield grouped._product, {}, {**blocks, "ONE_SCALE": False, "WHOLE": False}
+    yield routing._fetch, {"codes_ptr": U8}, {"BLOCK": 4096, "GROUPS": 64}
+    tile = {"TOGETHER": 16, "WIDTH": 128, "GROUP": 128, "POWER_OF_TWO": True, "LIMITED": True}
+    for kind in range(len(activation.KINDS)):
+        yield activation._between, {}, {**tile, "KIND": kind, "QUANTIZED": True}
+    yield activation._static, {"x_ptr": BF16}, {"BY_TOKEN": True, "BLOCK": 4096}
+    micro = {"x_ptr": BF16, "codes_ptr": U8, "block_ptr": U8, "given_ptr": F32, "level_ptr": F32}
+    yield quantize_micro._mx, micro, {"GROUPS": 64, "COLS": 32, "E2M1": True}
+    yield quantize_micro._mx, {**micro, "codes_ptr": FP8}, {"GROUPS": 64, "COLS": 32, "E2M1": False}
+    yield quantize_micro._nvfp4, {**micro, "block_ptr": FP8}, {"GROUPS": 128, "COLS": 16, "COMPUTED": False}
+    bits = {**micro, "block_ptr": FP8, "given_ptr": I32}
+    yield quantize_micro._nvfp4, bits, {"GROUPS": 128, "COLS": 16, "COMPUTED": True}
+
+
+def around_products() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
+    """What sorts pairs, activates rows and sums them up."""
     few = {"ALIGNMENT": 16, "EXPERTS": 256, "CHUNK": 64, "FILL": 2048, "CHUNKS": 4, "FILLS": 4}
     yield routing._route, {}, few
     yield routing._route, {"ids_ptr": I32}, {**few, "EXPERTS": 1, "ALIGNMENT": 1}
@@ -43,12 +68,9 @@ def kernels() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
     yield routing._scan, {"counts_ptr": I32}, {"CHUNKS": 1024, "TOGETHER": 8}
     yield routing._place, {"counts_ptr": I32}, {**many, "ALIGNMENT": 64, "CHUNKS": 1024}
     yield routing._combine, {}, {"NUM": 8, "BLOCK": 1024}
-    yield routing._fetch, {"codes_ptr": U8}, {"BLOCK": 4096, "GROUPS": 64}
-    tile = {"TOGETHER": 16, "WIDTH": 128, "GROUP": 128, "POWER_OF_TWO": True, "LIMITED": True}
+    tile = {"TOGETHER": 1, "WIDTH": 2048, "GROUP": 2048, "POWER_OF_TWO": False, "LIMITED": True}
     for kind in range(len(activation.KINDS)):
-        yield activation._between, {}, {**tile, "KIND": kind, "QUANTIZED": True}
-    yield activation._between, {"out_ptr": BF16}, {**tile, "KIND": 0, "QUANTIZED": False, "LIMITED": False}
-    yield activation._static, {"x_ptr": BF16}, {"BY_TOKEN": True, "BLOCK": 4096}
+        yield activation._between, {"out_ptr": BF16}, {**tile, "KIND": kind, "QUANTIZED": False}
 
 
 def of_layers() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
@@ -81,13 +103,40 @@ def of_layers() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
     yield unpack._unpacked, {"w_ptr": U8, "out_ptr": BF16}, {**form, "KIND": "e4m3", "N": 32, "K": 128}
 
 
-def main() -> None:
+def of_stacks() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
+    """Weight-only products of experts for few and many rows, without what only the hardware of Hopper has."""
+    form = {"SCALED": False, "SCALE_KIND": "", "BLOCK_N": 1, "COLS": 1, "MAPPED": False, "WORDS": False}
+    form |= {"IN_CODES": False, "FACTOR": True, "BIASED": True, "PACKED": False, "BY_TOKEN": True, "STEPS": 9}
+    few, many = {"M": 16, "N": 64, "K": 128}, {"M": 128, "N": 128, "K": 64}
+    types = {"x_ptr": BF16, "w_ptr": U8}
+    launched = weight_only_grouped._grouped
+    for size in (few, many):
+        yield launched, types, {**form, **size, "KIND": "e4m3", "PER_BYTE": 1}
+        scaled = {**form, **size, "SCALED": True, "KIND": "e2m1", "PER_BYTE": 2, "K": 2 * size["K"], "BY_TOKEN": False}
+        words = {"SCALE_KIND": "e8m0", "COLS": 32, "WORDS": True, "IN_CODES": True, "PACKED": True, "FACTOR": False}
+        yield launched, {**types, "s_ptr": I32}, {**scaled, **words}
+        sums = {"KIND": "i4", "SCALE_KIND": "float", "COLS": 64, "K": 64}
+        yield launched, {**types, "x_ptr": "*fp16", "y_ptr": "*fp16", "s_ptr": BF16}, {**scaled, **sums}
+    blocks = {"KIND": "e4m3", "PER_BYTE": 1, "SCALED": True, "SCALE_KIND": "float", "BLOCK_N": 128, "COLS": 128}
+    yield launched, {**types, "s_ptr": F32}, {**form, **many, **blocks, "MAPPED": True}
+    precise = {**form, **blocks, "M": 16, "N": 64, "K": 32}
+    yield launched, {**types, "x_ptr": F32, "y_ptr": F32, "bias_ptr": F32, "s_ptr": F32}, precise
+
+
+def compiled(launched: Any, types: dict[str, str], constants: dict[str, Any], target: GPUTarget) -> Any:
     """Raises what the compiler does."""
-    for launched, types, constants in (*kernels(), *of_layers()):
-        kernel, known = launched.function, {**POINTERS, **types}
-        signature = {name: "constexpr" if name in constants else known.get(name, "i32") for name in kernel.arg_names}
-        triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=constants), target=TARGET)
-        print(kernel.fn.__name__, constants)
+    kernel, known = launched.function, {**POINTERS, **types}
+    signature = {name: "constexpr" if name in constants else known.get(name, "i32") for name in kernel.arg_names}
+    print(kernel.fn.__name__, target.arch, constants)
+    return triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=constants), target=target)
+
+
+def main() -> None:
+    """Every one, each on a line."""
+    for one in (*kernels(), *around_products(), *of_layers(), *of_stacks()):
+        compiled(*one, TARGET)
+    for one in (*around_products(), *of_stacks()):
+        compiled(*one, AMPERE)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The kernels compile for Hopper: what the interpreter takes, the compiler need not."""
+"""The kernels compile for Hopper, some for Ampere too: what the interpreter takes, the compiler need not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from under_test import pythonpath
 pytest.importorskip("triton", reason="needs triton")
 
 
-def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
+def test_every_kernel_compiles(tmp_path: Path) -> None:
     keep = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
 
     done = subprocess.run(
@@ -23,4 +23,4 @@ def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout.splitlines()) == 27
+    assert len(done.stdout.splitlines()) == 62

@@ -135,8 +135,8 @@ FAULTS = {
     "groups of half the columns": (
         torch_quantize, "group_amax", lambda x, cols: quantized.group_amax(x, cols // 2)[:, ::2], "128x128 blocks",
     ),
-    "exponents one too small": (quantize_mx, "_largest_exponent", lambda dtype: 9, "MXFP8"),
-    "another rule of exponents": (quantize_mx, "_carry", lambda dtype, rule: (1 << 23) - 1, "MXFP4"),
+    "exponents one too small": (quantize_mx, "largest_exponent", lambda dtype: 9, "MXFP8"),
+    "another rule of exponents": (quantize_mx, "carry_of", lambda dtype, rule: (1 << 23) - 1, "MXFP4"),
     "codes of F4 towards zero": (quantized, "to_e2m1", lambda x: e2m1.to_e2m1(x - x.sign() * 0.2), "NVFP4"),
     "no global scale": (
         quantize_nvfp4, "_in_range", lambda level: torch.ones_like(level) * 0.01, "NVFP4",

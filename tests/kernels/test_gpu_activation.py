@@ -103,10 +103,12 @@ def test_scales_go_where_a_product_wants_them() -> None:
     assert (room[:, NOBODY] == -1).all()
 
 
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")  # numpy's: over the smallest scale 4.5 is infinite
 @pytest.mark.parametrize("by_token", [False, True])
 def test_each_row_is_divided_by_the_scale_of_its_expert(*, by_token: bool) -> None:
     scale = torch.tensor([0.01, 0.003, 0.1, 0.0], device=DEVICE)
     x = torch.randn(3 if by_token else ROUTING.num_rows, 500, device=DEVICE).bfloat16()
+    x[:, 7] = 4.5
 
     found = kernels.quantize_by_expert(x, scale, ROUTING, DType.F8_E4M3, by_token=by_token)
 

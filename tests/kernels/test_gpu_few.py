@@ -91,3 +91,13 @@ def test_no_tokens_are_no_launch() -> None:
     nothing = torch.empty(0, 256, dtype=torch.float8_e4m3fn, device=DEVICE)
 
     assert kernels.few_product(nothing, torch.ones(0, 1, device=DEVICE), w, torch.bfloat16).shape == (0, 64)
+
+
+@pytest.mark.parametrize("block", [None, (128, 128)])
+@pytest.mark.parametrize("num_tokens", [1, 17, 33, 64])
+def test_a_tile_fits_into_the_shared_memory_of_small_gpus(num_tokens: int, block: tuple[int, int] | None) -> None:
+    """99 KiB on 8.9 and 12.0; operands of one step fewer than there are stages lie in it at once."""
+    for num_rows in (128, 4096, 8192, 28672):
+        tile = kernels.tile_of(num_tokens, (num_rows, 4096), block, 142, large=False)
+
+        assert (tile.m + tile.n) * tile.k * (tile.num_stages - 1) <= 99 * 1024

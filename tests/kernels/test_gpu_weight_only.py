@@ -6,91 +6,19 @@ import pytest
 import torch
 
 from fp8load.dtypes import DType
-from fp8load.runtime.backend import Device, LinearWeights, No, Part, Yes
+from fp8load.runtime.backend import Device, No, Yes
 from fp8load.runtime.dequantize import decode_weight
-from fp8load.scheme import (
-    Granularity,
-    LinearScheme,
-    PerBlock,
-    PerChannel,
-    PerGroup,
-    PerTensor,
-    QuantSpec,
-    SecondLevel,
-    Storage,
-    Transform,
-    scale_shape,
-)  # fmt: skip
+from fp8load.scheme import LinearScheme, NibbleOrder, PerGroup, QuantSpec, Storage, Transform
 from fp8load_kernels.backends.weight_only import TritonWeightOnly
+from kernels.coded import DEVICE, SCHEMES, made, scheme, tokens
 
 GPU = torch.cuda.is_available()
 unpack = pytest.importorskip("fp8load_kernels.gpu.unpack", reason="needs triton", exc_type=ImportError)
-DEVICE = "cuda" if GPU else "cpu"
 A100 = Device(kind="cuda", capability=(8, 0), name="NVIDIA A100")
 SIZES = [(1, 128, 256), (5, 200, 320), (2, 100, 586), (17, 70, 1024)]
 if GPU:
     SIZES += [(1, 28672, 4096), (16, 4096, 14336), (64, 6144, 4096), (65, 3420, 1000), (300, 576, 7168)]
 BACKEND = TritonWeightOnly()
-
-SCHEMES: dict[str, tuple[DType, Granularity, DType, SecondLevel | None]] = {
-    "fp8-tensor": (DType.F8_E4M3, PerTensor(), DType.F32, None),
-    "fp8-channel": (DType.F8_E4M3, PerChannel(), DType.F32, None),
-    "fp8-block": (DType.F8_E4M3, PerBlock(128, 128), DType.F32, None),
-    "fp8-odd-block": (DType.F8_E4M3, PerBlock(24, 64), DType.F32, None),
-    "fp8-block-ue8m0": (DType.F8_E4M3, PerBlock(128, 128), DType.F8_E8M0, None),
-    "e5m2-channel": (DType.F8_E5M2, PerChannel(), DType.F32, None),
-    "mxfp8": (DType.F8_E4M3, PerGroup(32), DType.U8, None),
-    "int8-channel": (DType.I8, PerChannel(), DType.F32, None),
-    "int4-group": (DType.I4, PerGroup(128), DType.F32, None),
-    "int4-group-32": (DType.I4, PerGroup(32), DType.F32, None),
-    "mxfp4": (DType.F4, PerGroup(32), DType.U8, None),
-    "nvfp4": (DType.F4, PerGroup(16), DType.F8_E4M3, SecondLevel(dtype=DType.F32)),
-    "nvfp4-divisor": (DType.F4, PerGroup(16), DType.F8_E4M3, SecondLevel(dtype=DType.F32, divides=True)),
-}
-
-
-def scales_of(spec: QuantSpec, shape: tuple[int, ...], rng: torch.Generator) -> torch.Tensor:
-    if spec.scale_dtype in (DType.U8, DType.F8_E8M0):
-        exponents = torch.randint(118, 126, shape, generator=rng, dtype=torch.uint8)
-        return exponents if spec.scale_dtype is DType.U8 else exponents.view(torch.float8_e8m0fnu)
-    scale = (torch.rand(shape, generator=rng) + 0.1) / 100
-    return (scale * 100).to(torch.float8_e4m3fn) if spec.scale_dtype is DType.F8_E4M3 else scale
-
-
-def made(name: str, rows: tuple[int, ...], num_cols: int, seed: int = 0) -> LinearWeights:
-    """A fused layer with parts of these rows, random codes of every kind but NaN."""
-    dtype, granularity, scale_dtype, second = SCHEMES[name]
-    spec, rng = QuantSpec(dtype=dtype, granularity=granularity, scale_dtype=scale_dtype), torch.Generator()
-    rng.manual_seed(seed + num_cols)
-    packed = dtype.bits == 4
-    codes = torch.randint(0, 256, (sum(rows), num_cols // 2 if packed else num_cols), generator=rng, dtype=torch.uint8)
-    if dtype is DType.F8_E4M3:
-        codes[(codes & 127) == 127] = 0x55
-    if dtype is DType.F8_E5M2:
-        codes[(codes & 127) > 0x58] = 0x31  # NaN and infinity, and what makes F16 products of infinite size
-    torch_dtype = {DType.F8_E4M3: torch.float8_e4m3fn, DType.F8_E5M2: torch.float8_e5m2, DType.I8: torch.int8}
-    scales = [scales_of(spec, scale_shape(granularity, (each, num_cols)), rng) for each in rows]
-    parts, at, grid = [], 0, 0
-    for number, (each, scale) in enumerate(zip(rows, scales, strict=True)):
-        parts.append(Part(str(number), slice(at, at + each), slice(grid, grid + len(scale))))
-        at, grid = at + each, grid + len(scale)
-    joined = torch.cat([scale.view(torch.uint8) if scale.element_size() == 1 else scale for scale in scales])
-    return LinearWeights(
-        scheme=LinearScheme(
-            weight=spec, second_level=second, storage=Storage(elements_per_byte=2 if packed else 1)
-        ),
-        shape=(sum(rows), num_cols), parts=tuple(parts),
-        weight=codes.view(torch_dtype.get(dtype, torch.uint8)).to(DEVICE),
-        weight_scale=joined.view(scales[0].dtype).to(DEVICE),
-        weight_global_scale=None if second is None else torch.tensor([0.5, 3.0, 0.25])[: len(rows)].to(DEVICE),
-    )  # fmt: skip
-
-
-def tokens(num_tokens: int, num_cols: int, dtype: torch.dtype) -> torch.Tensor:
-    x = torch.randn(num_tokens, num_cols, generator=torch.Generator().manual_seed(num_tokens))
-    x[:, ::17] *= 20
-    return x.to(dtype).to(DEVICE)
-
 
 CASES = [
     (sizes, dtype) for i, sizes in enumerate(SIZES) for dtype in (torch.bfloat16, torch.float16, torch.float32)
@@ -168,7 +96,7 @@ def test_every_nibble_is_decoded_and_every_exponent(name: str) -> None:
     assert codes[0x21].tolist() == [0.5, 1.0] * 16 if name == "mxfp4" else codes[0x21].tolist() == [1.0, 2.0] * 16
 
 
-@pytest.mark.parametrize("name", ["fp8-channel", "fp8-odd-block", "nvfp4", "fp8-tensor"])
+@pytest.mark.parametrize("name", ["fp8-channel", "fp8-odd-block", "nvfp4", "fp8-tensor", "int4-channel-two-levels"])
 def test_new_weights_are_used_after_prepare_and_addresses_stay(name: str) -> None:
     weights, others = made(name, (100, 28), 320), made(name, (100, 28), 320, seed=5)
     x = tokens(3, 320, torch.bfloat16)
@@ -206,10 +134,18 @@ def test_inputs_whose_columns_are_apart() -> None:
         torch.testing.assert_close(BACKEND.apply(prepared, view), BACKEND.apply(prepared, view.clone()), rtol=0, atol=0)
 
 
-def scheme(name: str, **other: object) -> LinearScheme:
-    dtype, granularity, scale_dtype, second = SCHEMES[name]
-    spec = QuantSpec(dtype=dtype, granularity=granularity, scale_dtype=scale_dtype)
-    return LinearScheme(weight=spec, second_level=second, **other)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("large", "kibibytes"), [(True, 227), (False, 99)])
+@pytest.mark.parametrize("name", ["nvfp4", "int4-group", "fp8-channel"])
+@pytest.mark.parametrize("num_tokens", [1, 17, 33, 64])
+def test_a_tile_fits_into_the_shared_memory(name: str, num_tokens: int, large: bool, kibibytes: int) -> None:
+    """99 KiB on 8.6, 8.9 and 12.0; 163 on 8.0, whose registers take no larger tile."""
+    products = pytest.importorskip("fp8load_kernels.gpu.weight_only")
+    for num_rows in (128, 28672):
+        coded = BACKEND.coded(BACKEND.prepare(made(name, (num_rows,), 512)))
+        tile = products.tile_of(num_tokens, coded, torch.bfloat16, 108, large=large)
+
+        stage = (tile.m * 2 + tile.n / coded.per_byte) * tile.k
+        assert stage * tile.num_stages < kibibytes * 1024
 
 
 @pytest.mark.parametrize(("asked", "shape", "device", "reason"), [
@@ -222,6 +158,8 @@ def scheme(name: str, **other: object) -> LinearScheme:
      A100, "decodes"),
     (LinearScheme(weight=QuantSpec(dtype=DType.I4, granularity=PerGroup(48), scale_dtype=DType.F16)), (64, 96), A100,
      "power of two"),
+    (scheme("mxfp4", storage=Storage(elements_per_byte=2, nibble_order=NibbleOrder.HIGH_FIRST)), (64, 64), A100,
+     "high-first"),
 ])  # fmt: skip
 def test_what_is_refused_and_why(asked: LinearScheme, shape: tuple[int, int], device: Device, reason: str) -> None:
     verdict = BACKEND.supports(asked, shape, device)

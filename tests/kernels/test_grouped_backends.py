@@ -22,12 +22,13 @@ from fp8load.runtime.experts import ScaledLinearStack
 from fp8load.runtime.grouped import OneByOne
 from fp8load.runtime.layers import FusedExperts
 from fp8load.runtime.routing import route
-from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor, PerToken, Role
+from fp8load.scheme import LinearScheme, PerBlock, PerChannel, PerGroup, PerTensor, PerToken, QuantSpec
 from fp8load_kernels.backends.emulated import Emulated
 from fp8load_kernels.grouped.deepgemm_grouped import DeepGemmGrouped
 from fp8load_kernels.grouped.torch_grouped import TorchGrouped
 from fp8load_kernels.grouped.triton_grouped import TritonGrouped
 from fp8load_kernels.select import grouped_provider
+from kernels.stacks import DEVICE, assert_rows_close, filled, refill, routed
 from oracle.catalog import FOLDER
 from runtime.cases import BLOCK, CHANNEL, DYNAMIC, MXFP8, STATIC, WEIGHT_ONLY, scheme
 from waiting import no_waiting
@@ -38,9 +39,9 @@ GPU = torch.cuda.is_available()
 HOPPER = GPU and torch.cuda.get_device_capability() == (9, 0)
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a CUDA device")
 needs_hopper = pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
-DEVICE = "cuda" if GPU else "cpu"
 H200 = Device(kind="cuda", capability=(9, 0), name="NVIDIA H200")
 L40 = Device(kind="cuda", capability=(8, 9))
+A100 = Device(kind="cuda", capability=(8, 0))
 DEEPGEMM = find_spec("deep_gemm") is not None
 
 EXPONENTS = replace(BLOCK, weight=replace(BLOCK.weight, scale_dtype=DType.F8_E8M0))
@@ -50,6 +51,7 @@ SCHEMES = {
     "block 32 x 64": scheme(PerBlock(32, 64), given=PerGroup(64)),
 }  # fmt: skip
 E5M2 = replace(CHANNEL, weight=replace(CHANNEL.weight, dtype=DType.F8_E5M2))
+MXFP6 = LinearScheme(weight=QuantSpec(dtype=DType.F6_E2M3, granularity=PerGroup(32), scale_dtype=DType.F8_E8M0))
 
 
 class Anywhere(TritonGrouped):
@@ -74,9 +76,11 @@ def _announced(monkeypatch: pytest.MonkeyPatch) -> None:
     (CHANNEL, (8, 256, 128), Device(kind="cuda", capability=(10, 0)), "triton_grouped"),
     (BLOCK, (8, 256, 128), H200, "deepgemm_grouped" if DEEPGEMM else "triton_grouped"),
     (BLOCK, (8, 200, 136), H200, "triton_grouped"), (SCHEMES["block 32 x 64"], (8, 256, 128), H200, "triton_grouped"),
-    (CHANNEL, (8, 256, 128), Device(kind="cuda", capability=(8, 0)), "weight_only"),
-    (WEIGHT_ONLY, (8, 256, 128), H200, "weight_only"), (MXFP8, (8, 256, 128), H200, "weight_only"),
-    (E5M2, (8, 256, 128), H200, "weight_only"), (CHANNEL, (8, 256, 128), Device(kind="cpu"), "reference"),
+    (CHANNEL, (8, 256, 128), A100, "weight_only_grouped"), (BLOCK, (8, 200, 136), A100, "weight_only_grouped"),
+    (WEIGHT_ONLY, (8, 256, 128), H200, "weight_only_grouped"), (MXFP8, (8, 256, 128), H200, "weight_only_grouped"),
+    (E5M2, (8, 256, 128), H200, "weight_only_grouped"), (MXFP6, (8, 256, 128), H200, "emulated"),
+    (CHANNEL, (8, 256, 128), Device(kind="cuda", capability=(7, 5)), "emulated"),
+    (CHANNEL, (8, 256, 128), Device(kind="cpu"), "reference"),
 ])  # fmt: skip
 def test_the_first_that_takes_the_stack_runs_it(
     monkeypatch: pytest.MonkeyPatch, scheme_: LinearScheme, shape: tuple[int, int, int], device: Device, name: str
@@ -87,7 +91,7 @@ def test_the_first_that_takes_the_stack_runs_it(
 
     assert choice.backend.name == name
     assert choice.why[-1].startswith(f"{name}: supports it")
-    assert isinstance(choice.backend, OneByOne) == (name in ("weight_only", "reference"))
+    assert isinstance(choice.backend, OneByOne) == (name in ("emulated", "reference"))
 
 
 @pytest.mark.parametrize(("backend", "scheme_", "shape", "device", "reason"), [
@@ -117,42 +121,6 @@ def test_deepgemm_is_asked_for_by_its_extra() -> None:
     assert isinstance(verdict, Yes) if DEEPGEMM else "pip install fp8load[deepgemm]" in verdict.reason
 
 
-def refill(stack: ScaledLinearStack, seed: int) -> None:
-    """Every slot through its weight_loader."""
-    rng = torch.Generator().manual_seed(seed)
-    for param in stack.parameters():
-        for source in param.param_layout.sources:
-            number, _, slot = source.slot.partition(".")
-            values = torch.rand(source.shape, generator=rng) / 50 + 0.005
-            if param.param_layout.role in (Role.WEIGHT, Role.BIAS):
-                values = torch.randn(source.shape, generator=rng)
-            elif param.dtype == torch.float8_e8m0fnu:
-                values = torch.exp2(torch.randint(-8, -3, source.shape, generator=rng).float())
-            param.weight_loader(param, values.to(param.dtype), slot, expert_id=int(number))
-
-
-def filled(
-    layer: LinearScheme, *, hidden: int = 256, inner: int = 192, backend: str | None = "anywhere",
-    device: str = DEVICE, seed: int = 0, num_experts: int = 4, **options: object,
-) -> FusedExperts:  # fmt: skip
-    made = FusedExperts(
-        num_experts, hidden, inner, scheme=layer, name="experts", backend=backend, device=device, **options
-    )
-    for stack in (made.w13, made.w2):
-        refill(stack, seed)
-    return made.finalize()
-
-
-def routed(num_tokens: int, kind: str, num_experts: int = 4, k: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    rng = torch.Generator().manual_seed(num_tokens)
-    ids = torch.rand(num_tokens, num_experts, generator=rng).argsort(dim=1)[:, :k]
-    if kind == "one expert":
-        ids = torch.full_like(ids, 1)
-    elif kind == "some without":
-        ids = ids.clamp(max=1)
-    return torch.rand(num_tokens, k, generator=rng).to(DEVICE), ids.to(DEVICE)
-
-
 def of_each(stack: ScaledLinearStack, x: torch.Tensor) -> torch.Tensor:
     """All rows of x through every expert, float32 [E, M, N]: inputs quantized as the scheme says, exact products."""
     bias = None if stack.bias is None else stack.bias.detach()
@@ -179,11 +147,6 @@ def check(made: FusedExperts, x: torch.Tensor, share: torch.Tensor, ids: torch.T
     assert total.dtype == torch.float32
     assert_rows_close(total, (y[routing.position].double() * share[..., None]).sum(1), limit)
     return total
-
-
-def assert_rows_close(rows: torch.Tensor, reference: torch.Tensor, limit: float) -> None:
-    error = (rows.double() - reference).norm(dim=1) / reference.norm(dim=1).clamp_min(1e-30)
-    assert error.max() < limit
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16 if GPU else torch.float16])

@@ -91,4 +91,5 @@ def test_a_plan_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = fp8load.open("fixtures/checkpoints/mo-qwen3moe-auto").plan()
     for device, backend in (("sm90", "weight_only"), ("sm100", "torch_mx")):
         found = kernels_of(plan, parse_device(device)).chosen
-        assert {one.backend for one in found if one.scheme.startswith("f4")} == {backend}
+        chosen = [(len(one.shape), one.backend) for one in found if one.scheme.startswith("f4")]
+        assert set(chosen) == {(2, backend), (3, "weight_only_grouped")}  # torch has no grouped product of MX

@@ -101,7 +101,7 @@ def test_experts_are_asked_about_as_they_are_loaded() -> None:
     found = kernels_of(plan(EXPERTS, ep_size=2), parse_device("sm90"))
     stacks = {one.shape: one.backend for one in found.chosen if len(one.shape) == 3}
 
-    assert stacks == {(2, 192, 128): "weight_only", (2, 128, 96): "weight_only"}
+    assert stacks == {(2, 192, 128): "weight_only_grouped", (2, 128, 96): "weight_only_grouped"}
     layer = next(layer for layer in plan(EXPERTS).layers.values() if layer.experts is not None)
     assert choose_for(layer, parse_device("cpu"), "emulated").backend.name == "emulated"
 
@@ -151,7 +151,9 @@ def test_an_unknown_name_is_an_error_that_lists_both_kinds() -> None:
 
     assert unknown.value.problem.got == "triton_gruped"
     assert {"triton_block", "triton_grouped"} <= set(unknown.value.expected.replace(",", " ").split())
-    assert unknown.value.problem.hint == ("for stacks of experts only: torch_grouped, deepgemm_grouped, triton_grouped")
+    assert unknown.value.problem.hint == (
+        "for stacks of experts only: torch_grouped, deepgemm_grouped, triton_grouped, weight_only_grouped"
+    )
 
 
 def test_loading_takes_several_names_and_refuses_before_it_reads() -> None:

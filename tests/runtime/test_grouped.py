@@ -164,8 +164,9 @@ def test_this_packages_backends_are_announced() -> None:
 
     assert grouped_provider in grouped_providers()
     assert [backend.name for backend in grouped_provider(H200)] == [
-        "torch_grouped", "deepgemm_grouped", "triton_grouped",
+        "torch_grouped", "deepgemm_grouped", "triton_grouped", "weight_only_grouped",
     ]  # fmt: skip
+    assert grouped_provider(Device(kind="cuda", capability=(8, 0)))[0].name == "weight_only_grouped"
 
 
 @pytest.mark.parametrize("shape", [(0, 64), (2, 0, 64), (2, 3, 64), (64,)])

@@ -67,7 +67,8 @@ class TorchMX:
     The weight is used where it lies, or copied once to sizes that are multiples of 16 (FP4: K of 32); its scales are
     put into tiles, in a buffer that keeps its address. A bias, and the global scales of fused parts, which may differ,
     are applied to a float32 product. MXFP4's is BF16, for torch's kernel gives no other (and takes no bias): what is
-    applied to it is rounded twice. Inputs are quantized and put into tiles by torch's operations, in many launches.
+    applied to it is rounded twice. Inputs are quantized in a launch or two; torch's operations pack codes and put
+    scales into tiles, in many.
     """
 
     name = "torch_mx"

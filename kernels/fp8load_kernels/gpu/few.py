@@ -19,7 +19,15 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
 from fp8load_kernels.gpu.launch import Constants, Plan, kernel, overlaps, prefetch
-from fp8load_kernels.gpu.tiles import Tile, grid_row, num_processors, put_pieces_together, splits_of, store_tile
+from fp8load_kernels.gpu.tiles import (
+    Tile,
+    grid_row,
+    is_large,
+    num_processors,
+    put_pieces_together,
+    splits_of,
+    store_tile,
+)
 
 
 class Weight(NamedTuple):
@@ -35,8 +43,15 @@ class Weight(NamedTuple):
     row_of: torch.Tensor | None = None
 
 
-def tile_of(num_tokens: int, shape_NK: tuple[int, int], block: tuple[int, int] | None, processors: int) -> Tile:
-    """By size alone: measured on an H200, see docs/benchmarks."""
+def tile_of(
+    num_tokens: int,
+    shape_NK: tuple[int, int],
+    block: tuple[int, int] | None,
+    processors: int,
+    *,
+    large: bool = True,
+) -> Tile:
+    """By size alone: measured on an H200, see docs/benchmarks. `large`: see `tiles.LARGE`."""
     num_rows, num_cols = shape_NK
     m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
     tiles = triton.cdiv(num_rows, 64) * triton.cdiv(num_tokens, m)
@@ -48,7 +63,7 @@ def tile_of(num_tokens: int, shape_NK: tuple[int, int], block: tuple[int, int] |
         k, num_stages, programs = 128, 5, 0
     else:
         # A sum is cut where a third of the GPU would be idle; a tile of more tokens fills a multiprocessor alone.
-        k, num_stages, programs = 256, 5, 2 * processors if m == 16 else processors
+        k, num_stages, programs = 256, 5 if large or m < 64 else 3, 2 * processors if m == 16 else processors
         programs = programs if 3 * tiles < 2 * processors else 0
     return Tile(m, 64, k, splits_of(tiles, triton.cdiv(num_cols, k), programs), 4, num_stages)
 
@@ -65,7 +80,7 @@ def plan_of(
 ) -> Plan:
     """The launch of a product; `tile` is for measuring."""
     num_tokens, num_rows, num_cols = sizes_MNK
-    tile = tile or tile_of(num_tokens, (num_rows, num_cols), block, num_processors(device))
+    tile = tile or tile_of(num_tokens, (num_rows, num_cols), block, num_processors(device), large=is_large(device))
     steps, (block_n, block_k) = triton.cdiv(num_cols, tile.k), block or (1, 1)
     splits, early = min(tile.splits, steps), overlaps(device)
     constants = Constants(

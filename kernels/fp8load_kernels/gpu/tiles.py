@@ -22,6 +22,11 @@ FEW = 64
 """Tokens up to which these products are asked."""
 
 
+LARGE = (9, 10)
+"""Major compute capabilities on which a program has room for large tiles of packed weights: 227 KiB of shared memory,
+and operands of products that lie in it. On 8.6, 8.9 and 12.0 it has 99 KiB, and from 8.0 on all are in registers."""
+
+
 class Tile(NamedTuple):
     """What a program computes: [n, m] of the result over 1 / splits of the columns, `k` columns at a time."""
 
@@ -37,6 +42,12 @@ class Tile(NamedTuple):
 def num_processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; as many as an H200 has where there is none."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+@cache
+def is_large(device: torch.device) -> bool:
+    """Whether it is of `LARGE`; where kernels are interpreted too."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] in LARGE
 
 
 def splits_of(num_tiles: int, num_steps: int, programs: int, *, steps: int = 4) -> int:

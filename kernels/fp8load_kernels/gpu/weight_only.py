@@ -21,15 +21,23 @@ from triton.language.extra.cuda import gdc_wait
 
 from fp8load_kernels.gpu.decode import e2m1_times, nibbles, scales, whole_bytes
 from fp8load_kernels.gpu.launch import Constants, Plan, kernel, overlaps
-from fp8load_kernels.gpu.tiles import Tile, grid_row, num_processors, put_pieces_together, splits_of, store_tile
+from fp8load_kernels.gpu.tiles import (
+    Tile,
+    grid_row,
+    is_large,
+    num_processors,
+    put_pieces_together,
+    splits_of,
+    store_tile,
+)
 from fp8load_kernels.gpu.unpack import PACKED, Coded, spread
 
 
-def tile_of(num_tokens: int, w: Coded, dtype: torch.dtype, processors: int) -> Tile:
-    """By size alone: measured on an H200, see docs/benchmarks."""
+def tile_of(num_tokens: int, w: Coded, dtype: torch.dtype, processors: int, *, large: bool = True) -> Tile:
+    """By size alone: measured on an H200, see docs/benchmarks. `large`: see `tiles.LARGE`."""
     num_rows, num_cols = w.shape
     m = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
-    k = 128 * w.per_byte
+    k = 128 * w.per_byte if large or m < 64 else 128
     if w.scale is not None and not w.multiplies_codes(dtype):
         k = min(k, w.block[1])
     steps = triton.cdiv(num_cols, k)
@@ -86,7 +94,7 @@ def few_tokens(
     y_MN = x_MK.new_empty(num_tokens, num_rows)
     if not y_MN.numel():
         return y_MN
-    tile = tile or tile_of(num_tokens, w, dtype, num_processors(x_MK.device))
+    tile = tile or tile_of(num_tokens, w, dtype, num_processors(x_MK.device), large=is_large(x_MK.device))
     in_words = words(w.scale) if tile.k >= 4 * w.block[1] else None
     scale, codes = w.scale if in_words is None else in_words, w.codes
     kind = Kind(
@@ -129,16 +137,18 @@ def words(scale: torch.Tensor | None) -> torch.Tensor | None:
 
 @triton.jit
 def _scales_at(
-    s_at, index, num_groups, stride, SCALE_KIND: tl.constexpr, WORDS: tl.constexpr, STEP: tl.constexpr,
-    N: tl.constexpr, GROUPS: tl.constexpr,
+    s_at, index, num_groups, stride, SCALE_KIND: tl.constexpr, WORDS: tl.constexpr, COLS: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
-    """Scales [N, GROUPS] of piece `index` of the columns; in words, four at a time. STEP: groups of a piece, or 0."""
+    """Scales [N, GROUPS] of piece `index` of K columns, which has several groups of COLS or is a piece of one; in
+    words, four at a time."""
     if WORDS:
         word = tl.minimum(index * (GROUPS // 4) + tl.arange(0, GROUPS // 4), num_groups // 4 - 1)
         four = tl.load(s_at + word[None, :] * stride)
         bits = (four[:, :, None] >> (tl.arange(0, 4) * 8)[None, None, :]) & 255
         return scales(tl.reshape(bits, [N, GROUPS]), SCALE_KIND)
-    group = tl.minimum(index * STEP + tl.arange(0, GROUPS), num_groups - 1)
+    first = index * (K // COLS) if K >= COLS else index // (COLS // K)
+    group = tl.minimum(first + tl.arange(0, GROUPS), num_groups - 1)
     return scales(tl.load(s_at + group[None, :] * stride), SCALE_KIND)
 
 
@@ -159,54 +169,75 @@ def _halves(
     return low.to(dtype), high.to(dtype)
 
 
-@kernel
-def _few(
-    x_ptr, w_ptr, y_ptr, s_ptr, row_ptr, factor_ptr, bias_ptr, num_tokens, num_rows, num_cols, x_stride, w_stride,
-    s_stride_r, s_stride_g, KIND: tl.constexpr, PER_BYTE: tl.constexpr, SCALE_KIND: tl.constexpr,
-    SCALED: tl.constexpr, BLOCK_N: tl.constexpr, COLS: tl.constexpr, MAPPED: tl.constexpr, WORDS: tl.constexpr,
-    IN_CODES: tl.constexpr, HALF: tl.constexpr, FACTOR: tl.constexpr, BIASED: tl.constexpr, STEPS: tl.constexpr,
-    SPLIT: tl.constexpr,
-    PACKED: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, WAIT: tl.constexpr,
+@triton.jit
+def products(
+    x_at, odd_at, live, w_ptr, s_ptr, row_ptr, col_at, first, num_cols, w_stride, s_stride_r, s_stride_g,
+    dtype: tl.constexpr, KIND: tl.constexpr, PER_BYTE: tl.constexpr, SCALE_KIND: tl.constexpr, SCALED: tl.constexpr,
+    BLOCK_N: tl.constexpr, COLS: tl.constexpr, MAPPED: tl.constexpr, WORDS: tl.constexpr, IN_CODES: tl.constexpr,
+    STEPS: tl.constexpr, PACKED: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    if WAIT:
-        gdc_wait()
-    dtype: tl.constexpr = tl.float16 if HALF else tl.bfloat16
+    """Rows `col_at` of W times rows of x: [N, M], summed in float32 over STEPS pieces of K columns from piece `first`.
+
+    x_at, odd_at  [M, 1]: where rows of x begin; of packed codes where those of the even and of the odd columns do
+    live          [M]: which rows of x there are; the others are zeros
+    dtype         what is multiplied: x's
+    """
     WIDTH: tl.constexpr = K // PER_BYTE
     NOTHING: tl.constexpr = 0.0 if KIND == "hardware" else 0  # of the codes' own type
     GROUPS: tl.constexpr = max(1, K // COLS) if SCALED else 1
-    rows, cols = tl.program_id(1) * M + tl.arange(0, M), tl.program_id(0) * N + tl.arange(0, N)
-    # Rows of W beyond the end read the last one: their results are not stored.
-    col_at = tl.minimum(cols, num_rows - 1).to(tl.int64)
-    row_at = tl.minimum(rows, num_tokens - 1).to(tl.int64)
     inner = tl.arange(0, WIDTH)
     num_bytes, num_groups = num_cols // PER_BYTE, tl.cdiv(num_cols, COLS)
     if SCALED:
         s_at = s_ptr + grid_row(row_ptr, col_at, BLOCK_N, MAPPED)[:, None] * s_stride_r
     total = tl.zeros([N, M], dtype=tl.float32)
     for step in range(STEPS):
-        index = tl.program_id(2) * STEPS + step
+        index = first + step
         at = index * WIDTH + inner
         data = tl.load(w_ptr + col_at[:, None] * w_stride + at[None, :], mask=(at < num_bytes)[None, :], other=NOTHING)
-        some = (rows < num_tokens)[:, None] & (at < num_bytes)[None, :]
-        x = tl.load(x_ptr + row_at[:, None] * x_stride + at[None, :], mask=some, other=0.0)
+        some = live[:, None] & (at < num_bytes)[None, :]
+        x = tl.load(x_at + at[None, :], mask=some, other=0.0)
         if SCALED:
-            s = _scales_at(s_at, index, num_groups, s_stride_g, SCALE_KIND, WORDS, K // COLS, N, GROUPS)
+            s = _scales_at(s_at, index, num_groups, s_stride_g, SCALE_KIND, WORDS, COLS, N, K, GROUPS)
         if PER_BYTE == 2:
             low, high = _halves(data, s if SCALED else 0.0, KIND, PACKED, IN_CODES, dtype, N, GROUPS, WIDTH)
-            odd = tl.load(x_ptr + (num_tokens + row_at)[:, None] * x_stride + at[None, :], mask=some, other=0.0)
-            part = tl.dot(low, tl.trans(x))
-            part = tl.dot(high, tl.trans(odd), part)
+            odd = tl.load(odd_at + at[None, :], mask=some, other=0.0)
+            # "ieee" is for float32, which else is cut to 19 bits; operands of 16 bits are multiplied as they are.
+            part = tl.dot(low, tl.trans(x), input_precision="ieee")
+            part = tl.dot(high, tl.trans(odd), part, input_precision="ieee")
         else:
             number = whole_bytes(data, KIND)
             if IN_CODES:
                 number = number.to(tl.float32) * spread(s, N, GROUPS, WIDTH)
-            part = tl.dot(number.to(dtype), tl.trans(x))
+            part = tl.dot(number.to(dtype), tl.trans(x), input_precision="ieee")
         if SCALED and not IN_CODES:
             total += part * s
         else:
             total += part
     if PACKED:
         total *= 9223372036854775808.0
+    return total
+
+
+@kernel
+def _few(
+    x_ptr, w_ptr, y_ptr, s_ptr, row_ptr, factor_ptr, bias_ptr, num_tokens, num_rows, num_cols, x_stride, w_stride,
+    s_stride_r, s_stride_g, KIND: tl.constexpr, PER_BYTE: tl.constexpr, SCALE_KIND: tl.constexpr,
+    SCALED: tl.constexpr, BLOCK_N: tl.constexpr, COLS: tl.constexpr, MAPPED: tl.constexpr, WORDS: tl.constexpr,
+    IN_CODES: tl.constexpr, HALF: tl.constexpr, FACTOR: tl.constexpr, BIASED: tl.constexpr, STEPS: tl.constexpr,
+    SPLIT: tl.constexpr, PACKED: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, WAIT: tl.constexpr,
+):  # fmt: skip
+    if WAIT:
+        gdc_wait()
+    dtype: tl.constexpr = tl.float16 if HALF else tl.bfloat16
+    rows, cols = tl.program_id(1) * M + tl.arange(0, M), tl.program_id(0) * N + tl.arange(0, N)
+    # Rows of W beyond the end read the last one: their results are not stored.
+    col_at = tl.minimum(cols, num_rows - 1).to(tl.int64)
+    row_at = tl.minimum(rows, num_tokens - 1).to(tl.int64)
+    total = products(
+        x_ptr + row_at[:, None] * x_stride, x_ptr + (num_tokens + row_at)[:, None] * x_stride, rows < num_tokens, w_ptr,
+        s_ptr, row_ptr, col_at, tl.program_id(2) * STEPS, num_cols, w_stride, s_stride_r, s_stride_g, dtype, KIND,
+        PER_BYTE, SCALE_KIND, SCALED, BLOCK_N, COLS, MAPPED, WORDS, IN_CODES, STEPS, PACKED, M, N, K,
+    )  # fmt: skip
     if FACTOR:
         total *= tl.load(factor_ptr + col_at)[:, None]
     store_tile(y_ptr, total, bias_ptr, rows, cols, num_tokens, num_rows, BIASED, SPLIT)

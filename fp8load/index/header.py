@@ -237,13 +237,13 @@ def parse_header(file: str, raw: bytes, size: int) -> Header:
     data_begin = 8 + len(raw)
     tensors = _entries(file, document, data_begin)
     problems += _check_layout(file, tensors, data_begin, size)
-    return Header(tensors=tuple(tensors), metadata=metadata, nbytes=data_begin, digest=header_digest(raw),
+    return Header(tensors=tuple(tensors), metadata=metadata, nbytes=data_begin, digest=header_digest(len(raw).to_bytes(8, "little") + raw),
                   problems=problems)  # fmt: skip
 
 
-def header_digest(raw: bytes) -> bytes:
-    """SHA-256 of a header's JSON bytes: a hundred times faster than to parse them again."""
-    return sha256(raw).digest()
+def header_digest(header: bytes) -> bytes:
+    """SHA-256 of a header, its length and its JSON: a hundred times faster than to parse it again."""
+    return sha256(header).digest()
 
 
 def read_header(file: str, size: int, read: Callable[[int, int], bytes], *, first_read: int = FIRST_READ) -> Header:

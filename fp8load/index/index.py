@@ -43,7 +43,7 @@ class TensorMeta(NamedTuple):
 class FileMeta:
     """One safetensors file: its size, the bytes of its header, its free metadata, and how many tensors it declares.
 
-    `header_digest`: SHA-256 of the header's JSON; of a file that is only planned, none.
+    `header_digest`: SHA-256 of the header, with its length; of a file that is only planned, none.
     """
 
     name: str

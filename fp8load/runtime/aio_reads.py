@@ -14,7 +14,7 @@ from fp8load.runtime.segments import PAGE
 PART_NBYTES = 4 << 20
 """Several parts fill one buffer, so that few buffers are in use."""
 
-NUM_READS = 12
+NUM_READS = 10
 """At the same time: what fills the link of an H200 from the page cache, and is enough for a disk."""
 
 

@@ -196,7 +196,7 @@ def _changed(file: str, expected: str, got: str, tensor: str = "") -> ChangedErr
 def _refuse_another_header(descriptor: int, meta: FileMeta, planned: Collection[TensorMeta]) -> None:
     """Read the header once more: a file that was exported again may have the same size and its tensors elsewhere."""
     begin = os.pread(descriptor, meta.header_nbytes, 0)
-    if header_digest(begin[8:]) == meta.header_digest:
+    if header_digest(begin) == meta.header_digest:
         return
     try:
         if 8 + header_length(meta.name, begin, meta.nbytes) != meta.header_nbytes:

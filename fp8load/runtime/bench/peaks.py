@@ -41,7 +41,7 @@ class Peaks:
         peak = host_memory.peak_nbytes() if self._knows_host else 0
         pinned, on_device = 0, None
         if self._on_gpu:
-            pinned = torch.cuda.memory.host_memory_stats().get("active_bytes.peak", 0)
+            pinned = torch.cuda.memory.host_memory_stats().get("allocated_bytes.peak", 0)
             on_device = max(torch.cuda.max_memory_allocated(self._device) - self._base - nbytes_kept, 0)
             _give_back_pinned()
         on_host = max(peak - host_memory.resident_nbytes(), pinned) if self._knows_host else None

@@ -237,8 +237,10 @@ def parse_header(file: str, raw: bytes, size: int) -> Header:
     data_begin = 8 + len(raw)
     tensors = _entries(file, document, data_begin)
     problems += _check_layout(file, tensors, data_begin, size)
-    return Header(tensors=tuple(tensors), metadata=metadata, nbytes=data_begin, digest=header_digest(len(raw).to_bytes(8, "little") + raw),
-                  problems=problems)  # fmt: skip
+    digest = header_digest(len(raw).to_bytes(8, "little") + raw)
+    return Header(
+        tensors=tuple(tensors), metadata=metadata, nbytes=data_begin, digest=digest, problems=problems
+    )  # fmt: skip
 
 
 def header_digest(header: bytes) -> bytes:

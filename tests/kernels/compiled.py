@@ -125,16 +125,32 @@ def of_stacks() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
 
 def compiled(launched: Any, types: dict[str, str], constants: dict[str, Any], target: GPUTarget) -> Any:
     """Raises what the compiler does."""
-    kernel, known = launched.function, {**POINTERS, **types}
-    signature = {name: "constexpr" if name in constants else known.get(name, "i32") for name in kernel.arg_names}
+    kernel = launched.function
+    signature = signature_of(kernel, types, constants)
     print(kernel.fn.__name__, target.arch, constants)
     return triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=constants), target=target)
+
+
+def signature_of(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> dict[str, str]:
+    """The type of each argument."""
+    known = {**POINTERS, **types}
+    return {name: "constexpr" if name in constants else known.get(name, "i32") for name in kernel.arg_names}
+
+
+def with_ones(launched: Any, types: dict[str, str], constants: dict[str, Any]) -> Any:
+    """A launch whose numbers are all 1: Triton makes constants of these, which have no type. One token is such a
+    number."""
+    kernel = launched.function
+    free = set(kernel.arg_names) - {kernel.arg_names[at] for at in kernel.do_not_specialize}
+    numbers = [name for name, of in signature_of(kernel, types, constants).items() if of in ("i32", "i64")]
+    return launched, types, {**constants, **dict.fromkeys((name for name in numbers if name in free), 1)}
 
 
 def main() -> None:
     """Every one, each on a line."""
     for one in (*kernels(), *around_products(), *of_layers(), *of_stacks()):
         compiled(*one, TARGET)
+        compiled(*with_ones(*one), TARGET)
     for one in (*around_products(), *of_stacks()):
         compiled(*one, AMPERE)
 

@@ -99,15 +99,17 @@ def _to_e2m1(y):
 
 @triton.jit
 def _group(x_ptr, stride, num_rows, num_cols, num_groups, GROUPS: tl.constexpr, COLS: tl.constexpr):
-    """Groups of this program as float32 [GROUPS, COLS], with bits of their largest magnitudes; and where they are."""
+    """Groups of this program as float32 [GROUPS, COLS], bits of their largest magnitudes, where they are, and which of
+    them there are."""
     pieces = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
     # 32 bits are enough for the number of a group, and a division in 64 bits would cost more than all the rest.
     row, groups = pieces // num_groups, pieces % num_groups
     rows = row.to(tl.int64)
     cols = (groups * COLS)[:, None] + tl.arange(0, COLS)[None, :]
-    mask = (rows < num_rows)[:, None] & (cols < num_cols)
+    inside = rows < num_rows
+    mask = inside[:, None] & (cols < num_cols)
     x = tl.load(x_ptr + (rows * stride)[:, None] + cols, mask=mask, other=0.0).to(tl.float32)
-    return x, tl.max(_magnitude(x), axis=1), (rows * num_cols)[:, None] + cols, mask, rows * num_groups + groups
+    return x, tl.max(_magnitude(x), axis=1), (rows * num_cols)[:, None] + cols, mask, rows * num_groups + groups, inside
 
 
 @kernel
@@ -115,7 +117,7 @@ def _mx(
     x_ptr, codes_ptr, scale_ptr, block_ptr, stride, num_rows, num_cols, num_groups, carry, top, largest,
     GROUPS: tl.constexpr, COLS: tl.constexpr, E2M1: tl.constexpr,
 ):  # fmt: skip
-    x, bits, at, mask, piece = _group(x_ptr, stride, num_rows, num_cols, num_groups, GROUPS, COLS)
+    x, bits, at, mask, piece, inside = _group(x_ptr, stride, num_rows, num_cols, num_groups, GROUPS, COLS)
     biased = ((bits + carry) >> 23) - top
     byte = tl.where(bits < 0x7F800000, tl.minimum(tl.maximum(biased, 0), 254), 255)
     scale = e8m0(byte)
@@ -123,7 +125,6 @@ def _mx(
     y = x * tl.div_rn(tl.zeros_like(scale) + 1.0, scale)[:, None]
     codes = _to_e2m1(y) if E2M1 else _clamped(y, largest).to(codes_ptr.dtype.element_ty)
     tl.store(codes_ptr + at, codes, mask=mask)
-    inside = piece < num_rows.to(tl.int64) * num_groups
     tl.store(scale_ptr + piece, scale, mask=inside)
     tl.store(block_ptr + piece, byte.to(tl.uint8), mask=inside)
 
@@ -134,7 +135,7 @@ def _nvfp4(
     GROUPS: tl.constexpr, COLS: tl.constexpr, COMPUTED: tl.constexpr,
 ):  # fmt: skip
     """COMPUTED: `given` has the bits of the largest magnitude of all, else the multiplier."""
-    x, bits, at, mask, piece = _group(x_ptr, stride, num_rows, num_cols, num_groups, GROUPS, COLS)
+    x, bits, at, mask, piece, inside = _group(x_ptr, stride, num_rows, num_cols, num_groups, GROUPS, COLS)
     level = tl.load(given_ptr)
     if COMPUTED:
         level = tl.div_rn(_nan_if_infinite(level), 2688.0)  # 6 * 448
@@ -147,7 +148,6 @@ def _nvfp4(
     divisor = tl.zeros_like(x) + tl.where(scale == 0.0, 1.0, scale)[:, None]
     y = tl.where((scale == 0.0)[:, None], 0.0, tl.div_rn(x, divisor))
     tl.store(codes_ptr + at, _to_e2m1(y), mask=mask)
-    inside = piece < num_rows.to(tl.int64) * num_groups
     tl.store(block_ptr + piece, block, mask=inside)
     tl.store(scale_ptr + piece, scale, mask=inside)
     if tl.program_id(0) == 0:

@@ -7,6 +7,7 @@ import torch
 from fp8load.runtime.experts import ScaledLinearStack
 from fp8load.runtime.layers import FusedExperts
 from fp8load.scheme import LinearScheme, Role
+from waiting import no_waiting
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -57,3 +58,26 @@ def routed(num_tokens: int, kind: str, num_experts: int = 4, k: int = 2) -> tupl
 def assert_rows_close(rows: torch.Tensor, reference: torch.Tensor, limit: float) -> None:
     error = (rows.double() - reference).norm(dim=1) / reference.norm(dim=1).clamp_min(1e-30)
     assert error.max() < limit
+
+
+def assert_a_graph_survives_a_reload(made: FusedExperts, again: FusedExperts, x: torch.Tensor, seed: int) -> None:
+    """On a GPU nothing waits for the device, and a captured graph computes with weights that were loaded since, which
+    are those of `again`, made with the seed."""
+    share, ids = routed(len(x), "any", 16, 4)
+    made(x, share, ids)  # compiles
+    torch.cuda.synchronize()
+    with no_waiting():
+        made(x, share, ids)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = made(x, share, ids)
+
+    for stack in (made.w13, made.w2):
+        refill(stack, seed=seed)
+    made.finalize()
+    ids.copy_(routed(len(x), "some without", 16, 4)[1])
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    torch.cuda.synchronize()
+
+    assert torch.equal(y, again(x, share, ids))

@@ -28,10 +28,9 @@ from fp8load_kernels.grouped.deepgemm_grouped import DeepGemmGrouped
 from fp8load_kernels.grouped.torch_grouped import TorchGrouped
 from fp8load_kernels.grouped.triton_grouped import TritonGrouped
 from fp8load_kernels.select import grouped_provider
-from kernels.stacks import DEVICE, assert_rows_close, filled, refill, routed
+from kernels.stacks import DEVICE, assert_a_graph_survives_a_reload, assert_rows_close, filled, refill, routed
 from oracle.catalog import FOLDER
 from runtime.cases import BLOCK, CHANNEL, DYNAMIC, MXFP8, STATIC, WEIGHT_ONLY, scheme
-from waiting import no_waiting
 
 pytest.importorskip("triton", reason="needs triton")
 
@@ -349,24 +348,9 @@ def test_on_a_hopper_nothing_waits_for_the_device_and_a_graph_survives_a_reload(
 ) -> None:
     made = filled(SCHEMES[name], backend=backend, **LARGE)
     x = torch.randn(num_tokens, 1024, device="cuda", dtype=torch.bfloat16)
-    share, ids = routed(num_tokens, "any", 16, 4)
-    made(x, share, ids)  # compiles
-    torch.cuda.synchronize()
-    with no_waiting():
-        made(x, share, ids)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        y = made(x, share, ids)
+    again = filled(SCHEMES[name], backend=backend, seed=5, **LARGE)
 
-    for stack in (made.w13, made.w2):
-        refill(stack, seed=5)
-    made.finalize()
-    ids.copy_(routed(num_tokens, "some without", 16, 4)[1])
-    x.copy_(torch.randn_like(x))
-    graph.replay()
-    torch.cuda.synchronize()
-
-    assert torch.equal(y, filled(SCHEMES[name], backend=backend, seed=5, **LARGE)(x, share, ids))
+    assert_a_graph_survives_a_reload(made, again, x, seed=5)
 
 
 @pytest.mark.gpu

@@ -31,10 +31,9 @@ from fp8load_kernels.bench.schemes import COMMON
 from fp8load_kernels.grouped.weight_only_grouped import WeightOnlyGrouped
 from fp8load_kernels.select import grouped_provider
 from kernels.coded import SCHEMES, scheme
-from kernels.stacks import DEVICE, assert_rows_close, filled, refill, routed
+from kernels.stacks import DEVICE, assert_a_graph_survives_a_reload, assert_rows_close, filled, refill, routed
 from oracle.catalog import FOLDER
 from runtime.cases import BLOCK, CHANNEL, STATIC
-from waiting import no_waiting
 
 pytest.importorskip("triton", reason="needs triton")
 
@@ -290,24 +289,9 @@ def test_on_a_gpu_a_token_is_the_sum_over_its_experts(name: str, kind: str, num_
 def test_on_a_gpu_nothing_waits_for_the_device_and_a_graph_survives_a_reload(name: str, num_tokens: int) -> None:
     options = {**LARGE, "bias": DType.BF16, "activation": "clamped-swiglu:7.0"}
     made = filled(KINDS[name], **options)
-    x, (share, ids) = inputs(num_tokens, 1024), routed(num_tokens, "any", 16, 4)
-    made(x, share, ids)  # compiles
-    torch.cuda.synchronize()
-    with no_waiting():
-        made(x, share, ids)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        y = made(x, share, ids)
+    again = filled(KINDS[name], seed=5, **options)
 
-    for stack in (made.w13, made.w2):
-        refill(stack, seed=5)
-    made.finalize()
-    ids.copy_(routed(num_tokens, "some without", 16, 4)[1])
-    x.copy_(torch.randn_like(x))
-    graph.replay()
-    torch.cuda.synchronize()
-
-    assert torch.equal(y, filled(KINDS[name], seed=5, **options)(x, share, ids))
+    assert_a_graph_survives_a_reload(made, again, inputs(num_tokens, 1024), seed=5)
 
 
 @pytest.mark.gpu

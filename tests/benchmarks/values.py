@@ -1,6 +1,6 @@
 """How fast verify reads values: scales, and whole weights, of files in the page cache.
 
-    python tests/benchmarks/values.py [--folder DIR] [--gib N] [--repeats N] [--json FILE]
+    python tests/benchmarks/values.py [--folder DIR] [--repeats N] [--json FILE]
 
 The goal is 1 GB/s of scales on two cores. Many small scales are bound by their number, not by their bytes.
 """

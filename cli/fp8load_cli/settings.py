@@ -50,6 +50,10 @@ def merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+SAME_FORMATS = {"markdown": "md"}
+"""Names that other tools give to our formats."""
+
+
 def resolve(options: Mapping[str, Any], formats: tuple[str, ...]) -> Settings:
     """Settings of a command that knows `formats`. Raises `UsageError` for a choice that cannot be honoured."""
     colour = options["color"] or "auto"
@@ -82,6 +86,7 @@ def _format(options: Mapping[str, Any], formats: tuple[str, ...]) -> str:
     place = "--format"
     if chosen is None:
         chosen, place = os.environ.get("FP8LOAD_FORMAT") or formats[0], "FP8LOAD_FORMAT"
+    chosen = SAME_FORMATS.get(chosen, chosen)
     if chosen not in formats:
         raise no_such_choice(place, chosen, formats)
     return chosen

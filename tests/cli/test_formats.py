@@ -140,3 +140,7 @@ def test_a_name_that_is_cut_keeps_more_of_its_end():
     assert cut(name, 22) == f"{name[:7]}…{name[-14:]}"
     assert cut(name, 1) == "m"
     assert {len(cut(name, width)) for width in range(1, 50)} == set(range(1, len(name) + 1))
+
+
+def test_markdown_is_another_name_of_md(run) -> None:
+    assert run("verify", BROKEN, "-f", "markdown").out == run("verify", BROKEN, "-f", "md").out

@@ -319,6 +319,35 @@ def test_a_read_that_the_system_refuses_is_its_error(tmp_path: Path) -> None:
         os.close(write_only)
 
 
+def test_a_read_that_finds_no_free_descriptor_ends_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with nothing to wait for: one that had begun has ended, the others never began."""
+    if not posix_aio.is_available():
+        pytest.skip("this system has no POSIX AIO")
+    path, memory = tmp_path / "f", torch.zeros(4, dtype=torch.uint8)
+    path.write_bytes(b"\1\2\3\4")
+    reads, before, dup = posix_aio.AsyncReads(4), num_open(), os.dup
+    left = iter([True, True])
+
+    def scarce(descriptor: int) -> int:
+        if next(left, False):
+            return dup(descriptor)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(posix_aio.os, "dup", scarce)
+    with path.open("rb") as file:
+        reads.start([posix_aio.Read(file.fileno(), memory.data_ptr(), 1, 0)])
+        with pytest.raises(OSError, match="Too many open files"):
+            reads.start([posix_aio.Read(file.fileno(), memory.data_ptr() + at, 1, at) for at in (1, 2, 3)])
+        assert reads.room == 3
+        reads.finish()
+
+    assert reads.is_idle
+    assert memory.tolist() == [1, 0, 0, 0]
+    assert num_open() == before
+
+
 def test_a_progress_that_raises_ends_the_load_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Ctrl-C does: KeyboardInterrupt reaches the thread that waits."""
 

@@ -43,8 +43,10 @@ def options(rank: int, size: int, scenario: str) -> dict[str, int]:
 def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object]:
     """Load as the scenario says."""
     group: sharing.Group = dist.group.WORLD
-    if scenario == "two hosts":
+    if scenario.startswith("two hosts"):
         sharing.host_id = lambda: str(rank // 2)
+    if scenario == "two hosts, a rank in one more group":
+        dist.new_group([0])
     if scenario == "mesh":
         from torch.distributed.device_mesh import init_device_mesh
 
@@ -54,16 +56,19 @@ def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object
     else:
         if scenario == "a read fails" and rank == 1:
             files.os.preadv = failing
-            posix_aio.AsyncReads.wait = lambda self: [
-                (slot, OSError(5, "Input/output error")) for slot, _ in _wait(self)
-            ]
+            posix_aio.AsyncReads.wait = failing_wait
         if scenario == "placing fails" and rank == 1:
             rounds.place = failing
         if scenario == "a rank dies while the device waits for it":
             rounds.Slot.queue = dies if rank == 1 else waits_forever
         if scenario == "a rank dies" and rank == 1:
             execute.execute = sharing.execute = lambda *_: os._exit(9)
-        model = fp8load.open(folder).plan(**options(rank, size, scenario)).load(group=group)
+        if scenario == "no room for rounds" and rank == 1:
+            rounds._Slot.__init__ = full
+        if scenario == "a round breaks" and rank == 1:
+            sharing.Host.gather = broken
+        progress = out_of_patience if scenario == "a progress fails" and rank == 1 else None
+        model = fp8load.open(folder).plan(**options(rank, size, scenario)).load(group=group, progress=progress)
     shared = {"digest": digest(model), "nbytes": int(COUNTED["nbytes"])}
     alone = fp8load.open(folder).plan(**options(rank, size, scenario)).load()
     return {**shared, "alone": digest(alone), "nbytes_alone": COUNTED["nbytes"] - shared["nbytes"]}
@@ -75,6 +80,19 @@ _read, _start, _wait = files.Files.read, posix_aio.AsyncReads.start, posix_aio.A
 
 def failing(*_: object) -> int:
     raise OSError(5, "Input/output error")
+
+
+def full(*_: object) -> torch.Tensor:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def broken(*_: object) -> None:
+    raise ValueError("an error that nobody foresaw")
+
+
+def out_of_patience(done: int, total: int) -> None:
+    if done > total // 2:  # the first half are rounds too
+        raise ValueError("out of patience")
 
 
 class Never:
@@ -111,7 +129,7 @@ def counting_start(self: posix_aio.AsyncReads, wanted: list[posix_aio.Read]) -> 
 
 
 def main(out: str, rank: int, size: int, folder: str, scenario: str) -> None:
-    ahead.BUFFER_NBYTES = sharing.BUFFER_NBYTES = rounds.BUFFER_NBYTES = execute.BUFFER_NBYTES = SMALL
+    ahead.BUFFER_NBYTES = sharing.BUFFER_NBYTES = execute.BUFFER_NBYTES = SMALL
     lanes.GAP_NBYTES = sharing.GAP_NBYTES = 64
     segments.CHUNK_NBYTES = execute.CHUNK_NBYTES = SMALL // 2
     files.Files.read = counting
@@ -122,7 +140,7 @@ def main(out: str, rank: int, size: int, folder: str, scenario: str) -> None:
         answer = loaded(rank, size, folder, scenario)
     except fp8load.Fp8LoadError as error:
         answer = {"error": str(error), "code": error.problem.code}
-    except OSError as error:
+    except (OSError, ValueError, torch.OutOfMemoryError) as error:
         answer = {"error": str(error), "code": ""}
     Path(f"{out}.{rank}").write_text(json.dumps(answer))
     if not scenario.startswith("a rank dies"):

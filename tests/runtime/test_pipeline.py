@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import os
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -346,6 +348,40 @@ def test_a_read_that_finds_no_free_descriptor_ends_with_its_error(
     assert reads.is_idle
     assert memory.tolist() == [1, 0, 0, 0]
     assert num_open() == before
+
+
+def test_memory_that_is_read_into_stays_when_nobody_waits_for_the_end(
+    stored: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C, while a slow disk is waited for after the first: the C library still writes."""
+    if not posix_aio.is_available():
+        pytest.skip("this system has no POSIX AIO")
+
+    def interrupted(self: posix_aio.AsyncReads) -> None:
+        raise KeyboardInterrupt
+
+    path, content = stored
+    with Files(MemorySource({}), past_cache=False) as opened, path.open("rb") as file:
+        opened._descriptors["f"] = file.fileno()
+        reads: aio_reads.AioReads[Range] = aio_reads.AioReads(opened)
+        filled = Filled(Range("f", 0, len(content)), Buffer(torch.device("cpu"), len(content)))
+        memory, controls = weakref.ref(filled.buffer.memory), weakref.ref(reads._reads)
+        reads.begin(filled)
+        with monkeypatch.context() as patch:
+            patch.setattr(posix_aio.AsyncReads, "wait", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                reads.finish()
+        del filled, reads
+        gc.collect()
+        assert memory() is not None
+        assert controls() is not None
+
+        for each in list(aio_reads._unfinished):
+            each.finish()
+        del each
+        gc.collect()
+        assert memory() is None
+        assert controls() is None
 
 
 def test_a_progress_that_raises_ends_the_load_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -306,6 +306,23 @@ def test_no_more_files_are_open_at_once_than_there_are_reads(tmp_path: Path) -> 
     assert num_open() == before
 
 
+@pytest.mark.usefixtures("as_for_a_device")
+def test_a_file_in_the_page_cache_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five hundred shards, twice is more than a process may have by default."""
+    opened: list[Path] = []
+    monkeypatch.setattr(ColdReads, "LEAST_NBYTES", 1)
+    monkeypatch.setattr(files, "_is_cached", lambda *_: True)
+    monkeypatch.setattr(Files, "_open_direct", lambda self, path: opened.append(path))
+
+    fp8load.load(FOLDER / "ct-llama128-fp8-static")
+    assert opened == []
+
+    monkeypatch.setattr(files, "_is_cached", lambda *_: False)
+    fp8load.load(FOLDER / "ct-llama128-fp8-static")
+    assert opened != []
+    assert len(opened) == len(set(opened))  # it is asked for once, also where there is none
+
+
 def test_a_read_that_the_system_refuses_is_its_error(tmp_path: Path) -> None:
     if not posix_aio.is_available():
         pytest.skip("this system has no POSIX AIO")

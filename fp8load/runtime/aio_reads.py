@@ -107,9 +107,9 @@ class AioReads(Generic[What]):
                     raise self._files.failed(file, begin, end, answer) from answer
                 reached = begin
             else:
-                reached = min((begin // PAGE * PAGE if direct else begin) + answer, end)
-                if reached <= begin:
+                if answer == 0:
                     raise self._files.ended(file, begin, end)
+                reached = max(begin, min((begin // PAGE * PAGE if direct else begin) + answer, end))
             of.unread -= reached - begin
             if reached < end:
                 self._start([_Part(of, reached, end, direct=False)], self._files.descriptor(file))

@@ -100,6 +100,27 @@ def test_reads_past_the_page_cache_give_the_same_bytes(
     assert filled.data.numpy().tobytes() == content[begin:end]
 
 
+def test_a_read_past_the_page_cache_that_ends_before_its_range_begins_is_continued(
+    stored: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a read begins with the page; a disk may give a sector of it."""
+    if not posix_aio.is_available():
+        pytest.skip("this system has no POSIX AIO")
+    path, content = stored
+    answers, wait = iter([512]), posix_aio.AsyncReads.wait
+    monkeypatch.setattr(
+        posix_aio.AsyncReads, "wait", lambda self: [(slot, next(answers, answer)) for slot, answer in wait(self)]
+    )
+    monkeypatch.setattr(files, "_is_cached", lambda *_: False)
+    monkeypatch.setattr(ColdReads, "LEAST_NBYTES", 1)
+    filled = Filled(Range("f", PAGE - 1000, 2 * PAGE), Buffer(torch.device("cpu"), PAGE + 1000))
+    with Files(MemorySource({}), past_cache=True) as opened, path.open("rb") as file:
+        opened._descriptors["f"] = opened._direct["f"] = file.fileno()
+        assert all_of([filled], opened) == [filled]
+
+    assert filled.data.numpy().tobytes() == content[PAGE - 1000 : 2 * PAGE]
+
+
 def num_open() -> int:
     """Files that this process has open."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -203,7 +203,9 @@ def _changed(file: str, expected: str, got: str, tensor: str = "") -> ChangedErr
 
 def _refuse_another_header(descriptor: int, meta: FileMeta, planned: Collection[TensorMeta]) -> None:
     """Read the header once more: a file that was exported again may have the same size and its tensors elsewhere."""
-    begin = os.pread(descriptor, meta.header_nbytes, 0)
+    memory = bytearray(meta.header_nbytes)
+    _read_fully(descriptor, Batch(meta.name, 0, len(memory), ()), [memoryview(memory)], 0)
+    begin = bytes(memory)
     if header_digest(begin) == meta.header_digest:
         return
     try:

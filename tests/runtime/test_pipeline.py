@@ -235,6 +235,22 @@ def test_after_an_error_no_thread_is_left_and_every_copy_was_waited_for(
     assert num_open() == open_before
 
 
+@pytest.mark.parametrize("device", ["cpu", "another"])
+def test_a_header_that_the_disk_does_not_give_is_an_error_of_the_file(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    plan = fp8load.open(FOLDER / "mo-qwen2-fp8").plan()
+    monkeypatch.setattr(execute, "in_place", lambda _: device == "cpu")
+    monkeypatch.setattr(files.os, "pread", failing)
+    monkeypatch.setattr(files.os, "preadv", failing)
+
+    with pytest.raises(SourceError, match=r"SRC006[\s\S]*model.*\.safetensors[\s\S]*Input/output error"):
+        plan.load()
+
+
 def test_a_file_system_that_wants_more_of_reads_past_the_cache_than_pages_is_read_through_it(
     as_for_a_device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,13 +82,11 @@ class Rounds:
         nobody: the others are within a round."""
         errors: list[Exception] = []
         try:
-            self._run(planned, within, advance, errors)
-            for slot in self._slots:
-                self._host.wait_for(slot.last)
-            self._host.meet()
-        except BaseException:
-            self._host.leave()
-            raise
+            with _leaving(self._host):
+                self._run(planned, within, advance, errors)
+                for slot in self._slots:
+                    self._host.wait_for(slot.last)
+                self._host.meet()
         finally:
             for slot in self._slots:
                 slot.finish()
@@ -108,7 +106,7 @@ class Rounds:
         with Files(self._plan, past_cache=True) as files:
             ahead = read_ahead(files, [window for window in own if window is not None], self._device, threads)
             arrived: dict[Window, Filled[Window]] = {}
-            with closing(ahead.run()) as arriving:
+            with closing(ahead.run()) as arriving, _leaving(self._host):  # before threads are waited for
                 for at, (each, window) in enumerate(zip(planned, own, strict=True)):
                     read: Filled[Window] | None = None
                     if window is not None and not errors:
@@ -146,6 +144,16 @@ class Rounds:
                         place(within[window], window.begin, content)
 
         return slot.queue(work)
+
+
+@contextmanager
+def _leaving(host: Ranks) -> Iterator[None]:
+    """What breaks off, breaks off for good: the device, and threads that wait for it, wait for no other rank."""
+    try:
+        yield
+    except BaseException:
+        host.leave()
+        raise
 
 
 @contextmanager

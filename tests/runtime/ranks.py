@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -67,6 +68,10 @@ def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object
             rounds._Slot.__init__ = full
         if scenario == "a round breaks" and rank == 1:
             sharing.Host.gather = broken
+        if scenario == "a round breaks while threads wait for the device" and rank == 1:
+            posix_aio.is_available = lambda: False
+            rounds.Slot.queue = breaks
+            sharing.Host.leave = left
         progress = out_of_patience if scenario == "a progress fails" and rank == 1 else None
         model = fp8load.open(folder).plan(**options(rank, size, scenario)).load(group=group, progress=progress)
     shared = {"digest": digest(model), "nbytes": int(COUNTED["nbytes"])}
@@ -103,6 +108,30 @@ class Never:
 
     def synchronize(self) -> None:
         raise AssertionError("this would never return")
+
+
+class NotBefore(Never):
+    """What a device does no longer wait for when this rank has left."""
+
+    def query(self) -> bool:
+        return bool(LEFT)
+
+
+LEFT: list[bool] = []
+_leave = sharing.Host.leave
+QUEUED = iter(range(1000))
+
+
+def left(self: sharing.Host) -> None:
+    _leave(self)
+    LEFT.append(True)
+
+
+def breaks(self: rounds.Slot, work: Callable[[], None]) -> Never:
+    if next(QUEUED) < 3:  # fewer than buffers
+        return NotBefore()
+    time.sleep(1)  # threads wait for one
+    raise ValueError("an error that nobody foresaw")
 
 
 def waits_forever(self: rounds.Slot, work: Callable[[], None]) -> Never:
@@ -143,7 +172,7 @@ def main(out: str, rank: int, size: int, folder: str, scenario: str) -> None:
     except (OSError, ValueError, torch.OutOfMemoryError) as error:
         answer = {"error": str(error), "code": ""}
     Path(f"{out}.{rank}").write_text(json.dumps(answer))
-    if not scenario.startswith("a rank dies"):
+    if not scenario.startswith(("a rank dies", "a round breaks")):  # it would wait for the others
         dist.destroy_process_group()
 
 

@@ -88,12 +88,15 @@ def test_what_fails_beside_reading_ends_all_ranks_too(scenario: str, message: st
     assert time.monotonic() - start < 40
 
 
-def test_a_rank_that_breaks_off_within_a_round_says_its_own_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["", " while threads wait for the device"])
+def test_a_rank_that_breaks_off_within_a_round_says_its_own_error(when: str, tmp_path: Path) -> None:
     """And asks nothing of the others, who are elsewhere; they notice when its process ends."""
-    one, two = run(tmp_path, 2, "ct-llama128-fp8-static", "a round breaks")
+    start = time.monotonic()
+    one, two = run(tmp_path, 2, "ct-llama128-fp8-static", f"a round breaks{when}")
 
     assert two["error"] == "an error that nobody foresaw"
     assert one["code"] == "FILL733"
+    assert time.monotonic() - start < 40
 
 
 @pytest.mark.parametrize("when", ["", " while the device waits for it"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 from fp8load.runtime.files import Files, Way
 from fp8load.runtime.pinned import Filled, What
@@ -47,6 +47,7 @@ class AioReads(Generic[What]):
         self._reads = AsyncReads(NUM_READS)
         self._under_way: dict[int, _Part[What]] = {}
         self._cutting: _Range[What] | None = None
+        _unfinished.add(self)
 
     @property
     def has_room(self) -> bool:
@@ -80,9 +81,9 @@ class AioReads(Generic[What]):
             end = min(last, (this.at + PART_NBYTES) // PAGE * PAGE)
             parts.append(_Part(this, this.at, end, this.way.direct))
             this.at = end
+        self._start(parts, this.way.descriptor)
         if this.at == last:
             self._cutting = None
-        self._start(parts, this.way.descriptor)
 
     def _start(self, parts: list[_Part[What]], descriptor: int) -> None:
         reads = []
@@ -106,9 +107,9 @@ class AioReads(Generic[What]):
                     raise self._files.failed(file, begin, end, answer) from answer
                 reached = begin
             else:
-                reached = min((begin // PAGE * PAGE if direct else begin) + answer, end)
-                if reached <= begin:
+                if answer == 0:
                     raise self._files.ended(file, begin, end)
+                reached = max(begin, min((begin // PAGE * PAGE if direct else begin) + answer, end))
             of.unread -= reached - begin
             if reached < end:
                 self._start([_Part(of, reached, end, direct=False)], self._files.descriptor(file))
@@ -121,3 +122,9 @@ class AioReads(Generic[What]):
     def finish(self) -> None:
         """Nothing is read any more: buffers may be given back."""
         self._reads.finish()
+        self._under_way.clear()
+        _unfinished.discard(self)
+
+
+_unfinished: set[AioReads[Any]] = set()
+"""What is still read into, also where an interrupt ended the waiting: its memory must not be another's by then."""

@@ -71,12 +71,17 @@ class Files:
         if size != meta.nbytes:
             raise _changed(file, f"{meta.nbytes:,} bytes, as when the plan was made", f"{size:,} bytes")
         _refuse_another_header(descriptor, meta, self._plan.copied_of_files[file])
-        if self._past_cache:
-            self._direct[file] = self._open_direct(path)
         return descriptor
 
+    def _opened_direct(self, file: str) -> int | None:
+        """A descriptor that reads a local file past the page cache; None where there is none."""
+        with self._opening:
+            if file not in self._direct:
+                path = self._plan.source.path(file)
+                self._direct[file] = None if path is None else self._open_direct(path)
+            return self._direct[file]
+
     def _open_direct(self, path: Path) -> int | None:
-        """A descriptor that reads past the page cache; None where the file system has none."""
         if sys.platform != "linux":
             return None
         try:
@@ -142,11 +147,14 @@ class Files:
     def way(self, file: str, begin: int, end: int) -> Way:
         """How to read a range of a local file. What is not in the page cache is read through it and past it (O_DIRECT)
         in turn, and what turns out faster is kept: that differs from machine to machine."""
-        descriptor, past = self.descriptor(file), self._direct.get(file)
-        if past is None or end - begin < ColdReads.LEAST_NBYTES or _is_cached(descriptor, begin):
+        descriptor = self.descriptor(file)
+        is_refused = not self._past_cache or self._direct.get(file, descriptor) is None
+        if is_refused or end - begin < ColdReads.LEAST_NBYTES or _is_cached(descriptor, begin):
             return Way(descriptor, direct=False, timed=False)
-        direct = self._cold.direct()
-        return Way(past if direct else descriptor, direct, timed=True)
+        if not self._cold.direct():
+            return Way(descriptor, direct=False, timed=True)
+        past = self._opened_direct(file)
+        return Way(descriptor if past is None else past, direct=past is not None, timed=past is not None)
 
     def took(self, way: Way, nbytes: int, seconds: float) -> None:
         """Note how long a read took that was to be timed."""
@@ -195,7 +203,9 @@ def _changed(file: str, expected: str, got: str, tensor: str = "") -> ChangedErr
 
 def _refuse_another_header(descriptor: int, meta: FileMeta, planned: Collection[TensorMeta]) -> None:
     """Read the header once more: a file that was exported again may have the same size and its tensors elsewhere."""
-    begin = os.pread(descriptor, meta.header_nbytes, 0)
+    memory = bytearray(meta.header_nbytes)
+    _read_fully(descriptor, Batch(meta.name, 0, len(memory), ()), [memoryview(memory)], 0)
+    begin = bytes(memory)
     if header_digest(begin) == meta.header_digest:
         return
     try:

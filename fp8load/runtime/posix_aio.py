@@ -97,27 +97,29 @@ class AsyncReads:
         self._pointers = [ctypes.pointer(control) for control in self._controls]
         self._waiting = (ctypes.POINTER(_Control) * count)()
         self._descriptors = [(-1, -1)] * count
-        self._free = list(range(count))
+        self._busy: set[int] = set()
 
     @property
     def room(self) -> int:
         """How many more reads can start."""
-        return len(self._free)
+        return len(self._controls) - len(self._busy)
 
     @property
     def is_idle(self) -> bool:
         """Whether none is under way."""
-        return len(self._free) == len(self._controls)
+        return not self._busy
 
     def start(self, wanted: Sequence[Read]) -> list[int]:
         """Start reads, in one call, for which there is room; their slots. Raises `OSError` where the system takes no
         more: then nothing that did start is waited for but by `finish`."""
-        slots = [self._free.pop() for _ in wanted]
+        slots = [slot for slot in range(len(self._controls)) if slot not in self._busy][: len(wanted)]
         for slot, read in zip(slots, wanted, strict=True):
             control = self._controls[slot]
             control.aio_fildes = self._own(slot, read.descriptor)
             control.aio_buf, control.aio_nbytes, control.aio_offset = read.address, read.nbytes, read.offset
             control.aio_lio_opcode, control.sigev_notify = _LIO_READ, _SIGEV_NONE
+        self._busy.update(slots)  # before any starts, so that `finish` waits for it, whatever comes between
+        for slot in slots:
             self._waiting[slot] = self._pointers[slot]
         several = (ctypes.POINTER(_Control) * len(slots))(*(self._pointers[slot] for slot in slots))
         if self._library.start(_LIO_NOWAIT, several, len(slots), None) != 0:
@@ -132,21 +134,19 @@ class AsyncReads:
             if number not in (EAGAIN, EINTR):
                 raise _error(number)
         ended: list[tuple[int, int | OSError]] = []
-        for slot, pointer in enumerate(self._pointers):
-            if self._waiting[slot]:
-                number = self._library.error(pointer)
-                if number != EINPROGRESS:
-                    count = self._library.result(pointer)
-                    ended.append((slot, _error(number) if number else count))
-                    self._waiting[slot] = _NOTHING
-                    self._free.append(slot)
+        for slot in sorted(self._busy):
+            number = self._library.error(self._pointers[slot])
+            if number != EINPROGRESS:
+                count = self._library.result(self._pointers[slot])
+                ended.append((slot, _error(number) if number else count))
+                self._busy.discard(slot)
+                self._waiting[slot] = _NOTHING
         return ended
 
     def finish(self) -> None:
         """Take back what has not begun, wait for the rest, and close files."""
-        for slot, pointer in enumerate(self._pointers):
-            if self._waiting[slot]:
-                self._library.cancel(self._controls[slot].aio_fildes, pointer)
+        for slot in self._busy:
+            self._library.cancel(self._controls[slot].aio_fildes, self._pointers[slot])
         while not self.is_idle:
             self.wait()
         for _, own in self._descriptors:
@@ -159,8 +159,8 @@ class AsyncReads:
         of, own = self._descriptors[slot]
         if of != descriptor:
             if own >= 0:
-                os.close(own)
                 self._descriptors[slot] = (-1, -1)
+                os.close(own)
             own = os.dup(descriptor)
             self._descriptors[slot] = (descriptor, own)
         return own

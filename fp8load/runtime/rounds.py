@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Protocol
 
 import torch
 
 from fp8load.fusion import FusionPlan
-from fp8load.runtime.ahead import BUFFER_NBYTES, read_ahead
+from fp8load.runtime.ahead import read_ahead
 from fp8load.runtime.execute import num_threads
 from fp8load.runtime.files import Files
 from fp8load.runtime.lanes import Slot, place
@@ -39,6 +39,10 @@ class Ranks(Protocol):
         """Wait until every rank has come here."""
         ...
 
+    def leave(self) -> None:
+        """Nothing is exchanged any more; what the device waits for, it waits for no longer."""
+        ...
+
 
 class _Guarded:
     """What a device was told, and does only when other ranks do their part."""
@@ -63,54 +67,60 @@ class Rounds:
     Memory: the pinned buffers of a lane; on the device, for each of one or two rounds, a window and one of each rank.
     """
 
-    def __init__(self, plan: FusionPlan, device: torch.device, host: Ranks) -> None:
+    def __init__(self, plan: FusionPlan, device: torch.device, host: Ranks, longest: int) -> None:
         self._plan, self._device, self._host = plan, device, host
-        count = 2 if 2 * (1 + host.size) * BUFFER_NBYTES <= ROUNDS_NBYTES else 1
-        self._slots = [_Slot(device, host.size) for _ in range(count)]
+        count = 2 if 2 * (1 + host.size) * longest <= ROUNDS_NBYTES else 1
+        self._slots = [_Slot(device, host.size, longest) for _ in range(count)]
 
     def run(
         self,
         planned: Sequence[tuple[Window | None, ...]],
         within: Mapping[Window, tuple[Segment, ...]],
-        failed: Exception | None,
         advance: Callable[[int], None] | None,
-    ) -> Exception | None:
-        """Every round, also after this rank has failed; the error, if there is one."""
-        own = [each[self._host.rank] for each in planned]
-        threads = num_threads(self._plan.source, self._device)
-        done = 0
+    ) -> None:
+        """Every round, also after this rank has failed; then its error is raised. What ends them before is told to
+        nobody: the others are within a round."""
+        errors: list[Exception] = []
         try:
-            with Files(self._plan, past_cache=True) as files:
-                mine = [] if failed else [window for window in own if window is not None]
-                ahead = read_ahead(files, mine, self._device, threads)
-                arrived: dict[Window, Filled[Window]] = {}
-                with closing(ahead.run()) as arriving:
-                    for at, (each, window) in enumerate(zip(planned, own, strict=True)):
-                        read: Filled[Window] | None = None
-                        if window is not None and failed is None:
-                            try:
-                                read = _wait_for(window, arrived, arriving)
-                            except Exception as error:  # noqa: BLE001 - told to the others after the last round
-                                failed = error
-                        slot = self._slots[at % len(self._slots)]
-                        errors: list[Exception] = []
-                        mark = _Guarded(
-                            self._round(slot, each, read, within if failed is None else {}, errors), self._host
-                        )
-                        if read is not None:
-                            ahead.give(read, mark)
-                        failed = failed or next(iter(errors), None)
-                        done += sum(nbytes_of(within.get(window, ())) for window in each if window is not None)
-                        if advance is not None:
-                            advance(done)
-                        slot.last = mark
-            for slot in self._slots:
-                self._host.wait_for(slot.last)
-            self._host.meet()
+            with _leaving(self._host):
+                self._run(planned, within, advance, errors)
+                for slot in self._slots:
+                    self._host.wait_for(slot.last)
+                self._host.meet()
         finally:
             for slot in self._slots:
                 slot.finish()
-        return failed
+        if errors:
+            raise errors[0]
+
+    def _run(
+        self,
+        planned: Sequence[tuple[Window | None, ...]],
+        within: Mapping[Window, tuple[Segment, ...]],
+        advance: Callable[[int], None] | None,
+        errors: list[Exception],
+    ) -> None:
+        own = [each[self._host.rank] for each in planned]
+        threads = num_threads(self._plan.source, self._device)
+        done = 0
+        with Files(self._plan, past_cache=True) as files:
+            ahead = read_ahead(files, [window for window in own if window is not None], self._device, threads)
+            arrived: dict[Window, Filled[Window]] = {}
+            with closing(ahead.run()) as arriving, _leaving(self._host):  # before threads are waited for
+                for at, (each, window) in enumerate(zip(planned, own, strict=True)):
+                    read: Filled[Window] | None = None
+                    if window is not None and not errors:
+                        with _told_later(errors):
+                            read = _wait_for(window, arrived, arriving)
+                    slot = self._slots[at % len(self._slots)]
+                    mark = _Guarded(self._round(slot, each, read, {} if errors else within, errors), self._host)
+                    if read is not None:
+                        ahead.give(read, mark)
+                    slot.last = mark
+                    done += sum(nbytes_of(within.get(window, ())) for window in each if window is not None)
+                    if advance is not None and not errors:
+                        with _told_later(errors):
+                            advance(done)
 
     def _round(
         self,
@@ -130,12 +140,29 @@ class Rounds:
             self._host.gather(mine, gathered)
             for window, content in zip(each, gathered, strict=True):
                 if window is not None and window in within:
-                    try:
+                    with _told_later(errors):
                         place(within[window], window.begin, content)
-                    except Exception as error:  # noqa: BLE001 - told to the others after the last round
-                        errors.append(error)
 
         return slot.queue(work)
+
+
+@contextmanager
+def _leaving(host: Ranks) -> Iterator[None]:
+    """What breaks off, breaks off for good: the device, and threads that wait for it, wait for no other rank."""
+    try:
+        yield
+    except BaseException:
+        host.leave()
+        raise
+
+
+@contextmanager
+def _told_later(errors: list[Exception]) -> Iterator[None]:
+    """An error is kept until the last round, which others wait for."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - raised by `Rounds.run`
+        errors.append(error)
 
 
 def _wait_for(
@@ -149,15 +176,16 @@ def _wait_for(
 
 
 class _Slot(Slot):
-    """With memory of the device for the windows of all ranks, one after the other."""
+    """With memory of the device for the windows of all ranks, one after the other; had before the first round, since a
+    rank that lacks it can take part in none."""
 
-    def __init__(self, device: torch.device, num_ranks: int) -> None:
+    def __init__(self, device: torch.device, num_ranks: int, longest: int) -> None:
         super().__init__(device)
         self.last: Mark = Past()
-        self._every, self._num_ranks = torch.empty(0, dtype=torch.uint8, device=device), num_ranks
+        self._num_ranks = num_ranks
+        self._staging = torch.empty(longest, dtype=torch.uint8, device=device)
+        self._every = torch.empty(num_ranks * longest, dtype=torch.uint8, device=device)
 
     def every(self, nbytes: int) -> torch.Tensor:
         """uint8 [ranks, nbytes], which the next round takes again. For the stream."""
-        if len(self._every) < self._num_ranks * nbytes:
-            self._every = torch.empty(self._num_ranks * nbytes, dtype=torch.uint8, device=self.device)
         return self._every[: self._num_ranks * nbytes].view(self._num_ranks, nbytes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +65,15 @@ class Host:
     def __init__(self, group: Group, device: torch.device) -> None:
         whole = _process_group(group)
         self.name = f"rank {dist.get_rank(whole)} of {dist.get_world_size(whole)}"
-        talk = _talk(whole)
-        hosts = _gathered(host_id(), talk)
-        mine = [rank for rank, host in enumerate(hosts) if host == hosts[dist.get_rank(whole)]]
-        if len(mine) < len(hosts):
+        everyone = dist.get_process_group_ranks(whole)
+        talk = _talk(whole, [everyone])
+        by_host: dict[str, list[int]] = {}
+        for rank, host in zip(everyone, _gathered(host_id(), talk), strict=True):
+            by_host.setdefault(host, []).append(rank)
+        if len(by_host) > 1:
             with current(device):
-                whole = _of_host(whole, mine)
-            talk = _talk(whole)
+                whole = _one_of(list(by_host.values()))
+            talk = _talk(whole, list(by_host.values()))
         self._group, self._talk = whole, talk
         self._looking = threading.Lock()
         self._meeting: dist.Work | None = None
@@ -111,12 +113,8 @@ class Host:
 
     def gather(self, mine: torch.Tensor, all_of_them: torch.Tensor) -> None:
         """Bytes [n] of every rank into [ranks, n]."""
-        try:
-            with _translated():
-                _all_gather(all_of_them.view(-1), mine, group=self._group)
-        except LoadError:
-            self._is_over = True
-            raise
+        with _translated():
+            _all_gather(all_of_them.view(-1), mine, group=self._group)
 
     def wait_for(self, mark: Mark) -> None:
         """Wait for a device, which waits for bytes of other ranks. If one has gone, which nobody tells the device,
@@ -148,10 +146,10 @@ class Host:
                 with _translated():
                     meeting.wait()
             except LoadError:
-                self._leave()
+                self.leave()
                 raise
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Nothing is exchanged any more; what the device waits for, it waits for no longer."""
         if not self._is_over and self._group is not self._talk:
             self._group.abort()
@@ -178,31 +176,34 @@ def _process_group(group: Group) -> ProcessGroup:
         return group
     if group.ndim == 1:
         return group.get_group()
-    made: ProcessGroup = dist.new_group(group.mesh.flatten().tolist(), use_local_synchronization=True)
-    return made
+    return _one_of([group.mesh.flatten().tolist()])
 
 
-_talks: WeakKeyDictionary[ProcessGroup, ProcessGroup] = WeakKeyDictionary()
-_hosts: WeakKeyDictionary[ProcessGroup, ProcessGroup] = WeakKeyDictionary()
-"""Groups are made once for each group of the caller: torch.distributed keeps them until all are destroyed."""
+_made: WeakKeyDictionary[object, dict[object, ProcessGroup]] = WeakKeyDictionary()
+"""Groups by what they are made of, of each world: torch.distributed keeps them until all are destroyed."""
 
 
-def _of_host(group: ProcessGroup, ranks: list[int]) -> ProcessGroup:
-    """A group of some ranks of a group, made by all of these."""
-    if group not in _hosts:
-        members = [dist.get_global_rank(group, rank) for rank in ranks]
-        _hosts[group] = dist.new_group(members, use_local_synchronization=True)
-    return _hosts[group]
+def _one_of(sets: Sequence[Sequence[int]], backend: str | None = None) -> ProcessGroup:
+    """That group of `sets`, of ranks of the world, which this process is in; made once, by all of them.
+
+    torch calls a group that its members make by themselves after how many groups each of them is in. Where these are
+    not as many they wait for each other for ever, so what the whole world has a part in the whole world makes.
+    """
+    made, key = _made.setdefault(dist.group.WORLD, {}), (backend, tuple(map(tuple, sets)))
+    if key not in made:
+        is_world = sum(map(len, sets)) == dist.get_world_size()
+        groups = [
+            dist.new_group(list(ranks), backend=backend, use_local_synchronization=not is_world)
+            for ranks in sets
+            if is_world or dist.get_rank() in ranks
+        ]
+        made[key] = next(each for each in groups if isinstance(each, dist.ProcessGroup))
+    return made[key]
 
 
-def _talk(group: ProcessGroup) -> ProcessGroup:
-    """A group of gloo with the same ranks: itself, or one that is made once, by all of them."""
-    if dist.get_backend(group) == "gloo":
-        return group
-    if group not in _talks:
-        members = dist.get_process_group_ranks(group)
-        _talks[group] = dist.new_group(members, backend="gloo", use_local_synchronization=True)
-    return _talks[group]
+def _talk(group: ProcessGroup, sets: Sequence[Sequence[int]]) -> ProcessGroup:
+    """A group of gloo with the same ranks as a group, which is one of `sets`: itself, or another."""
+    return group if dist.get_backend(group) == "gloo" else _one_of(sets, "gloo")
 
 
 def _gathered(what: Any, group: ProcessGroup) -> list[Any]:
@@ -235,15 +236,11 @@ def execute_together(
     shared = windows(host.tell(needs_of(found)), BUFFER_NBYTES, GAP_NBYTES)
     alone, within = divided(found, shared, host.rank)
     total, alone_nbytes = nbytes_kept(plan), nbytes_of(alone)
-    failed: Exception | None = None
-    try:
-        execute(plan, alone, device, progress)
-    except Exception as error:  # noqa: BLE001 - raised below, when the others have been told
-        failed = error
+    execute(plan, alone, device, progress)
     if shared:
         advance = None if progress is None else lambda done: progress(alone_nbytes + done, total)
         with current(device):
-            failed = Rounds(plan, device, host).run(rounds(shared, host.size), within, failed, advance)
-    if failed is not None:
-        raise failed
-    host.tell(None)  # before what was gathered is looked at: a rank that failed has sent anything
+            together = Rounds(plan, device, host, max(window.nbytes for window in shared))
+            host.tell(None)  # a rank that could not come this far says so before any waits for bytes of it
+            together.run(rounds(shared, host.size), within, advance)
+        host.tell(None)  # before what was gathered is looked at: a rank that failed has sent anything

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -43,8 +44,10 @@ def options(rank: int, size: int, scenario: str) -> dict[str, int]:
 def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object]:
     """Load as the scenario says."""
     group: sharing.Group = dist.group.WORLD
-    if scenario == "two hosts":
+    if scenario.startswith("two hosts"):
         sharing.host_id = lambda: str(rank // 2)
+    if scenario == "two hosts, a rank in one more group":
+        dist.new_group([0])
     if scenario == "mesh":
         from torch.distributed.device_mesh import init_device_mesh
 
@@ -54,16 +57,23 @@ def loaded(rank: int, size: int, folder: str, scenario: str) -> dict[str, object
     else:
         if scenario == "a read fails" and rank == 1:
             files.os.preadv = failing
-            posix_aio.AsyncReads.wait = lambda self: [
-                (slot, OSError(5, "Input/output error")) for slot, _ in _wait(self)
-            ]
+            posix_aio.AsyncReads.wait = failing_wait
         if scenario == "placing fails" and rank == 1:
             rounds.place = failing
         if scenario == "a rank dies while the device waits for it":
             rounds.Slot.queue = dies if rank == 1 else waits_forever
         if scenario == "a rank dies" and rank == 1:
             execute.execute = sharing.execute = lambda *_: os._exit(9)
-        model = fp8load.open(folder).plan(**options(rank, size, scenario)).load(group=group)
+        if scenario == "no room for rounds" and rank == 1:
+            rounds._Slot.__init__ = full
+        if scenario == "a round breaks" and rank == 1:
+            sharing.Host.gather = broken
+        if scenario == "a round breaks while threads wait for the device" and rank == 1:
+            posix_aio.is_available = lambda: False
+            rounds.Slot.queue = breaks
+            sharing.Host.leave = left
+        progress = out_of_patience if scenario == "a progress fails" and rank == 1 else None
+        model = fp8load.open(folder).plan(**options(rank, size, scenario)).load(group=group, progress=progress)
     shared = {"digest": digest(model), "nbytes": int(COUNTED["nbytes"])}
     alone = fp8load.open(folder).plan(**options(rank, size, scenario)).load()
     return {**shared, "alone": digest(alone), "nbytes_alone": COUNTED["nbytes"] - shared["nbytes"]}
@@ -77,6 +87,19 @@ def failing(*_: object) -> int:
     raise OSError(5, "Input/output error")
 
 
+def full(*_: object) -> torch.Tensor:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def broken(*_: object) -> None:
+    raise ValueError("an error that nobody foresaw")
+
+
+def out_of_patience(done: int, total: int) -> None:
+    if done > total // 2:  # the first half are rounds too
+        raise ValueError("out of patience")
+
+
 class Never:
     """What a device does not get done, since another rank does not do its part."""
 
@@ -85,6 +108,30 @@ class Never:
 
     def synchronize(self) -> None:
         raise AssertionError("this would never return")
+
+
+class NotBefore(Never):
+    """What a device does no longer wait for when this rank has left."""
+
+    def query(self) -> bool:
+        return bool(LEFT)
+
+
+LEFT: list[bool] = []
+_leave = sharing.Host.leave
+QUEUED = iter(range(1000))
+
+
+def left(self: sharing.Host) -> None:
+    _leave(self)
+    LEFT.append(True)
+
+
+def breaks(self: rounds.Slot, work: Callable[[], None]) -> Never:
+    if next(QUEUED) < 3:  # fewer than buffers
+        return NotBefore()
+    time.sleep(1)  # threads wait for one
+    raise ValueError("an error that nobody foresaw")
 
 
 def waits_forever(self: rounds.Slot, work: Callable[[], None]) -> Never:
@@ -111,7 +158,7 @@ def counting_start(self: posix_aio.AsyncReads, wanted: list[posix_aio.Read]) -> 
 
 
 def main(out: str, rank: int, size: int, folder: str, scenario: str) -> None:
-    ahead.BUFFER_NBYTES = sharing.BUFFER_NBYTES = rounds.BUFFER_NBYTES = execute.BUFFER_NBYTES = SMALL
+    ahead.BUFFER_NBYTES = sharing.BUFFER_NBYTES = execute.BUFFER_NBYTES = SMALL
     lanes.GAP_NBYTES = sharing.GAP_NBYTES = 64
     segments.CHUNK_NBYTES = execute.CHUNK_NBYTES = SMALL // 2
     files.Files.read = counting
@@ -122,10 +169,10 @@ def main(out: str, rank: int, size: int, folder: str, scenario: str) -> None:
         answer = loaded(rank, size, folder, scenario)
     except fp8load.Fp8LoadError as error:
         answer = {"error": str(error), "code": error.problem.code}
-    except OSError as error:
+    except (OSError, ValueError, torch.OutOfMemoryError) as error:
         answer = {"error": str(error), "code": ""}
     Path(f"{out}.{rank}").write_text(json.dumps(answer))
-    if not scenario.startswith("a rank dies"):
+    if not scenario.startswith(("a rank dies", "a round breaks")):  # it would wait for the others
         dist.destroy_process_group()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import os
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,6 +98,27 @@ def test_reads_past_the_page_cache_give_the_same_bytes(
                 opened.read_pages("f", begin, end, filled.buffer.memory.numpy().data)
 
     assert filled.data.numpy().tobytes() == content[begin:end]
+
+
+def test_a_read_past_the_page_cache_that_ends_before_its_range_begins_is_continued(
+    stored: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a read begins with the page; a disk may give a sector of it."""
+    if not posix_aio.is_available():
+        pytest.skip("this system has no POSIX AIO")
+    path, content = stored
+    answers, wait = iter([512]), posix_aio.AsyncReads.wait
+    monkeypatch.setattr(
+        posix_aio.AsyncReads, "wait", lambda self: [(slot, next(answers, answer)) for slot, answer in wait(self)]
+    )
+    monkeypatch.setattr(files, "_is_cached", lambda *_: False)
+    monkeypatch.setattr(ColdReads, "LEAST_NBYTES", 1)
+    filled = Filled(Range("f", PAGE - 1000, 2 * PAGE), Buffer(torch.device("cpu"), PAGE + 1000))
+    with Files(MemorySource({}), past_cache=True) as opened, path.open("rb") as file:
+        opened._descriptors["f"] = opened._direct["f"] = file.fileno()
+        assert all_of([filled], opened) == [filled]
+
+    assert filled.data.numpy().tobytes() == content[PAGE - 1000 : 2 * PAGE]
 
 
 def num_open() -> int:
@@ -212,6 +235,22 @@ def test_after_an_error_no_thread_is_left_and_every_copy_was_waited_for(
     assert num_open() == open_before
 
 
+@pytest.mark.parametrize("device", ["cpu", "another"])
+def test_a_header_that_the_disk_does_not_give_is_an_error_of_the_file(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    plan = fp8load.open(FOLDER / "mo-qwen2-fp8").plan()
+    monkeypatch.setattr(execute, "in_place", lambda _: device == "cpu")
+    monkeypatch.setattr(files.os, "pread", failing)
+    monkeypatch.setattr(files.os, "preadv", failing)
+
+    with pytest.raises(SourceError, match=r"SRC006[\s\S]*model.*\.safetensors[\s\S]*Input/output error"):
+        plan.load()
+
+
 def test_a_file_system_that_wants_more_of_reads_past_the_cache_than_pages_is_read_through_it(
     as_for_a_device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +343,23 @@ def test_no_more_files_are_open_at_once_than_there_are_reads(tmp_path: Path) -> 
     assert num_open() == before
 
 
+@pytest.mark.usefixtures("as_for_a_device")
+def test_a_file_in_the_page_cache_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five hundred shards, twice is more than a process may have by default."""
+    opened: list[Path] = []
+    monkeypatch.setattr(ColdReads, "LEAST_NBYTES", 1)
+    monkeypatch.setattr(files, "_is_cached", lambda *_: True)
+    monkeypatch.setattr(Files, "_open_direct", lambda self, path: opened.append(path))
+
+    fp8load.load(FOLDER / "ct-llama128-fp8-static")
+    assert opened == []
+
+    monkeypatch.setattr(files, "_is_cached", lambda *_: False)
+    fp8load.load(FOLDER / "ct-llama128-fp8-static")
+    assert opened != []
+    assert len(opened) == len(set(opened))  # it is asked for once, also where there is none
+
+
 def test_a_read_that_the_system_refuses_is_its_error(tmp_path: Path) -> None:
     if not posix_aio.is_available():
         pytest.skip("this system has no POSIX AIO")
@@ -317,6 +373,69 @@ def test_a_read_that_the_system_refuses_is_its_error(tmp_path: Path) -> None:
     finally:
         reads.finish()
         os.close(write_only)
+
+
+def test_a_read_that_finds_no_free_descriptor_ends_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with nothing to wait for: one that had begun has ended, the others never began."""
+    if not posix_aio.is_available():
+        pytest.skip("this system has no POSIX AIO")
+    path, memory = tmp_path / "f", torch.zeros(4, dtype=torch.uint8)
+    path.write_bytes(b"\1\2\3\4")
+    reads, before, dup = posix_aio.AsyncReads(4), num_open(), os.dup
+    left = iter([True, True])
+
+    def scarce(descriptor: int) -> int:
+        if next(left, False):
+            return dup(descriptor)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(posix_aio.os, "dup", scarce)
+    with path.open("rb") as file:
+        reads.start([posix_aio.Read(file.fileno(), memory.data_ptr(), 1, 0)])
+        with pytest.raises(OSError, match="Too many open files"):
+            reads.start([posix_aio.Read(file.fileno(), memory.data_ptr() + at, 1, at) for at in (1, 2, 3)])
+        assert reads.room == 3
+        reads.finish()
+
+    assert reads.is_idle
+    assert memory.tolist() == [1, 0, 0, 0]
+    assert num_open() == before
+
+
+def test_memory_that_is_read_into_stays_when_nobody_waits_for_the_end(
+    stored: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C, while a slow disk is waited for after the first: the C library still writes."""
+    if not posix_aio.is_available():
+        pytest.skip("this system has no POSIX AIO")
+
+    def interrupted(self: posix_aio.AsyncReads) -> None:
+        raise KeyboardInterrupt
+
+    path, content = stored
+    with Files(MemorySource({}), past_cache=False) as opened, path.open("rb") as file:
+        opened._descriptors["f"] = file.fileno()
+        reads: aio_reads.AioReads[Range] = aio_reads.AioReads(opened)
+        filled = Filled(Range("f", 0, len(content)), Buffer(torch.device("cpu"), len(content)))
+        memory, controls = weakref.ref(filled.buffer.memory), weakref.ref(reads._reads)
+        reads.begin(filled)
+        with monkeypatch.context() as patch:
+            patch.setattr(posix_aio.AsyncReads, "wait", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                reads.finish()
+        del filled, reads
+        gc.collect()
+        assert memory() is not None
+        assert controls() is not None
+
+        for each in list(aio_reads._unfinished):
+            each.finish()
+        del each
+        gc.collect()
+        assert memory() is None
+        assert controls() is None
 
 
 def test_a_progress_that_raises_ends_the_load_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

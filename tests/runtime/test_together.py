@@ -43,7 +43,7 @@ def run(tmp_path: Path, size: int, name: str, scenario: str) -> list[dict[str, A
 @pytest.mark.parametrize(
     ("name", "size", "scenario"),
     [("ct-llama128-fp8-static", 2, "tp"), ("ct-mixtral-fp8-dynamic", 6, "tp x ep"), ("mo-qwen2-fp8", 2, "mesh"),
-     ("ct-llama128-fp8-static", 4, "two hosts")],
+     ("ct-llama128-fp8-static", 4, "two hosts"), ("ct-llama128-fp8-static", 4, "two hosts, a rank in one more group")],
 )  # fmt: skip
 def test_each_rank_gets_what_it_would_get_alone(name: str, size: int, scenario: str, tmp_path: Path) -> None:
     answers = run(tmp_path, size, name, scenario)
@@ -52,7 +52,7 @@ def test_each_rank_gets_what_it_would_get_alone(name: str, size: int, scenario: 
         assert answer.get("digest") == answer.get("alone") != None, answer  # noqa: E711
     read, alone = (sum(answer[key] for answer in answers) for key in ("nbytes", "nbytes_alone"))
     stored = sum(path.stat().st_size for path in (FOLDER / name).glob("*.safetensors"))
-    num_hosts = 2 if scenario == "two hosts" else 1
+    num_hosts = 2 if scenario.startswith("two hosts") else 1
     assert read <= num_hosts * stored
     assert read < alone
 
@@ -73,6 +73,30 @@ def test_pieces_that_cannot_be_placed_end_all_ranks_and_keep_none_waiting(tmp_pa
     assert "Input/output error" in two["error"]
     assert (one["code"], two["code"]) == ("FILL732", "")
     assert "rank 1" in one["error"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "message"), [("no room for rounds", "out of memory"), ("a progress fails", "out of patience")]
+)
+def test_what_fails_beside_reading_ends_all_ranks_too(scenario: str, message: str, tmp_path: Path) -> None:
+    start = time.monotonic()
+    one, two = run(tmp_path, 2, "ct-llama128-fp8-static", scenario)
+
+    assert message in two["error"]
+    assert one["code"] == "FILL732"
+    assert message in one["error"]
+    assert time.monotonic() - start < 40
+
+
+@pytest.mark.parametrize("when", ["", " while threads wait for the device"])
+def test_a_rank_that_breaks_off_within_a_round_says_its_own_error(when: str, tmp_path: Path) -> None:
+    """And asks nothing of the others, who are elsewhere; they notice when its process ends."""
+    start = time.monotonic()
+    one, two = run(tmp_path, 2, "ct-llama128-fp8-static", f"a round breaks{when}")
+
+    assert two["error"] == "an error that nobody foresaw"
+    assert one["code"] == "FILL733"
+    assert time.monotonic() - start < 40
 
 
 @pytest.mark.parametrize("when", ["", " while the device waits for it"])

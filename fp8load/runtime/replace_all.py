@@ -6,9 +6,9 @@ a read that fails leaves the layer as it was.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -21,14 +21,14 @@ from fp8load.plan.layout import memory_dtype
 from fp8load.plan.plan import Copy, ParamSpec
 from fp8load.runtime.dequantize import decode_scale
 from fp8load.runtime.dtypes import stored_shape, torch_dtype
+from fp8load.runtime.exchange import Placed
 from fp8load.runtime.execute import execute
 from fp8load.runtime.intake import SCALES, refuse_bad_scale
-from fp8load.runtime.live import Live
+from fp8load.runtime.live import Live, layer_of
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.segments import segments
+from fp8load.runtime.writer import Writer
 from fp8load.scheme import LinearScheme, Role, Storage
-
-_LAYER = re.compile(r"^(.*?\.\d+)(\.|$)")
 
 
 def layout_fault(live: FusionPlan, new: FusionPlan) -> Problem | None:
@@ -76,8 +76,8 @@ def groups(params: Iterable[ParamSpec]) -> Mapping[str, list[ParamSpec]]:
     """Parameters by the decoder layer that they are in, each of the others by itself."""
     found: dict[str, list[ParamSpec]] = {}
     for spec in params:
-        layer = _LAYER.match(spec.module)
-        found.setdefault(layer[1] if layer else spec.name, []).append(spec)
+        layer = layer_of(spec.module)
+        found.setdefault(spec.name if layer == spec.module else layer, []).append(spec)
     return found
 
 
@@ -88,14 +88,20 @@ def refuse_scales(plan: FusionPlan) -> None:
         read(plan, specs, copies, {spec.name: torch.device("cpu") for spec in specs})
 
 
-def commit(live: Live, plan: FusionPlan) -> Iterator[frozenset[str]]:
-    """Read and write layer by layer; yields the stored tensors of each before it is written."""
+def commit(live: Live, plan: FusionPlan, writer: Writer) -> None:
+    """Read and write layer by layer."""
     copies, targets = _by_param(plan), live.targets()
     where = {name: target.device for name, target in targets.items()}
     for specs in groups(plan.params.values()).values():
         staged = read(plan, specs, copies, where)
-        yield live.names_of(staged)
-        live.replace(staged)
+        writer.write(live.names_of(staged), partial(_whole, live, staged))
+
+
+def _whole(live: Live, staged: dict[str, torch.Tensor]) -> list[Placed]:
+    """What was read, of which nobody else holds on to the memory."""
+    placed = live.whole(staged)
+    staged.clear()
+    return placed
 
 
 def read(

@@ -75,10 +75,15 @@ def _are_sound(params: Sequence[TypedParameter]) -> list[bool]:
 
 
 def _unwritten(param: TypedParameter, slot: SlotSource, sources: Sources) -> Problem:
-    tensor = sources.get((param.full_name, slot.slot), "")
+    tensor, is_torn = sources.get((param.full_name, slot.slot), ""), slot.slot in param.torn
+    message = (
+        f"an update broke off in slot {slot.slot}: reload all of the layer"
+        if is_torn
+        else f"slot {slot.slot} was never written"
+    )
     return Problem(
-        code="FILL701", message=f"slot {slot.slot} was never written", tensor=f"{param.full_name}[{slot.slot}]",
-        expected=_expected(param, slot, tensor), got="no tensor",
+        code="FILL701", message=message, tensor=f"{param.full_name}[{slot.slot}]",
+        expected=_expected(param, slot, tensor), got="neither old values nor new ones" if is_torn else "no tensor",
     )  # fmt: skip
 
 

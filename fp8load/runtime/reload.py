@@ -15,6 +15,7 @@ from fp8load.errors import Fp8LoadError, LoadError, Problem, UsageError
 from fp8load.runtime.intake import Delivered, Intake, Named, pairs_of
 from fp8load.runtime.live import Live
 from fp8load.runtime.replace_all import commit, layout_fault, refuse_names, refuse_scales, stored_chunks
+from fp8load.runtime.updates import Received
 from fp8load.runtime.writer import Writer
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ class Reloader:
 
     def reload(self, update: object, max_held_nbytes: int) -> Reloaded:
         """See `LoadedModel.reload`."""
+        if isinstance(update, Received):
+            with update:  # whose end is that of the reload: what it raises is what the sender hears
+                return self._reload(update, max_held_nbytes)
+        return self._reload(update, max_held_nbytes)
+
+    def _reload(self, update: object, max_held_nbytes: int) -> Reloaded:
         from fp8load.checkpoint import Checkpoint
 
         if isinstance(update, Checkpoint):

@@ -174,7 +174,7 @@ class Live:
             if piece is None or scheme is None:
                 continue
             w_NK = in_rows(piece_of(tensor, stored, weight, same_bytes=False), weight, piece.copies[0])
-            made = quantize_weight(w_NK, scheme.weight, rounding=scheme.rounding, name=name)
+            made = quantize_weight(w_NK, scheme.weight, rounding=scheme.rounding, name=name, is_finite=True)
             yield made.codes, piece
             owner = stored_name(scale.name, self.plan.lowered.pieces)
             beside = next(one for one in self._pieces[owner] if one.meta.name == scale.name)

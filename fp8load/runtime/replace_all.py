@@ -19,14 +19,14 @@ from fp8load.formats.stacked import stored_name
 from fp8load.fusion import FusionPlan
 from fp8load.plan.layout import memory_dtype
 from fp8load.plan.plan import Copy, ParamSpec
-from fp8load.runtime.dequantize import decode_scale
 from fp8load.runtime.dtypes import stored_shape, torch_dtype
 from fp8load.runtime.exchange import Placed
 from fp8load.runtime.execute import execute
-from fp8load.runtime.intake import SCALES, refuse_bad_scale
+from fp8load.runtime.intake import SCALES, Scale, ask_scale
 from fp8load.runtime.live import Live, layer_of
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.segments import segments
+from fp8load.runtime.verdicts import Verdicts
 from fp8load.runtime.writer import Writer
 from fp8load.scheme import LinearScheme, Role, Storage
 
@@ -115,19 +115,20 @@ def read(
         wanted = (copy for spec in here for copy in copies[spec.name])
         execute(plan, segments(wanted, plan.tensors, storage), device, None)
         staged |= storage
+    verdicts = Verdicts()
     for spec in specs:
         if spec.role in SCALES:
-            _refuse_bad(plan, spec, staged[spec.name], copies[spec.name])
+            _ask(plan, spec, staged[spec.name], copies[spec.name], verdicts)
+    verdicts.refuse()
     return staged
 
 
-def _refuse_bad(plan: FusionPlan, spec: ParamSpec, scale: torch.Tensor, copies: list[Copy]) -> None:
-    values = decode_scale(scale, spec.dtype)
+def _ask(plan: FusionPlan, spec: ParamSpec, scale: torch.Tensor, copies: list[Copy], verdicts: Verdicts) -> None:
     rounded = spec.dtype.is_fp8 and spec.role is Role.WEIGHT_SCALE
     for copy in copies:
         name = stored_name(copy.source, plan.lowered.pieces)
         file = plan.tensors[copy.source].file
-        refuse_bad_scale(values[copy.dst.slices()], name=name, zero_is_rounded=rounded, file=file)
+        ask_scale(verdicts, scale[copy.dst.slices()], spec.dtype, Scale(name, rounded, file))
 
 
 def _by_param(plan: FusionPlan) -> Mapping[str, list[Copy]]:

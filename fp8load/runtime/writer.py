@@ -18,6 +18,7 @@ from fp8load.errors import Fp8LoadError, LoadError, Problem
 from fp8load.runtime.exchange import Exchange, Placed
 from fp8load.runtime.live import Live, Owner, layer_of
 from fp8load.runtime.requantize import requantize_to_max_
+from fp8load.runtime.seal import seal
 from fp8load.runtime.typed import TypedParameter
 
 
@@ -101,8 +102,7 @@ class Writer:
         try:
             change.exchange.swap()
             change.mark_written()
-            for owner in change.owners:
-                self._refresh(owner)
+            self._refresh(change.owners)
             self._missing = _without(missing, names)
             self.new = new | names
         except BaseException as error:
@@ -119,7 +119,7 @@ class Writer:
         for owner in change.owners:
             own = {param.full_name for param in owner.typed()}
             with self._or_torn(change, [name for name in change.params if name in own], error):
-                self._refresh(owner)
+                self._refresh([owner])
 
     @contextmanager
     def _or_torn(self, change: _Change, params: Collection[str], error: BaseException) -> Iterator[None]:
@@ -152,12 +152,15 @@ class Writer:
         changed = (param for owner in owners for param in (owner.weight, owner.weight_scale) if param is not None)
         return [(param, param.detach().clone()) for param in changed]
 
-    def _refresh(self, owner: Owner) -> None:
+    def _refresh(self, owners: Sequence[Owner]) -> None:
         """What is derived from parameters. A layer of which a part is still torn waits for the rest of it."""
-        if all(all(param.written.values()) for param in owner.typed()):
-            if self._requantize_max:
-                requantize_to_max_(owner)
-            owner.refresh()
+        whole = [owner for owner in owners if all(all(param.written.values()) for param in owner.typed())]
+        for owner in whole if self._requantize_max else ():
+            requantize_to_max_(owner)
+        stale = [owner for owner in whole if owner.is_stale]
+        seal(param for owner in stale for param in owner.typed())  # together: a device is waited for once
+        for owner in stale:
+            owner.refresh(is_sealed=True)
 
     def _tear(self, change: _Change, params: Collection[str]) -> None:
         for param, slot in change.slots:

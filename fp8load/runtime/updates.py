@@ -117,18 +117,23 @@ class Received:
                 self._end(answer)
 
     def _next(self) -> list[tuple[str, torch.Tensor]] | None:
-        """The next chunk; None after the last. Raises `LoadError` FILL727 where the sender failed."""
+        """The next chunk; None after the last. Raises `LoadError` FILL727 where the sender failed.
+
+        What fails within a chunk (memory for it, the network) leaves this rank out of step. It takes part in nothing
+        more then, because its broadcasts would meet others' of another kind: torch.distributed tells the others.
+        """
         if not self._goes_on:
             return None
+        self._goes_on = self._awaits_answer = False
         header_nbytes, nbytes = _lengths(0, 0, self._src, self._group, self._device)
-        self._goes_on = header_nbytes > 0
         if header_nbytes == _FAILED:
-            self._awaits_answer = False
             raise LoadError(Problem(
                 code="FILL727", message="the sender of an update failed", expected="all tensors, and then an end",
                 got=f"rank {self._src} broke off", hint="its own error says why; reload all of it again",
             ))  # fmt: skip
-        return _receive_chunk(header_nbytes, nbytes, self._src, self._group, self._device) if self._goes_on else None
+        chunk = _receive_chunk(header_nbytes, nbytes, self._src, self._group, self._device) if header_nbytes else None
+        self._goes_on, self._awaits_answer = chunk is not None, True
+        return chunk
 
     def _end(self, answer: str) -> None:
         """Take part until the sender is done, since the others are still in the broadcasts; then answer, once."""

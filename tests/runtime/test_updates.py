@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from fp8load.runtime import updates
 from under_test import pythonpath
 
 PRELUDE = """
@@ -142,6 +144,22 @@ else:
     chunks.close()
 dist.barrier()
 """,
+    "a sender that fails after a receiver has refused tells nobody twice, and both are in step": """
+def broken():
+    yield "nonsense", torch.ones(1)
+    yield from list(tensors.items())[:4]
+    raise ZeroDivisionError("the step diverged")
+try:
+    if rank == 0:
+        updates.send(broken(), src=0, max_nbytes=1)
+    else:
+        fp8load.load(FOLDER / NAME).reload(updates.receive(src=0))
+except (ZeroDivisionError, LoadError) as error:
+    assert isinstance(error, ZeroDivisionError) if rank == 0 else error.code == "FILL720", error
+else:
+    raise AssertionError("nothing failed")
+dist.barrier()
+""",
     "an error of which a line is too long for an answer is cut": """
 if rank == 0:
     try:
@@ -203,3 +221,21 @@ def test_between_two_processes(case: str, answers: tuple[str, list[str]]) -> Non
     errors, said = answers
 
     assert all(case in out.splitlines() for out in said), errors
+
+
+def test_a_receiver_that_has_no_memory_for_a_chunk_takes_part_in_nothing_more(monkeypatch) -> None:
+    """Its next broadcast would meet the chunk's own."""
+    calls: list[str] = []
+
+    def short(*_: object) -> None:
+        calls.append("chunk")
+        raise torch.OutOfMemoryError("no room for a chunk")
+
+    monkeypatch.setattr(updates, "_lengths", lambda *_: (calls.append("lengths"), (8, 1 << 40))[1])
+    monkeypatch.setattr(updates, "_receive_chunk", short)
+    monkeypatch.setattr(updates, "_answers", lambda *_: calls.append("answer"))
+
+    with pytest.raises(torch.OutOfMemoryError), updates.receive(src=0) as chunks:
+        list(chunks)
+
+    assert calls == ["lengths", "chunk"]

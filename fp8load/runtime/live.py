@@ -143,7 +143,10 @@ class Live:
         yield from found.values()
 
     def staged(self, delivered: Mapping[str, Delivered]) -> list[Placed]:
-        """Tensors as they will be in memory, beside it: cut, quantized, widened, moved to the device."""
+        """Tensors as they will be in memory, beside it: cut, quantized, widened, moved to the device.
+
+        It takes as much memory as the parts of parameters that they fill.
+        """
         targets, found = self.targets(), list[Placed]()
         for name, (tensor, arrival) in delivered.items():
             is_wide = arrival is Arrival.QUANTIZED
@@ -151,7 +154,10 @@ class Live:
                 for copy in (copy for copy in piece.copies if copy.src.num_elements):
                     place, part = boxes(value, piece.meta, copy, targets[copy.param].detach())
                     mine = torch.empty(place.shape, dtype=place.dtype, device=place.device)
-                    found.append(Placed(copy.param, copy.slot, place, mine.copy_(part)))
+                    if part.dtype == place.dtype and part.device == place.device:  # as it is, and the sender's own
+                        found.append(Placed(copy.param, copy.slot, place, part, mine))
+                    else:
+                        found.append(Placed(copy.param, copy.slot, place, mine.copy_(part)))
         return found
 
     def whole(self, staged: Mapping[str, torch.Tensor]) -> list[Placed]:

@@ -243,7 +243,7 @@ class Checkpoint:
         with quiet_gc():
             narrow = online(self.model, held, quantize)
         base = self._planned(held, rank, fuse=fuse)
-        return replace(self._planned(narrow, rank, fuse=fuse), base=base)
+        return replace(self._planned(narrow, rank, fuse=fuse), base=base, quantize=quantize)
 
     def _planned(self, held: Online, rank: Rank, *, fuse: bool) -> FusionPlan:
         """The proved plan of a checkpoint as it is, or as it will be."""

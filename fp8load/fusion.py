@@ -13,6 +13,7 @@ from fp8load.errors import Problem, UsageError
 from fp8load.formats.lowered import Lowered
 from fp8load.index.index import Index, TensorMeta
 from fp8load.patterns import fold
+from fp8load.plan.online import BATCH_NBYTES
 from fp8load.plan.plan import Copy, LayerSpec, Layout, ParamSpec, Rank, Skip
 from fp8load.source.base import Source
 from fp8load.units import size
@@ -35,7 +36,7 @@ class FusionPlan:
 
     Proved when it was made: `num_elements` elements, each written exactly once. `tensors` are the index's, as what they
     hold: F4 [N, K] where the header says U8 [N, K/2]. `lowered` is every module of the checkpoint, on any rank.
-    `base`: weights are quantized while they are loaded, and this is the plan of what the files hold.
+    `quantize`: how weights are quantized while they are loaded; `base` is then the plan of what the files hold.
     """
 
     source: Source
@@ -46,6 +47,7 @@ class FusionPlan:
     tensors: Mapping[str, TensorMeta]
     lowered: Lowered
     base: FusionPlan | None = None
+    quantize: str | None = None
 
     @property
     def rank(self) -> Rank:
@@ -91,11 +93,29 @@ class FusionPlan:
 
     @cached_property
     def nbytes_read(self) -> int:
-        """Bytes of the files that this rank keeps; a box that is read for several slots counts once."""
-        if self.base is not None:
-            return self.base.nbytes_read
-        boxes = {(copy.source, copy.src) for copy in self.copies}
-        return sum(src.num_elements * BITS[self.tensors[source].dtype] // 8 for source, src in boxes)
+        """Bytes of the files that this rank reads: what it keeps, and whole weights that it quantizes.
+
+        A box that is read for several slots counts once.
+        """
+        made, held = self._quantized, (self.base or self).tensors
+        boxes = {(copy.source, copy.src) for copy in self.copies if copy.source in held and copy.source not in made}
+        kept = sum(src.num_elements * BITS[held[source].dtype] // 8 for source, src in boxes)
+        return kept + sum(made.values())
+
+    @cached_property
+    def nbytes_staged(self) -> int:
+        """Bytes that loading takes beside `nbytes` at most, for weights that are quantized, as the files have them."""
+        sizes = self._quantized.values()
+        return min(sum(sizes), max(BATCH_NBYTES, *sizes)) if sizes else 0
+
+    @cached_property
+    def _quantized(self) -> Mapping[str, int]:
+        """The weights of this rank that are quantized while they are loaded, and their bytes in the files."""
+        if self.base is None:
+            return {}
+        held = self.base.tensors
+        found = (copy.source for copy in self.copies if copy.source in held)
+        return {name: held[name].nbytes for name in found if held[name].dtype is not self.tensors[name].dtype}
 
     @cached_property
     def copied_of_files(self) -> Mapping[str, Sequence[TensorMeta]]:

@@ -265,7 +265,8 @@ def plan_report(plan: FusionPlan) -> PlanReport:
         ep_size=plan.rank.ep_size,
         digest=plan.digest,
         arch=plan.arch,
-        num_tensors=len(plan.index.tensors),
+        quantize=plan.quantize,
+        num_tensors=len((plan.base or plan).index.tensors),
         num_layers=len(plan.layers),
         num_params=len(plan.params),
         num_slots=sum(len(layer.parts) * layer.num_members for layer in plan.layers.values()),
@@ -275,6 +276,7 @@ def plan_report(plan: FusionPlan) -> PlanReport:
         nbytes_quantized=nbytes_quantized,
         nbytes_plain=plan.nbytes - nbytes_quantized,
         nbytes_read=plan.nbytes_read,
+        nbytes_staged=plan.nbytes_staged,
         skips=[{"tensor": skip.source, "reason": skip.reason} for skip in plan.skips],
         layers=[
             {

@@ -267,7 +267,14 @@ class VerifyReport(Report):
 
 
 class PlanReport(Report):
-    """One rank's plan (`fp8load plan --json`). `kernels` where a device or a backend was named."""
+    """One rank's plan (`fp8load plan --json`). `kernels` where a device or a backend was named.
+
+    quantize       how weights are quantized while they are loaded; parameters, layers and `nbytes` are then what they
+                   become. Null where they are loaded as they are
+    num_tensors    of the files
+    nbytes_read    of the files, by this rank: what it keeps, and whole weights that are quantized
+    nbytes_staged  what loading takes beside `nbytes` at most, for weights that are quantized
+    """
 
     schema_: Literal["fp8load.plan/1"] = Field(default="fp8load.plan/1", alias="schema")
     tool: Tool = Tool()
@@ -278,6 +285,7 @@ class PlanReport(Report):
     ep_size: int
     digest: str
     arch: str | None
+    quantize: str | None = None
     num_tensors: int
     num_layers: int
     num_params: int
@@ -288,6 +296,7 @@ class PlanReport(Report):
     nbytes_quantized: int
     nbytes_plain: int
     nbytes_read: int
+    nbytes_staged: int = 0
     skips: list[dict[str, str]]
     layers: list[dict[str, Any]]
     explained: list[str] | None = None

@@ -33,14 +33,16 @@ class Question:
     rank: int
     runs: int
     peers: bool
+    quantize: str | None = None
 
     @staticmethod
-    def of(*, device: str | None, tp: int, rank: int, runs: int, peers: bool) -> Question:
+    def of(*, device: str | None, tp: int, rank: int, runs: int, peers: bool, quantize: str | None = None) -> Question:
         """The question. Raises `UsageError` for a rank or device that there is not, `BackendError` without torch."""
         if rank >= tp:
             raise UsageError(Problem(code="USE010", message="there is no such rank", expected=f"0..{tp - 1}",
                                      got=str(rank)))  # fmt: skip
-        return Question(device=device_to_measure(device), tp=tp, rank=rank, runs=runs, peers=peers)
+        where = device_to_measure(device)
+        return Question(device=where, tp=tp, rank=rank, runs=runs, peers=peers, quantize=quantize)
 
 
 def measured(run: Run, source: str, question: Question) -> BenchLoadReport:
@@ -55,7 +57,7 @@ def measured(run: Run, source: str, question: Question) -> BenchLoadReport:
     bar = Bar(progress_stream(run.settings))
     with opened(run, source) as checkpoint:
         _need_data(checkpoint)
-        plan = checkpoint.plan(tp_rank=question.rank, tp_size=question.tp)
+        plan = checkpoint.plan(tp_rank=question.rank, tp_size=question.tp, quantize=question.quantize)
         bench = LoadBench(plan, question.device, num_runs=question.runs, say=bar.say)
         try:
             bench.measure(all_peers() if question.peers else ())

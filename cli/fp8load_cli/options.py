@@ -26,6 +26,15 @@ AllowUnscaled = Annotated[
     bool, typer.Option("--allow-unscaled", help="FP8 weights without a scale are raw casts, not a fault.")
 ]
 
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize",
+        metavar="HOW",
+        help="FP8 layers out of an unquantized checkpoint: fp8-tensor, fp8-channel, fp8-block.",
+    ),
+]
+
 _Format = Annotated[
     str | None,
     typer.Option("--format", "-f", metavar="FORMAT", help="How to write the report.", rich_help_panel=PANEL),

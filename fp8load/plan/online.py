@@ -35,6 +35,9 @@ _E4M3 = DType.F8_E4M3
 NARROW = (DType.BF16, DType.F16, DType.F32)
 SCALE_TAIL = "_scale"
 
+BATCH_NBYTES = 256 << 20
+"""Weights that are read together while loading, in bytes as they are stored, unless one alone is larger."""
+
 SCHEMES: Mapping[str, LinearScheme] = {
     "fp8-tensor": LinearScheme(
         weight=QuantSpec(dtype=_E4M3, granularity=PerTensor(), scale_dtype=DType.F32),

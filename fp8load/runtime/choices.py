@@ -96,7 +96,7 @@ def kernels_of(plan: FusionPlan, device: Device, backend: Asked = None) -> Kerne
             layers=tuple(pattern for pattern, _ in fold([one.name for one in alike.layers])),
         ))  # fmt: skip
     order = list(dict.fromkeys(name for name, _ in refused))
-    gpu = gpu_of(device)
+    gpu, nbytes = gpu_of(device), plan.nbytes + plan.nbytes_staged
     return KernelsReport(
         device=device.name or device.kind,
         title=gpu.title if gpu else "",
@@ -106,7 +106,7 @@ def kernels_of(plan: FusionPlan, device: Device, backend: Asked = None) -> Kerne
             RefusalReport(backend=name, reason=reason, count=refused[Refusal(name, reason)])
             for name, reason in sorted(refused, key=lambda refusal: order.index(refusal.backend))
         ),
-        memory=tuple(MemoryReport(gb=gb, fits=plan.nbytes <= gb * 10**9) for gb in (gpu.memory_gb if gpu else ())),
+        memory=tuple(MemoryReport(gb=gb, fits=nbytes <= gb * 10**9) for gb in (gpu.memory_gb if gpu else ())),
     )
 
 

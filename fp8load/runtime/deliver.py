@@ -55,10 +55,16 @@ def place(value: torch.Tensor, meta: TensorMeta, copy: Copy, target: torch.Tenso
     """Write the copy's box of a matrix (`in_rows`) into its box of the parameter, widened where its dtype is."""
     if not copy.src.num_elements:
         return
+    view, piece = boxes(value, meta, copy, target)
+    view.copy_(piece)
+
+
+def boxes(value: torch.Tensor, meta: TensorMeta, copy: Copy, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The copy's box of the parameter and, in its shape, that of a matrix (`in_rows`)."""
     seen = value if copy.view is None else value.reshape(stored_shape(meta.dtype, copy.view))
     piece = seen[_stored(meta.dtype, copy.src).slices()] if copy.src.lo else seen
     view = target[_stored(meta.dtype, copy.dst).slices()] if copy.dst.lo else target
-    view.copy_(piece.reshape(view.shape))
+    return view, piece.reshape(view.shape)
 
 
 def _stored(dtype: DType, box: Box) -> Box:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -13,7 +14,8 @@ from fp8load.errors import LoadError, Problem, UsageError
 from fp8load.formats.kv_names import KV_ROLES
 from fp8load.runtime.dequantize import decode_scale
 from fp8load.runtime.dtypes import describe, stored_shape, torch_dtype
-from fp8load.runtime.quantize_weight import refuse_not_finite
+from fp8load.runtime.quantize_weight import all_finite, refuse_not_finite
+from fp8load.runtime.verdicts import Verdicts
 from fp8load.scheme import Role
 
 MAX_HELD_NBYTES = 4 << 30
@@ -48,8 +50,10 @@ class Intake:
         pairs = [_pair(one) for one in named]
         offers = (self._offer(name, tensor) for name, tensor in pairs)
         self._contract.raise_for(self._contract.admit(offers, self._arrivals))
+        verdicts = Verdicts()
         for name, tensor in pairs:
-            self._refuse_values(self._contract.terms[name], tensor, self._arrivals[name])
+            _ask(self._contract.terms[name], tensor, self._arrivals[name], verdicts)
+        verdicts.refuse()
         self._waiting.update(pairs)
 
     def take(self) -> dict[str, Delivered]:
@@ -94,30 +98,50 @@ class Intake:
             return Offer(name, term.shape if fits else shape, term.dtype)
         return Offer(name, shape, dtype)
 
-    def _refuse_values(self, term: ContractTensor, tensor: torch.Tensor, arrival: Arrival) -> None:
-        if arrival is Arrival.QUANTIZED:
-            refuse_not_finite(tensor, term.name)
-        elif term.role in SCALES:
-            stored = DType(term.dtype)
-            same = arrival is Arrival.STORED
-            values = decode_scale(tensor.view(torch_dtype(stored)), stored) if same else tensor.float()
-            rounded = stored.is_fp8 and term.role == Role.WEIGHT_SCALE
-            refuse_bad_scale(values, name=term.name, zero_is_rounded=rounded)
+
+def _ask(term: ContractTensor, tensor: torch.Tensor, arrival: Arrival, verdicts: Verdicts) -> None:
+    """Whether the numbers of a tensor are such as can be used; other tensors are what they are."""
+    if arrival is Arrival.QUANTIZED:
+        verdicts.ask(all_finite(tensor), partial(refuse_not_finite, tensor, term.name))
+    elif term.role in SCALES:
+        stored = DType(term.dtype)
+        seen = tensor.view(torch_dtype(stored)) if arrival is Arrival.STORED else tensor.float()
+        rounded = stored.is_fp8 and term.role == Role.WEIGHT_SCALE
+        ask_scale(verdicts, seen, stored, Scale(term.name, rounded))
 
 
-def refuse_bad_scale(values: torch.Tensor, *, name: str, zero_is_rounded: bool = False, file: str = "") -> None:
-    """Raise `LoadError` FILL725 for a scale, as numbers, with a NaN, an infinity, a negative number or a zero.
+class Scale(NamedTuple):
+    """A scale as messages name it.
 
     `zero_is_rounded`: a zero among block scales of E4M3 is a small block's; a scale of the scales stands above it.
     """
-    low = values >= 0 if zero_is_rounded else values > 0
-    bad = ~(low & (values < torch.inf))  # every comparison with a NaN is False
-    if not bool(bad.any()):
-        return
+
+    name: str
+    zero_is_rounded: bool
+    file: str = ""
+
+
+def ask_scale(verdicts: Verdicts, scale: torch.Tensor, dtype: DType, what: Scale) -> None:
+    """Whether a scale, of `dtype` or float32 already, has no NaN, infinity, negative number or zero; else FILL725."""
+    verdicts.ask(_good(_values(scale, dtype), what).all(), partial(_refuse_scale, scale, dtype, what))
+
+
+def _values(scale: torch.Tensor, dtype: DType) -> torch.Tensor:
+    return scale if scale.dtype == torch.float32 else decode_scale(scale, dtype)
+
+
+def _good(values: torch.Tensor, what: Scale) -> torch.Tensor:
+    """Which values may be: every comparison with a NaN is False."""
+    return (values >= 0 if what.zero_is_rounded else values > 0) & (values < torch.inf)
+
+
+def _refuse_scale(scale: torch.Tensor, dtype: DType, what: Scale) -> None:
+    values = _values(scale, dtype)
+    bad = ~_good(values, what)
     at = bad.nonzero()[0].tolist()
     raise LoadError(Problem(
-        code="FILL725", message="a scale is not a finite number > 0", tensor=name, file=file,
-        expected="finite numbers " + (">= 0" if zero_is_rounded else "> 0"),
+        code="FILL725", message="a scale is not a finite number > 0", tensor=what.name, file=what.file,
+        expected="finite numbers " + (">= 0" if what.zero_is_rounded else "> 0"),
         got=f"{values[tuple(at)].item()} at {at}, {int(bad.sum())} of {values.numel()} in all",
         hint="the old weights stay; look for the step that made the scale",
     ))  # fmt: skip

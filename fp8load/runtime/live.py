@@ -1,8 +1,9 @@
-"""The parameters of a loaded model as a place to write to: each tensor to where the plan's copies put it."""
+"""The parameters of a loaded model as places to write to: each tensor to where the plan's copies put it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -15,17 +16,18 @@ from fp8load.formats.stacked import stored_name
 from fp8load.fusion import FusionPlan
 from fp8load.index.index import TensorMeta
 from fp8load.plan.plan import Copy
-from fp8load.runtime.deliver import by_source, in_rows, piece_of, place
+from fp8load.runtime.deliver import boxes, by_source, in_rows, piece_of
+from fp8load.runtime.exchange import Placed
 from fp8load.runtime.experts import ScaledExperts, ScaledLinearStack
 from fp8load.runtime.intake import Delivered
 from fp8load.runtime.linear import ScaledLinear
 from fp8load.runtime.quantize_weight import quantize_weight
-from fp8load.runtime.requantize import requantize_to_max_
-from fp8load.runtime.typed import TypedParameter
 from fp8load.scheme import Role
 
 _CALIBRATED = (Role.INPUT_SCALE, Role.INPUT_GLOBAL_SCALE, Role.K_SCALE, Role.V_SCALE, Role.Q_SCALE, Role.PROB_SCALE)
 """What belongs to activations: it outlives the weights that it was measured with."""
+
+_LAYER = re.compile(r"^(.*?\.\d+)(\.|$)")
 
 Owner = ScaledLinear | ScaledLinearStack
 
@@ -37,24 +39,24 @@ class Piece(NamedTuple):
     copies: list[Copy]
 
 
-class Live:
-    """Writes into a model in place. Nothing is checked here, and nothing that is written can be taken back.
+def layer_of(module: str) -> str:
+    """The decoder layer that a module is in; the module itself where it is in none."""
+    layer = _LAYER.match(module)
+    return layer[1] if layer else module
 
-    `requantize_max`: fused parts have one scale, as they were loaded.
-    """
+
+class Live:
+    """Where everything of a model is. Nothing is checked and nothing is written here."""
 
     def __init__(
         self,
         plan: FusionPlan,
         layers: Mapping[str, ScaledLinear | ScaledExperts],
         tensors: Mapping[str, torch.Tensor],
-        *,
-        requantize_max: bool,
     ) -> None:
         self.plan = plan
         self._layers = layers
         self._tensors = tensors
-        self._requantize_max = requantize_max
 
     @cached_property
     def _pieces(self) -> Mapping[str, list[Piece]]:
@@ -114,8 +116,12 @@ class Live:
 
     def layers_of(self, names: Iterable[str]) -> tuple[str, ...]:
         """The layers, and other tensors, that stored tensors are kept in on this rank."""
-        found = (self.plan.params[copy.param] for name in names for piece in self._pieces.get(name, ())
-                 for copy in piece.copies)  # fmt: skip
+        return self.homes_of(copy.param for name in names for piece in self._pieces.get(name, ())
+                             for copy in piece.copies)  # fmt: skip
+
+    def homes_of(self, params: Iterable[str]) -> tuple[str, ...]:
+        """The layers, and other tensors, that parameters are, or are a part of."""
+        found = (self.plan.params[name] for name in params)
         named = (spec.module if spec.module in self.plan.layers else spec.name for spec in found)
         return tuple(dict.fromkeys(
             name.rpartition(".")[0] if name in self.plan.layers and self.plan.layers[name].experts is not None else name
@@ -127,34 +133,37 @@ class Live:
         wide = (name for name, (_, arrival) in delivered.items() if arrival is Arrival.QUANTIZED)
         return frozenset(delivered).union(*map(self._made, wide))
 
-    def write(self, delivered: Mapping[str, Delivered]) -> None:
-        """Write tensors, and prepare what is derived from them again."""
-        targets, touched = self.targets(), set[str]()
+    def by_layer(self, delivered: Mapping[str, Delivered]) -> Iterator[dict[str, Delivered]]:
+        """Tensors by the decoder layer that they are in; those of which this rank keeps nothing by themselves."""
+        found: dict[str, dict[str, Delivered]] = {}
+        for name, one in delivered.items():
+            pieces = self._pieces.get(name)
+            module = self.plan.params[pieces[0].copies[0].param].module if pieces else ""
+            found.setdefault(layer_of(module), {})[name] = one
+        yield from found.values()
+
+    def staged(self, delivered: Mapping[str, Delivered]) -> list[Placed]:
+        """Tensors as they will be in memory, beside it: cut, quantized, widened, moved to the device.
+
+        It takes as much memory as the parts of parameters that they fill.
+        """
+        targets, found = self.targets(), list[Placed]()
         for name, (tensor, arrival) in delivered.items():
             is_wide = arrival is Arrival.QUANTIZED
             for value, piece in self._quantized(name, tensor) if is_wide else self._as_stored(name, tensor, arrival):
-                touched |= {copy.param for copy in piece.copies}
-                _put(value, piece, targets)
-        self.refresh(touched)
+                for copy in (copy for copy in piece.copies if copy.src.num_elements):
+                    place, part = boxes(value, piece.meta, copy, targets[copy.param].detach())
+                    mine = torch.empty(place.shape, dtype=place.dtype, device=place.device)
+                    if part.dtype == place.dtype and part.device == place.device:  # as it is, and the sender's own
+                        found.append(Placed(copy.param, copy.slot, place, part, mine))
+                    else:
+                        found.append(Placed(copy.param, copy.slot, place, mine.copy_(part)))
+        return found
 
-    def replace(self, staged: Mapping[str, torch.Tensor]) -> None:
-        """Write whole parameters, by name, and prepare what is derived from them again."""
+    def whole(self, staged: Mapping[str, torch.Tensor]) -> list[Placed]:
+        """Whole parameters, by name, that were made to be written."""
         targets = self.targets()
-        for name, value in staged.items():
-            target = targets[name]
-            target.detach().copy_(value)
-            if isinstance(target, TypedParameter):
-                for source in target.param_layout.sources:
-                    target.mark_written(source.slot)
-        self.refresh(staged.keys())
-
-    def refresh(self, params: Collection[str]) -> None:
-        """What is derived from parameters that were written."""
-        modules, owners = {self.plan.params[name].module for name in params}, self.owners()
-        for name in (name for name in owners if name in modules):
-            if self._requantize_max:
-                requantize_to_max_(owners[name])
-            owners[name].refresh()
+        return [Placed(name, "", targets[name].detach(), value) for name, value in staged.items()]
 
     def _as_stored(self, name: str, tensor: torch.Tensor, arrival: Arrival) -> Iterator[tuple[torch.Tensor, Piece]]:
         stored = self.plan.index.tensors[name]
@@ -171,7 +180,7 @@ class Live:
             if piece is None or scheme is None:
                 continue
             w_NK = in_rows(piece_of(tensor, stored, weight, same_bytes=False), weight, piece.copies[0])
-            made = quantize_weight(w_NK, scheme.weight, rounding=scheme.rounding, name=name)
+            made = quantize_weight(w_NK, scheme.weight, rounding=scheme.rounding, name=name, is_finite=True)
             yield made.codes, piece
             owner = stored_name(scale.name, self.plan.lowered.pieces)
             beside = next(one for one in self._pieces[owner] if one.meta.name == scale.name)
@@ -185,11 +194,3 @@ class Live:
             for role in OF_THE_WEIGHT
             if role in info.tensors
         )
-
-
-def _put(value: torch.Tensor, piece: Piece, targets: Mapping[str, torch.Tensor]) -> None:
-    for copy in piece.copies:
-        target = targets[copy.param]
-        place(value, piece.meta, copy, target.detach())
-        if isinstance(target, TypedParameter):
-            target.mark_written(copy.slot)

@@ -13,6 +13,7 @@ import torch
 from fp8load.boxes import whole
 from fp8load.fusion import FusionPlan, Progress
 from fp8load.index.index import TensorMeta
+from fp8load.plan.online import BATCH_NBYTES
 from fp8load.plan.plan import Copy
 from fp8load.runtime.deliver import by_source, place
 from fp8load.runtime.dtypes import torch_dtype
@@ -20,9 +21,6 @@ from fp8load.runtime.execute import execute
 from fp8load.runtime.quantize_weight import quantize_weight
 from fp8load.runtime.segments import segments
 from fp8load.scheme import LinearScheme, Role
-
-BATCH_NBYTES = 256 << 20
-"""Weights that are read together, in bytes, unless one alone is larger."""
 
 _MADE = (Role.WEIGHT, Role.WEIGHT_SCALE)
 

@@ -65,7 +65,7 @@ class LoadedModel(Mapping[str, Layer]):
         self.tensors: Mapping[str, torch.Tensor] = tensors
         self._layers = layers
         self._placed: list[ref[torch.nn.Module]] = []
-        self._reloader = Reloader(Live(plan, layers, tensors, requantize_max=requantize_max))
+        self._reloader = Reloader(Live(plan, layers, tensors), requantize_max=requantize_max)
 
     def __getitem__(self, name: str) -> Layer:
         layer = self._layers.get(name)
@@ -112,7 +112,9 @@ class LoadedModel(Mapping[str, Layer]):
 
         What does not fit is refused before anything is written: with a mapping, all of it; with chunks, what came in
         whole groups before is new, and `mixed` says so. Chunks may hold back `max_held_nbytes` of what is incomplete.
-        Raises `LoadError` (FILL720 to FILL729), and for a checkpoint what `open` and `plan` raise.
+        Each decoder layer is made ready in memory of its own, and then written as a whole: one that cannot be has its
+        old weights again (`torn`, where not even that can be done).
+        Raises `LoadError` (FILL720 to FILL730), and for a checkpoint what `open` and `plan` raise.
         """
         for module in filter(None, (placed() for placed in self._placed)):
             refuse_moved(self.tensors, module)
@@ -122,6 +124,16 @@ class LoadedModel(Mapping[str, Layer]):
     def mixed(self) -> tuple[str, ...]:
         """The layers, and other tensors, that are newer than the rest, after an update that broke off; usually none."""
         return self._reloader.mixed
+
+    @property
+    def torn(self) -> tuple[str, ...]:
+        """The layers, and other tensors, that hold neither old nor new weights, because an update broke off while one
+        was written and its old values could not be put back; usually none.
+
+        Such a layer raises `UnfilledSlotError` when it is called, until an update brings all of what was torn. Other
+        tensors, and captured graphs, cannot refuse: look here after a reload that raised FILL730.
+        """
+        return self._reloader.torn
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.plan.rank}: {len(self)} quantized layers, {len(self.tensors)} other tensors)"

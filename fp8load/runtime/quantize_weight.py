@@ -35,21 +35,30 @@ class QuantizedWeight(NamedTuple):
 
 
 def quantize_weight(
-    w_NK: torch.Tensor, spec: QuantSpec, *, rounding: ScaleRounding = ScaleRounding.ANY, name: str = ""
+    w_NK: torch.Tensor,
+    spec: QuantSpec,
+    *,
+    rounding: ScaleRounding = ScaleRounding.ANY,
+    name: str = "",
+    is_finite: bool = False,
 ) -> QuantizedWeight:
     """A weight [N, K] of any float of 16 bits or more as `spec` stores it, on the same device.
 
     Scales are [1], [N, 1], [ceil(N/bn), ceil(K/bk)] or [N, ceil(K/g)]: F32, or the bytes of exponents where that is the
     spec's scale dtype. Other float dtypes of scales are those of files, and F32 in memory. `rounding` says whether they
-    are powers of two; exponents always are. `name` is for messages. Raises `LoadError` FILL726 for a NaN or an
-    infinity, and `ValueError` for a spec that is not of FP8 with one scale dtype.
+    are powers of two; exponents always are. `name` is for messages. `is_finite`: it was asked before, and the device
+    is not waited for. Raises `LoadError` FILL726 for a NaN or an infinity, and `ValueError` for a spec that is not of
+    FP8 with one scale dtype.
     """
     exponents = spec.scale_dtype in _EXPONENTS
     if spec.dtype not in LARGEST_FINITE or not spec.dtype.is_fp8 or spec.scale_dtype is None:
         raise ValueError(f"weights are quantized to FP8 with scales, not to {spec}")
     block = _block(spec, w_NK)
     largest = LARGEST_FINITE[spec.dtype]
-    s_nk = _scales(_amax(w_NK, block, name), largest, power_of_two=exponents or rounding is ScaleRounding.POWER_OF_TWO)
+    amax = _amax(w_NK, block)
+    if not is_finite and not bool(torch.isfinite(amax).all()):
+        refuse_not_finite(w_NK, name)
+    s_nk = _scales(amax, largest, power_of_two=exponents or rounding is ScaleRounding.POWER_OF_TWO)
     codes = torch.empty(w_NK.shape, dtype=torch_dtype(spec.dtype), device=w_NK.device)
     for rows, grid_rows in _bands(w_NK, block):
         factors = s_nk[grid_rows].repeat_interleave(block.rows, 0)[: rows.stop - rows.start]
@@ -59,10 +68,10 @@ def quantize_weight(
     return QuantizedWeight(codes, _as_exponents(scale, spec.scale_dtype) if exponents else scale)
 
 
-def refuse_not_finite(w: torch.Tensor, name: str) -> None:
-    """Raise `LoadError` FILL726 where a weight [..., N, K] has a NaN or an infinity. Looks at a band at a time."""
+def all_finite(w: torch.Tensor) -> torch.Tensor:
+    """Whether a weight [..., N, K] has neither a NaN nor an infinity, as a bool tensor. Looks at a band at a time."""
     flat = w.detach().reshape(-1, w.shape[-1])
-    _amax(flat, PerBlock(max(len(flat), 1), max(flat.shape[1], 1)), name)
+    return torch.isfinite(_amax(flat, PerBlock(max(len(flat), 1), max(flat.shape[1], 1)))).all()
 
 
 def _block(spec: QuantSpec, w_NK: torch.Tensor) -> PerBlock:
@@ -95,8 +104,8 @@ def _bands(w_NK: torch.Tensor, block: PerBlock) -> Iterator[tuple[slice, slice]]
         yield slice(first, last), slice(first // block.rows, -(-last // block.rows))
 
 
-def _amax(w_NK: torch.Tensor, block: PerBlock, name: str) -> torch.Tensor:
-    """The largest magnitude of each block, float32 [n, k]; 0 of an empty one. Raises `LoadError` FILL726."""
+def _amax(w_NK: torch.Tensor, block: PerBlock) -> torch.Tensor:
+    """The largest magnitude of each block, float32 [n, k]; 0 of an empty one."""
     num_rows, num_cols = w_NK.shape
     grid = scale_shape(block, (max(num_rows, 1), max(num_cols, 1)))
     amax = torch.zeros(grid, dtype=torch.float32, device=w_NK.device)
@@ -109,8 +118,6 @@ def _amax(w_NK: torch.Tensor, block: PerBlock, name: str) -> torch.Tensor:
         missing = height * (grid_rows.stop - grid_rows.start) - len(x)
         tall = torch.nn.functional.pad(by_row, (0, 0, 0, missing)).view(-1, height, grid[1]).amax(1)
         amax[grid_rows] = torch.maximum(amax[grid_rows], tall)  # both keep NaNs
-    if not bool(torch.isfinite(amax).all()):
-        _refuse(w_NK, name)
     return amax
 
 
@@ -130,7 +137,9 @@ def _as_exponents(scale: torch.Tensor, dtype: DType) -> torch.Tensor:
     return (exponent - 1 + _BIAS).to(torch.uint8).view(torch_dtype(dtype))
 
 
-def _refuse(w_NK: torch.Tensor, name: str) -> None:
+def refuse_not_finite(w: torch.Tensor, name: str) -> None:
+    """Raise `LoadError` FILL726 for a weight that is not `all_finite`. Its place counts in rows [N, K]."""
+    w_NK = w.detach().reshape(-1, w.shape[-1])
     bad = (~torch.isfinite(w_NK)).nonzero()
     at = bad[0].tolist()
     raise LoadError(Problem(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
@@ -14,6 +15,8 @@ from fp8load.errors import Fp8LoadError, LoadError, Problem, UsageError
 from fp8load.runtime.intake import Delivered, Intake, Named, pairs_of
 from fp8load.runtime.live import Live
 from fp8load.runtime.replace_all import commit, layout_fault, refuse_names, refuse_scales, stored_chunks
+from fp8load.runtime.updates import Received
+from fp8load.runtime.writer import Writer
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
@@ -34,8 +37,9 @@ class Reloaded(NamedTuple):
 class Reloader:
     """Brings updates into one model, and remembers one that broke off."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, *, requantize_max: bool) -> None:
         self._live = live
+        self._writer = Writer(live, requantize_max=requantize_max)
         self._newer: frozenset[str] = frozenset()
 
     @property
@@ -43,8 +47,19 @@ class Reloader:
         """See `LoadedModel.mixed`."""
         return self._live.layers_of(sorted(self._newer))
 
+    @property
+    def torn(self) -> tuple[str, ...]:
+        """See `LoadedModel.torn`."""
+        return self._live.homes_of(sorted(self._writer.torn))
+
     def reload(self, update: object, max_held_nbytes: int) -> Reloaded:
         """See `LoadedModel.reload`."""
+        if isinstance(update, Received):
+            with update:  # whose end is that of the reload: what it raises is what the sender hears
+                return self._reload(update, max_held_nbytes)
+        return self._reload(update, max_held_nbytes)
+
+    def _reload(self, update: object, max_held_nbytes: int) -> Reloaded:
         from fp8load.checkpoint import Checkpoint
 
         if isinstance(update, Checkpoint):
@@ -73,7 +88,7 @@ class Reloader:
         """All checked, then all written."""
         intake.admit(named)
         intake.finish()
-        return self._recorded(self._written([intake.take()]))
+        return self._recorded(lambda: self._write([intake.take()]))
 
     def _chunks(self, intake: Intake, chunks: Iterable[Named]) -> Reloaded:
         def ready() -> Iterator[dict[str, Delivered]]:
@@ -82,13 +97,11 @@ class Reloader:
                 yield intake.take()
             intake.finish()
 
-        return self._recorded(self._written(ready()))
+        return self._recorded(lambda: self._write(ready()))
 
-    def _written(self, batches: Iterable[Mapping[str, Delivered]]) -> Iterator[frozenset[str]]:
-        for batch in batches:
-            if batch:
-                yield self._live.made_of(batch)
-                self._live.write(batch)
+    def _write(self, batches: Iterable[Mapping[str, Delivered]]) -> None:
+        for part in (part for batch in batches for part in self._live.by_layer(batch)):
+            self._writer.write(self._live.made_of(part), partial(self._live.staged, part))
 
     def _checkpoint(self, checkpoint: Checkpoint) -> Reloaded:
         plan, rank = self._live.plan, self._live.plan.rank
@@ -98,23 +111,24 @@ class Reloader:
         fault = layout_fault(plan, new)
         if fault is None:
             refuse_scales(new)
-            return self._recorded(commit(self._live, new))
+            return self._recorded(lambda: commit(self._live, new, self._writer))
         if new.layers or not plan.layers:
             raise LoadError(fault)
         refuse_names(plan, new)
         return self._chunks(Intake(plan.contract), stored_chunks(new))
 
-    def _recorded(self, steps: Iterator[frozenset[str]]) -> Reloaded:
-        """Go through the steps, each of which says what it is about to write; remember where they broke off."""
-        new: frozenset[str] = frozenset()
+    def _recorded(self, write: Callable[[], None]) -> Reloaded:
+        """Write, and remember where it broke off."""
+        self._writer.begin()
         try:
-            for step in steps:
-                new |= step
+            write()
         except BaseException as error:
+            new = self._writer.new
             self._newer |= new
-            if not new or not isinstance(error, Exception):
+            if not isinstance(error, Exception) or not (new or self._writer.torn):
                 raise
             raise self._broken_off(error, new) from error
+        new = self._writer.new
         if self._newer:
             self._newer |= new
         if self._newer >= self._live.required:
@@ -124,8 +138,11 @@ class Reloader:
     def _broken_off(self, error: Exception, new: frozenset[str]) -> LoadError:
         """One error that says what is new and what is old."""
         newer = self._live.layers_of(sorted(new))
-        older = [name for name in self._live.layers_of(sorted(self._live.required)) if name not in newer]
-        state = f"new: {_some(newer)}; old: {_some(older)}; reload all of it again (model.mixed)"
+        torn = self.torn
+        older = [name for name in self._live.layers_of(sorted(self._live.required)) if name not in {*newer, *torn}]
+        state = f"new: {_some(newer)}; old: {_some(older)}; "
+        state += f"torn: {_some(torn)}; " if torn else ""
+        state += "reload all of it again (model.mixed" + (", model.torn)" if torn else ")")
         if isinstance(error, LoadError):
             hint = f"{error.hint}; {state}" if error.hint else state
             return type(error)(replace(error.problem, hint=hint))

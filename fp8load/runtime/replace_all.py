@@ -6,9 +6,9 @@ a read that fails leaves the layer as it was.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -19,16 +19,16 @@ from fp8load.formats.stacked import stored_name
 from fp8load.fusion import FusionPlan
 from fp8load.plan.layout import memory_dtype
 from fp8load.plan.plan import Copy, ParamSpec
-from fp8load.runtime.dequantize import decode_scale
 from fp8load.runtime.dtypes import stored_shape, torch_dtype
+from fp8load.runtime.exchange import Placed
 from fp8load.runtime.execute import execute
-from fp8load.runtime.intake import SCALES, refuse_bad_scale
-from fp8load.runtime.live import Live
+from fp8load.runtime.intake import SCALES, Scale, ask_scale
+from fp8load.runtime.live import Live, layer_of
 from fp8load.runtime.memory import allocate
 from fp8load.runtime.segments import segments
+from fp8load.runtime.verdicts import Verdicts
+from fp8load.runtime.writer import Writer
 from fp8load.scheme import LinearScheme, Role, Storage
-
-_LAYER = re.compile(r"^(.*?\.\d+)(\.|$)")
 
 
 def layout_fault(live: FusionPlan, new: FusionPlan) -> Problem | None:
@@ -76,8 +76,8 @@ def groups(params: Iterable[ParamSpec]) -> Mapping[str, list[ParamSpec]]:
     """Parameters by the decoder layer that they are in, each of the others by itself."""
     found: dict[str, list[ParamSpec]] = {}
     for spec in params:
-        layer = _LAYER.match(spec.module)
-        found.setdefault(layer[1] if layer else spec.name, []).append(spec)
+        layer = layer_of(spec.module)
+        found.setdefault(spec.name if layer == spec.module else layer, []).append(spec)
     return found
 
 
@@ -88,14 +88,20 @@ def refuse_scales(plan: FusionPlan) -> None:
         read(plan, specs, copies, {spec.name: torch.device("cpu") for spec in specs})
 
 
-def commit(live: Live, plan: FusionPlan) -> Iterator[frozenset[str]]:
-    """Read and write layer by layer; yields the stored tensors of each before it is written."""
+def commit(live: Live, plan: FusionPlan, writer: Writer) -> None:
+    """Read and write layer by layer."""
     copies, targets = _by_param(plan), live.targets()
     where = {name: target.device for name, target in targets.items()}
     for specs in groups(plan.params.values()).values():
         staged = read(plan, specs, copies, where)
-        yield live.names_of(staged)
-        live.replace(staged)
+        writer.write(live.names_of(staged), partial(_whole, live, staged))
+
+
+def _whole(live: Live, staged: dict[str, torch.Tensor]) -> list[Placed]:
+    """What was read, of which nobody else holds on to the memory."""
+    placed = live.whole(staged)
+    staged.clear()
+    return placed
 
 
 def read(
@@ -109,19 +115,20 @@ def read(
         wanted = (copy for spec in here for copy in copies[spec.name])
         execute(plan, segments(wanted, plan.tensors, storage), device, None)
         staged |= storage
+    verdicts = Verdicts()
     for spec in specs:
         if spec.role in SCALES:
-            _refuse_bad(plan, spec, staged[spec.name], copies[spec.name])
+            _ask(plan, spec, staged[spec.name], copies[spec.name], verdicts)
+    verdicts.refuse()
     return staged
 
 
-def _refuse_bad(plan: FusionPlan, spec: ParamSpec, scale: torch.Tensor, copies: list[Copy]) -> None:
-    values = decode_scale(scale, spec.dtype)
+def _ask(plan: FusionPlan, spec: ParamSpec, scale: torch.Tensor, copies: list[Copy], verdicts: Verdicts) -> None:
     rounded = spec.dtype.is_fp8 and spec.role is Role.WEIGHT_SCALE
     for copy in copies:
         name = stored_name(copy.source, plan.lowered.pieces)
         file = plan.tensors[copy.source].file
-        refuse_bad_scale(values[copy.dst.slices()], name=name, zero_is_rounded=rounded, file=file)
+        ask_scale(verdicts, scale[copy.dst.slices()], spec.dtype, Scale(name, rounded, file))
 
 
 def _by_param(plan: FusionPlan) -> Mapping[str, list[Copy]]:

@@ -94,10 +94,25 @@ class ScaledLayer(torch.nn.Module):
             self._state = state
         return self
 
-    def refresh(self) -> None:
-        """Prepare again, in place, what was prepared before; what was not is prepared when it is used."""
-        if self._prepared is not None:
+    def refresh(self, *, is_sealed: bool = False) -> None:
+        """Prepare again, in place, what was prepared before; what was not is prepared when it is used.
+
+        `is_sealed`: its parameters were sealed, together with others, since they were written.
+        """
+        if self._prepared is None:
+            return
+        if not is_sealed:
             self.finalize()
+            return
+        state = self._now()
+        if state != self._state:
+            self._prepare()
+            self._state = state
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether something is prepared, and parameters were written since."""
+        return self._prepared is not None and self._state != self._now()
 
     @property
     def why(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from fp8load.plan.layout import SlotSource
 from fp8load.runtime.dequantize import decode_scale
 from fp8load.runtime.slots import is_scale
 from fp8load.runtime.typed import TypedParameter
+from fp8load.runtime.verdicts import answers
 from fp8load.scheme import Role
 
 Sources = Mapping[tuple[str, str], str]
@@ -60,25 +61,25 @@ def _sound(values: torch.Tensor, role: Role) -> torch.Tensor:
 
 def _are_sound(params: Sequence[TypedParameter]) -> list[bool]:
     """Whether each parameter holds no bad scale, from its extremes. A device is waited for once, not for each."""
-    sound = [True] * len(params)
-    asked: dict[torch.device, list[tuple[int, torch.Tensor]]] = {}
+    asked: dict[int, torch.Tensor] = {}
     for at, param in enumerate(params):
         if is_scale(param.param_layout.role) and param.device.type != "meta" and param.numel():
             values = decode_scale(param.detach(), param.param_layout.dtype)
-            verdict = _sound(torch.stack(values.aminmax()), param.param_layout.role).all()
-            asked.setdefault(param.device, []).append((at, verdict))
-    for verdicts in asked.values():
-        answers = torch.stack([verdict for _, verdict in verdicts]).tolist()
-        for (at, _), answer in zip(verdicts, answers, strict=True):
-            sound[at] = answer
-    return sound
+            asked[at] = _sound(torch.stack(values.aminmax()), param.param_layout.role).all()
+    answered = dict(zip(asked, answers(list(asked.values())), strict=True))
+    return [answered.get(at, True) for at in range(len(params))]
 
 
 def _unwritten(param: TypedParameter, slot: SlotSource, sources: Sources) -> Problem:
-    tensor = sources.get((param.full_name, slot.slot), "")
+    tensor, is_torn = sources.get((param.full_name, slot.slot), ""), slot.slot in param.torn
+    message = (
+        f"an update broke off in slot {slot.slot}: reload all of the layer"
+        if is_torn
+        else f"slot {slot.slot} was never written"
+    )
     return Problem(
-        code="FILL701", message=f"slot {slot.slot} was never written", tensor=f"{param.full_name}[{slot.slot}]",
-        expected=_expected(param, slot, tensor), got="no tensor",
+        code="FILL701", message=message, tensor=f"{param.full_name}[{slot.slot}]",
+        expected=_expected(param, slot, tensor), got="neither old values nor new ones" if is_torn else "no tensor",
     )  # fmt: skip
 
 

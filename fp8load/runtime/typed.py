@@ -26,6 +26,7 @@ class TypedParameter(torch.nn.Parameter):
     granularity   of the scale that it holds; None for weights and biases
     num_rows      slot -> rows of its weight on disk; only block scales need it, to be cut where they are fused on disk
     written       slot -> whether it was written
+    torn          slots that hold neither old nor new values, because an update broke off while it wrote them
     num_writes    counts writes, so that a layer sees that what it derived from the parameter is stale
 
     Given `storage`, a tensor of the right dtype and shape, the parameter is a view of it, else it allocates. Scales
@@ -38,6 +39,7 @@ class TypedParameter(torch.nn.Parameter):
     granularity: Granularity | None
     num_rows: dict[str, int]
     written: dict[str, bool]
+    torn: set[str]
     num_writes: int
 
     def __new__(
@@ -65,6 +67,7 @@ class TypedParameter(torch.nn.Parameter):
         made.granularity = granularity
         made.num_rows = dict(num_rows or {})
         made.written = {source.slot: False for source in layout.sources}
+        made.torn = set()
         made.num_writes = 0
         if is_scale(layout.role) and made.device.type != "meta":
             fill_poison(made.detach(), layout.dtype)
@@ -141,6 +144,13 @@ class TypedParameter(torch.nn.Parameter):
         if slot not in self.written:
             select(self.param_layout, slot, self.full_name)  # says what is wrong with it
         self.written[slot] = True
+        self.torn.discard(slot)
+        self.num_writes += 1
+
+    def mark_torn(self, slot: str) -> None:
+        """Record that what `slot` holds is of no use: the layer refuses to run until it is written again."""
+        self.written[slot] = False
+        self.torn.add(slot)
         self.num_writes += 1
 
     @property

@@ -11,6 +11,8 @@ import sys
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fp8load.report import SourceReport
 from fp8load_cli import bar
@@ -151,6 +153,26 @@ def test_without_peers_only_ours_is_measured(run):
 
     assert [one["loader"] for one in found["rows"]] == ["fp8load", "fp8load"]
     assert found["not_measured"] == []
+
+
+def test_weights_that_are_quantized_on_the_way_are_a_remark_and_no_peer_does_that(run, tmp_path):
+    import fp8load
+
+    tensors = {}
+    with fp8load.open(ROOT / CHECKPOINT) as checkpoint:
+        tensors = {name: tensor.contiguous() for name, tensor in checkpoint.plain_tensors(torch.bfloat16)}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((ROOT / CHECKPOINT / "config.json").read_text())
+    del config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    words = ("bench", "load", str(tmp_path), "--device", "cpu", "--runs", "1", "--json")
+    report = json.loads(run(*words, "--quantize", "fp8-channel").out)
+
+    assert {row["loader"] for row in report["rows"]} == {"fp8load"}
+    assert {one["reason"] for one in report["not_measured"]} == {"does not quantize to fp8-channel while loading"}
+    assert any("quantized to fp8-channel on the way" in remark for remark in report["remarks"])
+    assert report["nbytes"] == sum(tensor.nbytes for tensor in tensors.values())
 
 
 def test_a_peer_that_is_wrong_is_shown_and_no_fault_of_ours(run, monkeypatch):

@@ -25,6 +25,7 @@ SOURCES = {name: f"fixtures/skeletons/{name}.skel" for name in SKELETONS} | {
     name: f"fixtures/checkpoints/{name}" for name in REAL
 }
 MIXTURE, STACKED = "fixtures/checkpoints/mo-qwen3moe-nvfp4", "fixtures/checkpoints/mo-gptoss-fp8"
+PLAIN = "fixtures/skeletons/qwen3moe-bf16.skel"
 MIXED = "fixtures/checkpoints/mo-qwen3moe-auto"
 EXPERTS = "model.layers.1.mlp.experts"
 OTHER = {
@@ -50,6 +51,12 @@ OTHER = {
                             "model.layers.3.self_attn.k_proj.weight"),
     "plan-backend-refuses": ("plan", SOURCES["llama-fp8-block"], "--device", "sm80", "--backend", "triton_block"),
     "plan-backend-unknown": ("plan", SOURCES["llama-fp8-block"], "--device", "sm80", "--backend", "cutlass"),
+    "plan-quantize": ("plan", PLAIN, "--quantize", "fp8-channel", "--module", "**", "--device", "sm90"),
+    "plan-quantize-all": ("plan", PLAIN, "--quantize", "fp8-tensor", "--tp", "2", "--rank", "all"),
+    "plan-quantize-explain": ("plan", PLAIN, "--quantize", "fp8-channel", "--explain", f"{EXPERTS}.2.up_proj.weight"),
+    "plan-quantize-splits-a-block": ("plan", PLAIN, "--quantize", "fp8-block", "--tp", "2"),
+    "plan-quantize-twice": ("plan", SOURCES["phi3-fused"], "--quantize", "fp8-tensor"),
+    "plan-quantize-unknown": ("plan", PLAIN, "--quantize", "fp9"),
     "verify-concise": ("verify", SOURCES["llama-broken"], "-f", "concise", "--select", "F8L2"),
     "verify-github": ("verify", SOURCES["llama-broken"], "-f", "github", "--select", "F8L2"),
     "verify-md": ("verify", SOURCES["llama-broken"], "-f", "md", "--select", "F8L2"),

@@ -163,6 +163,37 @@ def test_progress_ends_with_every_byte_read(wide) -> None:
     assert seen[-1][0] == seen[-1][1] == plan.nbytes_read
 
 
+@pytest.mark.parametrize("quantize", ["fp8-tensor", "fp8-channel"])
+def test_a_rank_reads_the_whole_of_a_weight_that_it_quantizes_and_its_plan_says_so(quantize, wide) -> None:
+    """Unlike a checkpoint that is quantized already, of which it reads its piece."""
+    seen: list[tuple[int, int]] = []
+
+    plan = fp8load.open(wide(LLAMA)).plan(quantize=quantize, tp_rank=1, tp_size=2)
+    plan.load(progress=lambda done, total: seen.append((done, total)))
+
+    assert seen[-1][0] == seen[-1][1] == plan.nbytes_read > plan.base.nbytes_read
+
+
+@pytest.mark.parametrize("name", [LLAMA, STACKED])
+@pytest.mark.parametrize("batch", [1, 40_000, 256 << 20])
+def test_a_plan_says_how_much_of_the_weights_is_held_while_they_are_quantized(name, batch, wide, monkeypatch) -> None:
+    from fp8load import fusion
+
+    monkeypatch.setattr(load_online, "BATCH_NBYTES", batch)
+    monkeypatch.setattr(fusion, "BATCH_NBYTES", batch)
+    held: list[int] = []
+    quantize = load_online._quantize
+    monkeypatch.setattr(load_online, "_quantize", lambda weights, *rest: (
+        held.append(sum(one.stored.nbytes for one in weights)), quantize(weights, *rest)))  # fmt: skip
+
+    plan = fp8load.open(wide(name)).plan(quantize="fp8-channel")
+    plan.load()
+
+    assert max(held) <= plan.nbytes_staged <= max(batch, *held)
+    assert plan.nbytes_staged <= sum(held)
+    assert plan.base.nbytes_staged == 0
+
+
 def test_a_model_that_was_quantized_while_loading_takes_updates_in_16_bits_and_as_codes(wide) -> None:
     model = fp8load.load(wide(LLAMA), quantize="fp8-channel")
     before, places = frozen(model), addresses(model)

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from fp8load.runtime import updates
 from under_test import pythonpath
 
 PRELUDE = """
@@ -61,7 +63,13 @@ else:
 """,
     "a receiver that refuses a tensor keeps in step, and keeps its old weights": """
 if rank == 0:
-    updates.send([("nonsense", torch.ones(1)), *tensors.items()], src=0, max_nbytes=10_000)
+    try:
+        updates.send([("nonsense", torch.ones(1)), *tensors.items()], src=0, max_nbytes=10_000)
+    except LoadError as error:
+        assert error.code == "FILL734" and "1 of 1 receivers" in str(error), error
+        assert "rank 1: FILL720" in str(error) and "(nonsense)" in str(error), error
+    else:
+        raise AssertionError("the sender did not learn of it")
 else:
     model = fp8load.load(FOLDER / NAME)
     before = frozen(model)
@@ -75,6 +83,95 @@ else:
 answer = torch.tensor([rank])
 dist.broadcast(answer, 0)
 assert answer.item() == 0
+""",
+    "what is refused in the middle, and what is missing at the end, is known to the sender": """
+scale = next(name for name in tensors if name.endswith("weight_scale"))
+middle = list(tensors.items())[:9] + [("odd", torch.ones(1))] + list(tensors.items())[9:]
+short = {name: tensor for name, tensor in tensors.items() if name != scale}
+for sent, code in ((middle, "FILL720"), (short, "FILL724"), (tensors, "")):
+    if rank == 0:
+        try:
+            updates.send(sent, src=0, max_nbytes=1)
+        except LoadError as error:
+            assert code and f"rank 1: {code}" in str(error), error
+        else:
+            assert not code
+    else:
+        model = fp8load.load(FOLDER / NAME)
+        try:
+            model.reload(updates.receive(src=0))
+        except LoadError as error:
+            assert error.code == code, error
+        else:
+            assert not code and model.mixed == ()
+""",
+    "what stands between a receiver and its model is known to the sender, inside a with block": """
+def renamed(chunks):
+    for chunk in chunks:
+        yield [(name.removeprefix("policy."), tensor) for name, tensor in chunk]
+        if name_of_the_last(chunk):
+            raise ZeroDivisionError("a long line " + "\u00e4" * 2000)
+def name_of_the_last(chunk):
+    return any("lm_head" in name for name, _ in chunk)
+if rank == 0:
+    try:
+        updates.send({f"policy.{name}": tensor for name, tensor in tensors.items()}, src=0, max_nbytes=10_000)
+    except LoadError as error:
+        assert "rank 1: FILL727" in str(error) or "rank 1: ZeroDivisionError: a long line" in str(error), error
+    else:
+        raise AssertionError("the sender did not learn of it")
+else:
+    model = fp8load.load(FOLDER / NAME)
+    try:
+        with updates.receive(src=0) as chunks:
+            model.reload(renamed(chunks))
+    except (LoadError, ZeroDivisionError):
+        pass
+    else:
+        raise AssertionError("nothing was refused")
+""",
+    "a consumer that stops early has refused, and is in step": """
+if rank == 0:
+    try:
+        updates.send(tensors, src=0, max_nbytes=1)
+    except LoadError as error:
+        assert "rank 1: it stopped receiving" in str(error), error
+    else:
+        raise AssertionError("the sender did not learn of it")
+else:
+    chunks = iter(updates.receive(src=0))
+    next(chunks)
+    chunks.close()
+dist.barrier()
+""",
+    "a sender that fails after a receiver has refused tells nobody twice, and both are in step": """
+def broken():
+    yield "nonsense", torch.ones(1)
+    yield from list(tensors.items())[:4]
+    raise ZeroDivisionError("the step diverged")
+try:
+    if rank == 0:
+        updates.send(broken(), src=0, max_nbytes=1)
+    else:
+        fp8load.load(FOLDER / NAME).reload(updates.receive(src=0))
+except (ZeroDivisionError, LoadError) as error:
+    assert isinstance(error, ZeroDivisionError) if rank == 0 else error.code == "FILL720", error
+else:
+    raise AssertionError("nothing failed")
+dist.barrier()
+""",
+    "an error of which a line is too long for an answer is cut": """
+if rank == 0:
+    try:
+        updates.send({"a": torch.ones(1)}, src=0)
+    except LoadError as error:
+        assert "rank 1: ValueError: ööö" in str(error) and len(error.got) < 1100, error
+else:
+    try:
+        with updates.receive(src=0) as chunks:
+            raise ValueError("ö" * 5000 + "\\nmore")
+    except ValueError:
+        pass
 """,
     "a sender that fails tells its receivers": """
 def broken():
@@ -124,3 +221,21 @@ def test_between_two_processes(case: str, answers: tuple[str, list[str]]) -> Non
     errors, said = answers
 
     assert all(case in out.splitlines() for out in said), errors
+
+
+def test_a_receiver_that_has_no_memory_for_a_chunk_takes_part_in_nothing_more(monkeypatch) -> None:
+    """Its next broadcast would meet the chunk's own."""
+    calls: list[str] = []
+
+    def short(*_: object) -> None:
+        calls.append("chunk")
+        raise torch.OutOfMemoryError("no room for a chunk")
+
+    monkeypatch.setattr(updates, "_lengths", lambda *_: (calls.append("lengths"), (8, 1 << 40))[1])
+    monkeypatch.setattr(updates, "_receive_chunk", short)
+    monkeypatch.setattr(updates, "_answers", lambda *_: calls.append("answer"))
+
+    with pytest.raises(torch.OutOfMemoryError), updates.receive(src=0) as chunks:
+        list(chunks)
+
+    assert calls == ["lengths", "chunk"]

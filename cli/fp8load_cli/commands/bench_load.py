@@ -8,7 +8,7 @@ import typer
 
 from fp8load.errors import ExitCode
 from fp8load_cli.help import HUB_ENVIRONMENT
-from fp8load_cli.options import Source
+from fp8load_cli.options import Quantize, Source
 from fp8load_cli.run import Run
 
 ENVIRONMENT = {**HUB_ENVIRONMENT, "RUNAI_STREAMER_CONCURRENCY": "threads of a peer, Run:ai's streamer"}
@@ -44,16 +44,21 @@ def load(
     peers: _Peers = True,
     device: _Device = None,
     runs: _Runs = 3,
+    quantize: Quantize = None,
 ) -> ExitCode:
     """Time how a checkpoint is loaded, page cache to fused parameters.
 
     Beside what this machine could do at most, and beside other loaders, which end with the same bytes in the same
     parameters. Reads all that the rank keeps, again and again, and needs the memory for it.
     """
+    from fp8load.plan.online import scheme_of
     from fp8load_cli.benching_load import Question, measured
     from fp8load_cli.render import show
     from fp8load_cli.render.views.load import load_document
 
-    report = measured(run, source, Question.of(device=device, tp=tp, rank=rank, runs=runs, peers=peers))
+    if quantize is not None:
+        scheme_of(quantize)
+    asked = Question.of(device=device, tp=tp, rank=rank, runs=runs, peers=peers, quantize=quantize)
+    report = measured(run, source, asked)
     show(run, report, load_document(report))
     return ExitCode.OK

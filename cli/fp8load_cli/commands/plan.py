@@ -10,11 +10,12 @@ import typer
 from fp8load.errors import ExitCode, Problem, UsageError
 from fp8load_cli.help import HUB_ENVIRONMENT
 from fp8load_cli.opening import opened
-from fp8load_cli.options import AllowUnscaled, Source, chosen_list, command
+from fp8load_cli.options import AllowUnscaled, Quantize, Source, chosen_list, command
 from fp8load_cli.run import Run
 
 if TYPE_CHECKING:
     from fp8load.checkpoint import Checkpoint
+    from fp8load.fusion import FusionPlan
     from fp8load.plan.plan import Rank
     from fp8load.report import PlanReport
     from fp8load_cli.kernels import Kernels
@@ -93,12 +94,15 @@ def plan(  # noqa: PLR0913 - its options
     device: _Device = None,
     backend: _Backend = None,
     allow_unscaled: AllowUnscaled = False,
+    quantize: Quantize = None,
 ) -> ExitCode:
     """Show what a rank would load.
 
     Parameters, memory, bytes to read, and the proof that every element is written exactly once.
+    --quantize plans a load that quantizes on the way.
     -v lists what is skipped. --device shows which kernels would run it, and why not others.
     """
+    from fp8load.plan.online import scheme_of
     from fp8load.plan.plan import Rank
     from fp8load_cli.kernels import Kernels
     from fp8load_cli.render import show
@@ -114,11 +118,14 @@ def plan(  # noqa: PLR0913 - its options
                                  hint="--explain follows one tensor, --module lists layers"))  # fmt: skip
     if module is not None:
         checked_glob(module)
+    if quantize is not None:
+        scheme_of(quantize)
     backends = chosen_list("--backend", backend)
     asked = device is not None or backend is not None
     kernels = Kernels.of("auto" if device is None else device, backends) if asked else None
     with opened(run, source, allow_unscaled=allow_unscaled) as checkpoint:
-        reports = [_report(checkpoint, member, explain, module, kernels) for member in ranks]
+        plans = (_planned(checkpoint, member, quantize) for member in ranks)
+        reports = [_report(plan, explain, module, kernels) for plan in plans]
     first = reports[0]
     if explain is not None and rank != "all":
         show(run, first, explained_document(first))
@@ -149,13 +156,16 @@ def _of_experts(ranks: list[Rank], ep_rank: int) -> Rank:
     return replace(ranks[0], ep_rank=ep_rank)
 
 
-def _report(
-    checkpoint: Checkpoint, rank: Rank, explain: str | None, module: str | None, kernels: Kernels | None
-) -> PlanReport:
+def _planned(checkpoint: Checkpoint, rank: Rank, quantize: str | None) -> FusionPlan:
+    return checkpoint.plan(
+        tp_rank=rank.tp_rank, tp_size=rank.tp_size, ep_rank=rank.ep_rank, ep_size=rank.ep_size, quantize=quantize
+    )
+
+
+def _report(plan: FusionPlan, explain: str | None, module: str | None, kernels: Kernels | None) -> PlanReport:
     from fp8load.inspection import plan_report
     from fp8load_cli.select import names_layer
 
-    plan = checkpoint.plan(tp_rank=rank.tp_rank, tp_size=rank.tp_size, ep_rank=rank.ep_rank, ep_size=rank.ep_size)
     report = plan_report(plan)
     if explain is not None:
         report = report.model_copy(update={"explained": plan.explain(explain).split("\n")})

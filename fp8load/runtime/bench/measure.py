@@ -34,6 +34,7 @@ ELSEWHERE = (
     "{} of {} files are not on this machine: every run fetches them, and what is measured is where they come from; "
     "there is no limit beside that, and no peer"
 )
+QUANTIZED = "weights are quantized to {} on the way, which is part of the time until the bytes are in place"
 LARGE = (
     "{:.1f} GB of files, {:.1f} GB of free memory: the disk is measured too, and the limit is that of the page cache"
 )
@@ -100,6 +101,8 @@ class LoadBench:
         """Warm the page cache, measure the limits, then everyone in turn, `num_runs` times."""
         if self.nbytes < FEW_NBYTES:
             self.remarks.append(FEW.format(self.nbytes / 1e6))
+        if self.plan.quantize is not None:
+            self.remarks.append(QUANTIZED.format(self.plan.quantize))
         paths = self._paths()
         self._warm(paths)
         self.limits = measured_limits(self.device, paths, min(self.num_runs, LIMIT_RUNS), self._progress("limits"))
@@ -141,6 +144,8 @@ class LoadBench:
 
     def _accepts(self, peer: Peer, paths: Sequence[Path]) -> bool:
         reason = peer.refuses(self.device) if paths else "loads files of this machine only"
+        if self.plan.quantize is not None:
+            reason = f"does not quantize to {self.plan.quantize} while loading"
         if reason:
             self.refused[peer.name] = reason
         return not reason

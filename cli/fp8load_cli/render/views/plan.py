@@ -34,13 +34,15 @@ def _facts(report: PlanReport) -> tuple[tuple[str, str | Span], ...]:
     layers = f"{plural(report.num_layers, 'quantized layer')} with {plural(report.num_slots, 'slot')}"
     made = f"{plural(report.num_tensors, 'tensor')} -> {plural(report.num_params, 'parameter')}: {layers}"
     parts = f"weights and scales {size(report.nbytes_quantized)}, high precision {size(report.nbytes_plain)}"
+    staged = f"; while loading up to {size(report.nbytes_staged)} more" if report.nbytes_staged else ""
     fits = memory_text([report])
     skipped = plural(len(report.skips), "tensor") + " left on disk (-v lists them)" if report.skips else "nothing"
     return (
         ("Family", report.arch or "unknown: modules stay as they lie on disk"),
+        *((("Quantize", f"{report.quantize}, while loading"),) if report.quantize else ()),
         ("Plan", f"{made}, {plural(report.num_copies, 'copy', 'copies')}"),
         ("Proof", Span(f"{report.num_elements:,} elements, every one written exactly once", "ok")),
-        ("Memory", f"{size(report.nbytes)}: {parts}"),
+        ("Memory", f"{size(report.nbytes)}: {parts}{staged}"),
         *((("Fits", fits),) if fits else ()),
         ("Read", f"{size(report.nbytes_read)} of {size(report.source.nbytes)}"),
         ("Skipped", skipped),
@@ -109,8 +111,12 @@ def plans_document(reports: Sequence[PlanReport]) -> Document:
         for number, report in enumerate(reports)
     )  # fmt: skip
     sizes = f"tp {first.tp_size}" + (f", ep {first.ep_size}" if first.ep_size > 1 else "")
+    sizes += f", {first.quantize} while loading" if first.quantize else ""
     document: Document = [title(first.source, sizes), Gap(), Table(columns, rows), Gap()]
     document.append(line("On every rank each element is written exactly once."))
+    staged = max(report.nbytes_staged for report in reports)
+    if staged:
+        document.append(line(f"Memory is what a rank holds; loading takes up to {size(staged)} more."))
     fits = memory_text(reports)
     if fits:
         document.append(line(f"The rank that holds most: {fits}."))

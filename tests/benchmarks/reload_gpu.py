@@ -26,8 +26,8 @@ from loading_gpu import DeepSeek, Llama, Shape, make
 import fp8load
 from fp8load.contract import Offer
 from fp8load.runtime.dtypes import torch_dtype
-from fp8load.runtime.live import Live
 from fp8load.runtime.model import LoadedModel
+from fp8load.runtime.writer import Writer
 
 FLOOR_NBYTES = 1 << 30
 
@@ -37,19 +37,20 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self._device, self.pieces = device, list[float]()
-        for name, written in (("write", Live.write), ("replace", Live.replace)):
-            setattr(Live, name, self._timed(written))
+        self._written = Writer._write
+        Writer._write = self._timed  # type: ignore[method-assign,assignment]
 
     def wait(self) -> None:
         """Until the device has done what it was told."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def _timed(self, written: Callable[[Live, Any], None]) -> Callable[[Live, Any], None]:
-        def timed(live: Live, update: Any) -> None:
+    @property
+    def _timed(self) -> Callable[[Writer, Any, Any], None]:
+        def timed(writer: Writer, names: Any, placed: Any) -> None:
             self.wait()
             start = time.perf_counter()
-            written(live, update)
+            self._written(writer, names, placed)
             self.wait()
             self.pieces.append(time.perf_counter() - start)
 

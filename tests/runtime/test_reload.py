@@ -62,18 +62,6 @@ def load(name: str, rank: tuple[int, ...] = WHOLE) -> LoadedModel:
     return fp8load.open(FOLDER / name).plan(**dict(zip(KEYS, rank, strict=True))).load()
 
 
-@pytest.fixture(scope="session")
-def newer_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def get(name: str) -> Path:
-        if name not in made:
-            made[name] = rewritten(FOLDER / name, tmp_path_factory.mktemp("newer") / name)
-        return made[name]
-
-    return get
-
-
 @pytest.mark.parametrize(("name", "how", "rank"), CASES, ids=str)
 def test_a_reload_gives_the_bytes_of_a_fresh_load_at_the_same_addresses(name, how, rank, newer_folder) -> None:
     model, folder = load(name, rank), newer_folder(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,11 @@ from fp8load.errors import LoadError, UnfilledSlotError
 from fp8load.runtime import exchange, live
 from fp8load.runtime.exchange import Exchange, Placed
 from fp8load.runtime.model import LoadedModel
-from runtime.updating import FOLDER, addresses, frozen, held, newer, outputs, prepared, rewritten, stored
+from runtime.updating import FOLDER, addresses, frozen, held, newer, outputs, prepared, stored
 
 LLAMA, MOE = "ct-llama128-fp8-static", "ct-mixtral-fp8-dynamic"
 FIRST, SECOND = "model.layers.0", "model.layers.1"
 HOW = ("mapping", "chunks", "checkpoint", "wide")
-
-
-@pytest.fixture(scope="session")
-def newer_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def get(name: str) -> Path:
-        if name not in made:
-            made[name] = rewritten(FOLDER / name, tmp_path_factory.mktemp("newer") / name)
-        return made[name]
-
-    return get
 
 
 def update(name: str, how: str, folder: Path) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from fp8load.errors import LoadError
 from fp8load.runtime.live import layer_of
 from fp8load.runtime.slots import is_scale
 from fp8load.runtime.verdicts import Verdicts, answers
-from runtime.updating import FOLDER, newer, rewritten, stored
+from runtime.updating import FOLDER, newer, stored
 
 NAMES = ("ct-llama128-fp8-static", "hf-qwen3moe-fp8-block32", "ct-llama128-nvfp4", "ct-mixtral-fp8-dynamic")
 WAITING = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default")
@@ -54,18 +54,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
         patched.setattr(torch.Tensor, "tolist", noting)
         yield waits.places
-
-
-@pytest.fixture(scope="module")
-def newer_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def get(name: str) -> Path:
-        if name not in made:
-            made[name] = rewritten(FOLDER / name, tmp_path_factory.mktemp("newer") / name)
-        return made[name]
-
-    return get
 
 
 WIDE = ("ct-llama128-fp8-static", "hf-qwen3moe-fp8-block32")

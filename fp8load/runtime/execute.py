@@ -45,7 +45,7 @@ def execute(plan: FusionPlan, found: Iterable[Segment], device: torch.device, pr
     """Read segments, in the order of files and places, to where they belong on `device`; at the end, all bytes are.
 
     `progress` gets the bytes that are kept so far, and those of the whole plan. Memory in flight is bounded, see
-    `lanes`. An error of any thread stops the others and is raised when they have ended.
+    `ahead` and `lanes`. An error of any thread stops the others and is raised when they have ended.
     """
     threads, total = num_threads(plan.source, device), 0 if progress is None else nbytes_kept(plan)
     straight = in_place(device)

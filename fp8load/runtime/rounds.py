@@ -85,7 +85,7 @@ class Rounds:
             with _leaving(self._host):
                 self._run(planned, within, advance, errors)
                 for slot in self._slots:
-                    self._host.wait_for(slot.last)
+                    slot.last.synchronize()
                 self._host.meet()
         finally:
             for slot in self._slots:

@@ -121,6 +121,15 @@ def test_a_read_past_the_page_cache_that_ends_before_its_range_begins_is_continu
     assert filled.data.numpy().tobytes() == content[PAGE - 1000 : 2 * PAGE]
 
 
+@pytest.mark.parametrize("nbytes", [1, PAGE, 700_001])
+def test_a_buffer_begins_at_a_page_and_has_room_for_a_page_on_either_side(nbytes: int) -> None:
+    """Else reads past the page cache are refused, and files are read through it without a word."""
+    buffer = Buffer(torch.device("cpu"), nbytes)
+
+    assert buffer.memory.data_ptr() % PAGE == 0
+    assert len(buffer.memory) >= nbytes + 2 * PAGE
+
+
 def num_open() -> int:
     """Files that this process has open."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
